@@ -1,0 +1,181 @@
+//! What a cluster serves, as management stores it and as every frontend follows it.
+//!
+//! Management is the only writer. A frontend calls [`Management::follow`] over and over, each time with all that
+//! management needs to know of it and the last revision that it has applied; the answer is what has changed since, or
+//! a whole [`Snapshot`] if that is not known any more. The same code path serves frontends in the same process and
+//! across hosts. Invariant: applying a change twice, or an older one after a snapshot that contains it, changes nothing.
+
+use std::collections::BTreeMap;
+
+use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::input::InputType;
+use crate::names::{AppName, ModelId, ModelName, ModelVersion};
+
+/// An application: a REST endpoint with a latency objective, a default output and the models that it is linked to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Application {
+    /// Its name, a path segment.
+    pub name: AppName,
+    /// The type of its inputs, and so of its models' inputs.
+    pub input_type: InputType,
+    /// The output that is given where no model's output can be: any text, nested in answers if it is JSON.
+    pub default_output: String,
+    /// The latency service level objective, in microseconds, from the arrival of a request.
+    pub latency_slo_micros: u64,
+    /// The models that answer its queries, in the order in which they were linked.
+    pub linked_models: Vec<ModelName>,
+}
+
+/// A model: its registered versions, and which of them is current.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Model {
+    /// Its name.
+    pub name: ModelName,
+    /// The version that answers queries which pin none. None after the current version was deleted.
+    pub current_version: Option<ModelVersion>,
+    /// Every registered version.
+    pub versions: BTreeMap<ModelVersion, ModelVersionSpec>,
+}
+
+/// What is registered of one version of a model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ModelVersionSpec {
+    /// The type of its inputs.
+    pub input_type: InputType,
+    /// Free labels, for people.
+    #[serde(default)]
+    pub labels: Vec<String>,
+    /// What runs it: a container kind, an image, a command; free text, for people.
+    #[serde(default)]
+    pub container_name: String,
+    /// Where the model's files are, as its containers see them.
+    #[serde(default)]
+    pub model_data_path: String,
+    /// The most inputs to send in one batch; `None` leaves it to the frontend.
+    #[serde(default)]
+    pub batch_size: Option<u32>,
+}
+
+/// The number of a state of the catalog. Each change raises it by one.
+pub type Revision = u64;
+
+/// A change of the catalog. Each carries the whole record, so it can be applied twice, or onto any state.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "change", rename_all = "snake_case")]
+pub enum Change {
+    /// An application was added or altered.
+    PutApplication {
+        /// The application as it is now.
+        application: Application,
+    },
+    /// An application was deleted.
+    DeleteApplication {
+        /// Its name.
+        name: AppName,
+    },
+    /// A model was added, or its versions or its current version altered.
+    PutModel {
+        /// The model as it is now.
+        model: Model,
+    },
+    /// The last version of a model was deleted.
+    DeleteModel {
+        /// Its name.
+        name: ModelName,
+    },
+}
+
+/// The whole catalog at one revision.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Every application.
+    pub applications: Vec<Application>,
+    /// Every model.
+    pub models: Vec<Model>,
+}
+
+/// A position in the history of one store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position {
+    /// Identifies the store: revisions of different stores cannot be compared.
+    pub store: Uuid,
+    /// The revision.
+    pub revision: Revision,
+}
+
+/// All that management knows of a frontend, in full at each call, and where the frontend stands.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FollowRequest {
+    /// Identifies this run of the frontend.
+    pub frontend: Uuid,
+    /// The number that management gave it before, to be kept across a restart of management.
+    pub number: Option<u64>,
+    /// Where applications reach it, as `host:port`. A host of `0.0.0.0` stands for the address it called from.
+    pub query_address: String,
+    /// Where containers reach it, likewise.
+    pub rpc_address: String,
+    /// What it has applied. Reaching it acknowledges every earlier change.
+    pub applied: Option<Position>,
+    /// The list of frontends that it knows, as last answered.
+    pub known_frontends: Vec<String>,
+    /// The containers that are connected to it.
+    pub containers: Vec<ConnectedContainer>,
+}
+
+/// A container, as the frontend that it is connected to sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectedContainer {
+    /// What it serves.
+    pub model: ModelId,
+    /// Its number among the replicas of that version.
+    pub replica: u32,
+    /// The name that whoever started it gave to its process.
+    pub instance: Option<String>,
+    /// The type of inputs that it takes.
+    pub input_type: InputType,
+    /// The most inputs that it is sent in one batch.
+    pub batch_size: u32,
+}
+
+/// What has happened since the position of a [`FollowRequest`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FollowResponse {
+    /// The frontend's number, unique in the cluster over time: the high bits of its query ids.
+    pub number: u64,
+    /// Where the frontend stands once it has applied `update`.
+    pub position: Position,
+    /// What to apply.
+    pub update: Update,
+    /// Where containers reach each frontend of the cluster, as `host:port`, sorted.
+    pub frontends: Vec<String>,
+}
+
+/// The news in a [`FollowResponse`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "update", rename_all = "snake_case")]
+pub enum Update {
+    /// Replace everything known by this.
+    Snapshot {
+        /// The whole catalog.
+        snapshot: Snapshot,
+    },
+    /// Apply these in order; often none.
+    Changes {
+        /// The changes.
+        changes: Vec<Change>,
+    },
+}
+
+/// Management cannot be followed at the moment. The frontend goes on with what it knows, and tries again.
+#[derive(Debug, thiserror::Error)]
+#[error("management cannot be followed: {0}")]
+pub struct FollowError(pub String);
+
+/// The management process as a frontend sees it: in the same process, or over HTTP.
+pub trait Management: Send + Sync {
+    /// Waits for news and returns them; returns without news after some seconds. Cancelling the call is safe.
+    fn follow(&self, request: FollowRequest) -> BoxFuture<'_, Result<FollowResponse, FollowError>>;
+}

@@ -1,0 +1,18 @@
+//! Everything that crosses a process boundary of Clipper: a leaf that knows neither HTTP nor storage.
+//!
+//! # Layout
+//! - [`names`]: validated names of applications, models and versions.
+//! - [`input`] and [`output`]: what models are asked, and what they answer.
+//! - [`message`] and [`codec`]: the container protocol (`docs/protocol.md`) as types, and as frames.
+//! - [`router`]: the frontend's end, one thread around a ROUTER socket.
+//! - [`session`]: the container's end, a DEALER socket that registers, reconnects and keeps alive.
+//! - [`catalog`]: what management stores and every frontend follows.
+
+pub mod catalog;
+pub mod codec;
+pub mod input;
+pub mod message;
+pub mod names;
+pub mod output;
+pub mod router;
+pub mod session;
