@@ -189,7 +189,9 @@ impl InputBatch {
         for input in inputs {
             assert_eq!(input.input_type, input_type, "a batch holds inputs of one type");
             data.extend_from_slice(&input.data);
-            lengths.push(u32::try_from(input.element_count()).expect("messages are bounded far below 2^32 elements"));
+            lengths.push(
+                u32::try_from(input.element_count()).expect("messages are bounded far below 2^32 elements"),
+            );
         }
         Self { input_type, lengths, data: data.into() }
     }
@@ -198,7 +200,11 @@ impl InputBatch {
     ///
     /// # Errors
     /// If the lengths do not add up to the data. Texts are *not* checked to be UTF-8 here; the codec does that.
-    pub fn from_parts(input_type: InputType, lengths: Vec<u32>, data: Bytes) -> Result<Self, BatchShapeError> {
+    pub fn from_parts(
+        input_type: InputType,
+        lengths: Vec<u32>,
+        data: Bytes,
+    ) -> Result<Self, BatchShapeError> {
         let elements: u64 = lengths.iter().map(|&length| u64::from(length)).sum();
         let expected = elements.saturating_mul(input_type.element_size() as u64);
         if expected != data.len() as u64 {
@@ -254,7 +260,10 @@ impl InputBatch {
         let input_type = self.input_type;
         input_type.is_numeric().then(|| {
             self.iter().map(move |input| {
-                input.chunks_exact(input_type.element_size()).map(|element| number(input_type, element)).collect()
+                input
+                    .chunks_exact(input_type.element_size())
+                    .map(|element| number(input_type, element))
+                    .collect()
             })
         })
     }

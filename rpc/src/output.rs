@@ -1,1 +1,151 @@
-//! .
+//! What models answer: one output, and the outputs of a batch as they travel.
+//!
+//! Invariant: the data of numeric outputs is a whole number of little-endian elements of their `dtype`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::input::InputType;
+
+/// One model's output for one input. Cheap to clone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// Text: a JSON document, or any other.
+    Text(Arc<str>),
+    /// Opaque bytes.
+    Bytes(Bytes),
+    /// One number, as one little-endian element of the type.
+    Number(InputType, Bytes),
+    /// A vector of numbers, as little-endian elements of the type.
+    Numbers(InputType, Bytes),
+}
+
+impl Output {
+    /// A text.
+    pub fn text(text: impl Into<Arc<str>>) -> Self {
+        Self::Text(text.into())
+    }
+}
+
+/// The outputs of a batch, in one of the two forms in which they travel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OutputBatch {
+    /// Each output on its own: [`Output::Text`], [`Output::Bytes`], or none.
+    Elements(Vec<Element>),
+    /// One number for each input.
+    Scalars {
+        /// A numeric type.
+        dtype: InputType,
+        /// One element for each input.
+        data: Bytes,
+    },
+    /// One vector of numbers for each input.
+    Vectors {
+        /// A numeric type.
+        dtype: InputType,
+        /// The number of elements of each vector.
+        lengths: Vec<u32>,
+        /// The vectors, back to back.
+        data: Bytes,
+    },
+}
+
+/// An output that travels on its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Element {
+    /// No output for this input.
+    Nil,
+    /// Text.
+    Text(Arc<str>),
+    /// Opaque bytes.
+    Bytes(Bytes),
+}
+
+impl OutputBatch {
+    /// One double for each input.
+    pub fn doubles(values: &[f64]) -> Self {
+        Self::Scalars {
+            dtype: InputType::Doubles,
+            data: values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+        }
+    }
+
+    /// One text for each input.
+    pub fn texts<T: Into<Arc<str>>>(texts: impl IntoIterator<Item = T>) -> Self {
+        Self::Elements(texts.into_iter().map(|text| Element::Text(text.into())).collect())
+    }
+
+    /// The number of outputs.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Elements(elements) => elements.len(),
+            Self::Scalars { dtype, data } => data.len() / dtype.element_size(),
+            Self::Vectors { lengths, .. } => lengths.len(),
+        }
+    }
+
+    /// Whether there is no output.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The outputs one by one, in order; an input that `errors` names, or that has no output, yields why.
+    pub fn into_outputs(self, errors: &BTreeMap<u32, String>) -> Vec<Result<Output, String>> {
+        let outputs: Vec<Option<Output>> = match self {
+            Self::Elements(elements) => elements
+                .into_iter()
+                .map(|element| match element {
+                    Element::Nil => None,
+                    Element::Text(text) => Some(Output::Text(text)),
+                    Element::Bytes(bytes) => Some(Output::Bytes(bytes)),
+                })
+                .collect(),
+            Self::Scalars { dtype, data } => {
+                let size = dtype.element_size();
+                (0..data.len() / size)
+                    .map(|i| Some(Output::Number(dtype, data.slice(i * size..(i + 1) * size))))
+                    .collect()
+            }
+            Self::Vectors { dtype, lengths, mut data } => lengths
+                .into_iter()
+                .map(|length| {
+                    Some(Output::Numbers(dtype, data.split_to(length as usize * dtype.element_size())))
+                })
+                .collect(),
+        };
+        (0..)
+            .zip(outputs)
+            .map(|(index, output)| match (errors.get(&index), output) {
+                (Some(error), _) => Err(error.clone()),
+                (None, Some(output)) => Ok(output),
+                (None, None) => Err("the container gave no output for this input".to_owned()),
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vectors_come_apart_by_their_lengths() {
+        let data: Bytes = [1i32, 2, 3].iter().flat_map(|v| v.to_le_bytes()).collect();
+        let batch =
+            OutputBatch::Vectors { dtype: InputType::Ints, lengths: vec![2, 0, 1], data: data.clone() };
+        let outputs = batch.into_outputs(&BTreeMap::new());
+        assert_eq!(outputs[0], Ok(Output::Numbers(InputType::Ints, data.slice(..8))));
+        assert_eq!(outputs[1], Ok(Output::Numbers(InputType::Ints, Bytes::new())));
+        assert_eq!(outputs[2], Ok(Output::Numbers(InputType::Ints, data.slice(8..))));
+    }
+
+    #[test]
+    fn an_input_named_in_the_errors_has_no_output() {
+        let outputs =
+            OutputBatch::doubles(&[1.0, 2.0]).into_outputs(&BTreeMap::from([(1, "too cold".to_owned())]));
+        assert!(outputs[0].is_ok());
+        assert_eq!(outputs[1], Err("too cold".to_owned()));
+    }
+}

@@ -1,0 +1,81 @@
+//! Why a message cannot be read. The sentences go into logs and into `rejected`, so they name what was expected.
+
+use crate::input::{BatchShapeError, UnknownInputType};
+
+/// Why a message cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CodecError {
+    /// The message does not consist of an empty frame, a header and at most one payload.
+    #[error("expected an empty frame, a header and at most one payload; found {found} frames")]
+    Frames {
+        /// The number of frames that arrived.
+        found: usize,
+    },
+    /// The header is not a MessagePack map.
+    #[error("the header is not a MessagePack map")]
+    NotAMap,
+    /// The header is a map, but does not parse.
+    #[error("the header does not parse: {0}")]
+    Header(String),
+    /// The header names no known message for this direction.
+    #[error("unknown message type '{0}'")]
+    UnknownType(String),
+    /// A required field is absent.
+    #[error("'{message}' lacks the field '{field}'")]
+    MissingField {
+        /// The message's type.
+        message: &'static str,
+        /// The field.
+        field: &'static str,
+    },
+    /// A field's input type is none, or does not fit there.
+    #[error("'{text}' is not a numeric type")]
+    NotNumeric {
+        /// The text.
+        text: String,
+    },
+    /// A field spells no input type.
+    #[error(transparent)]
+    InputType(#[from] UnknownInputType),
+    /// `count` differs from what the message holds.
+    #[error("'{message}' says it has {expected} {what} but has {found}")]
+    Count {
+        /// The message's type.
+        message: &'static str,
+        /// What was counted.
+        what: &'static str,
+        /// What `count` says.
+        expected: u64,
+        /// What there is.
+        found: u64,
+    },
+    /// The payload's length is not what the header says.
+    #[error(transparent)]
+    Shape(#[from] BatchShapeError),
+    /// The outputs' lengths do not fit the payload.
+    #[error("the outputs should take {expected} bytes, the payload has {found}")]
+    OutputLength {
+        /// By the header, in bytes.
+        expected: u64,
+        /// The payload's length, in bytes.
+        found: usize,
+    },
+    /// A payload came with a message that has none, or none came where one belongs.
+    #[error("'{message}' {}", if *.expected { "lacks its payload frame" } else { "has a payload frame where none belongs" })]
+    Payload {
+        /// The message's type.
+        message: &'static str,
+        /// Whether a payload belongs there.
+        expected: bool,
+    },
+    /// An input or output is of another kind than the message says.
+    #[error("element {index} of '{message}' is not {expected}")]
+    Element {
+        /// The message's type.
+        message: &'static str,
+        /// The element.
+        index: usize,
+        /// What it should be.
+        expected: &'static str,
+    },
+}

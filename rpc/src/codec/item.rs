@@ -1,0 +1,125 @@
+//! The parts of a header that repeat: elements borrowed from the frame, and arrays that do not trust their length.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
+use serde::ser::{Serialize, SerializeSeq, Serializer};
+
+use crate::output::Element;
+
+/// An element of `inputs` or `outputs`, borrowed from the frame.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Item<'a> {
+    Nil,
+    Text(&'a str),
+    Bytes(&'a [u8]),
+}
+
+impl<'a> Item<'a> {
+    pub(super) fn data(&self) -> &'a [u8] {
+        match self {
+            Self::Nil => &[],
+            Self::Text(text) => text.as_bytes(),
+            Self::Bytes(bytes) => bytes,
+        }
+    }
+}
+
+impl From<Item<'_>> for Element {
+    fn from(item: Item<'_>) -> Self {
+        match item {
+            Item::Nil => Self::Nil,
+            Item::Text(text) => Self::Text(Arc::from(text)),
+            Item::Bytes(bytes) => Self::Bytes(Bytes::copy_from_slice(bytes)),
+        }
+    }
+}
+
+impl<'a> From<&'a Element> for Item<'a> {
+    fn from(element: &'a Element) -> Self {
+        match element {
+            Element::Nil => Self::Nil,
+            Element::Text(text) => Self::Text(text),
+            Element::Bytes(bytes) => Self::Bytes(bytes),
+        }
+    }
+}
+
+impl Serialize for Item<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Nil => serializer.serialize_none(),
+            Self::Text(text) => serializer.serialize_str(text),
+            Self::Bytes(bytes) => serializer.serialize_bytes(bytes),
+        }
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Item<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ItemVisitor;
+
+        impl<'de> Visitor<'de> for ItemVisitor {
+            type Value = Item<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a str, a bin or nil")
+            }
+
+            fn visit_unit<E: de::Error>(self) -> Result<Item<'de>, E> {
+                Ok(Item::Nil)
+            }
+
+            fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<Item<'de>, E> {
+                Ok(Item::Text(text))
+            }
+
+            fn visit_borrowed_bytes<E: de::Error>(self, bytes: &'de [u8]) -> Result<Item<'de>, E> {
+                Ok(Item::Bytes(bytes))
+            }
+        }
+
+        deserializer.deserialize_any(ItemVisitor)
+    }
+}
+
+/// An array that grows as its elements arrive, whatever length it claims to have.
+#[derive(Debug, Default)]
+pub(super) struct Array<T>(pub(super) Vec<T>);
+
+impl<T: Serialize> Serialize for Array<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut sequence = serializer.serialize_seq(Some(self.0.len()))?;
+        for element in &self.0 {
+            sequence.serialize_element(element)?;
+        }
+        sequence.end()
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Array<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ArrayVisitor<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for ArrayVisitor<T> {
+            type Value = Array<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an array")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Array<T>, A::Error> {
+                let mut elements = Vec::new();
+                while let Some(element) = sequence.next_element()? {
+                    elements.push(element);
+                }
+                Ok(Array(elements))
+            }
+        }
+
+        deserializer.deserialize_seq(ArrayVisitor(PhantomData))
+    }
+}

@@ -1,0 +1,181 @@
+//! The codec on everything that can be said, and on everything that cannot.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use clipper_rpc::codec::Frames;
+use clipper_rpc::input::{Input, InputBatch, InputType};
+use clipper_rpc::message::{Feedback, FromContainer, Predict, Prediction, Register, Registered, ToContainer};
+use clipper_rpc::output::{Element, OutputBatch};
+use proptest::collection::{btree_map, vec};
+use proptest::option::of;
+use proptest::prelude::*;
+
+fn input_type() -> impl Strategy<Value = InputType> {
+    proptest::sample::select(InputType::ALL.to_vec())
+}
+
+fn numeric_type() -> impl Strategy<Value = InputType> {
+    input_type().prop_filter("numeric", |input_type| input_type.is_numeric())
+}
+
+fn batch() -> impl Strategy<Value = InputBatch> {
+    let inputs = |input_type| match input_type {
+        InputType::Bytes => vec(vec(any::<u8>(), 0..40).prop_map(Input::bytes), 0..8).boxed(),
+        InputType::Strings => vec(any::<String>().prop_map(Input::string), 0..8).boxed(),
+        InputType::Ints => vec(vec(any::<i32>(), 0..8).prop_map(|v| Input::ints(&v)), 0..8).boxed(),
+        InputType::Floats => vec(vec(any::<f32>(), 0..8).prop_map(|v| Input::floats(&v)), 0..8).boxed(),
+        InputType::Doubles => vec(vec(any::<f64>(), 0..8).prop_map(|v| Input::doubles(&v)), 0..8).boxed(),
+    };
+    input_type().prop_flat_map(move |input_type| {
+        inputs(input_type).prop_map(move |inputs| InputBatch::join(input_type, &inputs))
+    })
+}
+
+fn outputs() -> impl Strategy<Value = OutputBatch> {
+    let element = prop_oneof![
+        Just(Element::Nil),
+        any::<String>().prop_map(|text| Element::Text(text.into())),
+        vec(any::<u8>(), 0..40).prop_map(|bytes| Element::Bytes(bytes.into())),
+    ];
+    let bytes = |length: usize| vec(any::<u8>(), length).prop_map(Bytes::from);
+    prop_oneof![
+        vec(element, 0..8).prop_map(OutputBatch::Elements),
+        (numeric_type(), 0..8usize).prop_flat_map(move |(dtype, count)| {
+            bytes(count * dtype.element_size()).prop_map(move |data| OutputBatch::Scalars { dtype, data })
+        }),
+        (numeric_type(), vec(0..6u32, 0..8)).prop_flat_map(move |(dtype, lengths)| {
+            bytes(lengths.iter().sum::<u32>() as usize * dtype.element_size())
+                .prop_map(move |data| OutputBatch::Vectors { dtype, lengths: lengths.clone(), data })
+        }),
+    ]
+}
+
+fn from_container() -> impl Strategy<Value = FromContainer> {
+    let register = (
+        any::<(u64, String, String, Option<String>)>(),
+        input_type(),
+        any::<(Option<u32>, Option<u32>, Option<String>, Option<String>)>(),
+    )
+        .prop_map(|((protocol, model, version, token), input_type, (max_batch_size, replica, sdk, instance))| {
+            FromContainer::Register(Register {
+                protocol,
+                model,
+                version,
+                input_type,
+                token,
+                max_batch_size,
+                replica,
+                sdk,
+                instance,
+            })
+        });
+    let prediction = (any::<(u64, u64)>(), outputs(), btree_map(any::<u32>(), any::<String>(), 0..4)).prop_map(
+        |((id, elapsed_micros), outputs, errors)| {
+            FromContainer::Prediction(Prediction { id, elapsed_micros, outputs, errors })
+        },
+    );
+    prop_oneof![
+        register,
+        prediction,
+        Just(FromContainer::Heartbeat),
+        Just(FromContainer::Goodbye),
+        any::<(u64, String)>().prop_map(|(id, message)| FromContainer::Error { id, message }),
+        any::<u64>().prop_map(|id| FromContainer::FeedbackAck { id }),
+    ]
+}
+
+fn to_container() -> impl Strategy<Value = ToContainer> {
+    let feedback = (any::<u64>(), batch()).prop_flat_map(|(id, inputs)| {
+        vec(any::<String>(), inputs.len())
+            .prop_map(move |labels| ToContainer::Feedback(Feedback { id, inputs: inputs.clone(), labels }))
+    });
+    prop_oneof![
+        (any::<u64>(), any::<u64>(), batch()).prop_map(|(id, budget_micros, inputs)| ToContainer::Predict(
+            Predict { id, budget_micros, inputs }
+        )),
+        feedback,
+        (any::<(u32, u64, u64)>(), of(vec(any::<String>(), 0..4))).prop_map(
+            |((replica, heartbeat_millis, timeout_millis), frontends)| ToContainer::Registered(Registered {
+                replica,
+                heartbeat_millis,
+                timeout_millis,
+                frontends
+            })
+        ),
+        any::<(String, Option<u64>)>()
+            .prop_map(|(reason, retry_millis)| ToContainer::Rejected { reason, retry_millis }),
+        of(vec(any::<String>(), 0..4)).prop_map(|frontends| ToContainer::Heartbeat { frontends }),
+        Just(ToContainer::Unknown),
+        Just(ToContainer::Drain),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn what_a_container_says_is_understood(message in from_container()) {
+        prop_assert_eq!(FromContainer::decode(&message.encode()), Ok(message));
+    }
+
+    #[test]
+    fn what_a_frontend_says_is_understood(message in to_container()) {
+        prop_assert_eq!(ToContainer::decode(&message.encode()), Ok(message));
+    }
+
+    #[test]
+    fn arbitrary_bytes_end_in_a_message_or_an_error(
+        first in prop_oneof![0x80..=0x8fu8, 0xde..=0xdfu8],
+        header in vec(any::<u8>(), 0..200),
+        payload in of(vec(any::<u8>(), 0..64)),
+    ) {
+        let header = [vec![first], header].concat().into();
+        let frames = Frames { header, payload: payload.map(Bytes::from) };
+        let _ = FromContainer::decode(&frames);
+        let _ = ToContainer::decode(&frames);
+    }
+
+    #[test]
+    fn a_message_with_flipped_bytes_ends_in_a_message_or_an_error(
+        message in from_container(),
+        flips in vec(any::<(prop::sample::Index, u8)>(), 1..4),
+    ) {
+        let mut frames = message.encode();
+        let mut header = frames.header.to_vec();
+        for (index, value) in flips {
+            let index = index.index(header.len());
+            header[index] = value;
+        }
+        frames.header = header.into();
+        let _ = FromContainer::decode(&frames);
+    }
+}
+
+#[test]
+fn a_count_that_differs_from_the_outputs_is_refused() {
+    let mut prediction = Prediction {
+        id: 1,
+        elapsed_micros: 5,
+        outputs: OutputBatch::texts(["a", "b"]),
+        errors: BTreeMap::new(),
+    };
+    let mut frames = FromContainer::Prediction(prediction.clone()).encode();
+    let position = frames.header.windows(5).position(|window| window == b"count").expect("it has a count");
+    let mut header = frames.header.to_vec();
+    header[position + 5] = 3;
+    frames.header = header.into();
+    let error = FromContainer::decode(&frames).unwrap_err().to_string();
+    assert_eq!(error, "'prediction' says it has 3 outputs but has 2");
+
+    prediction.outputs = OutputBatch::doubles(&[1.0]);
+    let mut frames = FromContainer::Prediction(prediction).encode();
+    frames.payload = Some(Bytes::from_static(&[0; 7]));
+    let error = FromContainer::decode(&frames).unwrap_err().to_string();
+    assert_eq!(error, "the outputs should take 8 bytes, the payload has 7");
+}
+
+#[test]
+fn frames_of_another_shape_are_refused() {
+    for frames in [vec![], vec![Bytes::new()], vec![Bytes::from_static(b"x"), Bytes::new()], vec![Bytes::new(); 4]] {
+        assert!(Frames::from_multipart(frames).unwrap_err().to_string().contains("expected an empty frame"));
+    }
+}
