@@ -1,0 +1,119 @@
+"""Owns the face of the early original: an application names its model when it is registered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Callable
+
+from .cluster import Cluster, Version
+from .deployers.python import deploy_python_closure
+from .local_container_manager import LocalContainerManager
+
+
+class Clipper(Cluster):
+    """A cluster, in the words of the early original Clipper.
+
+    Example:
+        ```python
+        from clipper_admin import Clipper
+
+        clipper = Clipper("localhost")
+        clipper.start()
+        clipper.register_application("hello", "sum", "doubles", "-1.0", 100_000)
+        clipper.deploy_predict_function("sum", 1, lambda xs: [float(x.sum()) for x in xs], "doubles")
+        clipper.predict("hello", [1.0, 2.0])["output"]  # 3.0
+        ```
+    """
+
+    def __init__(
+        self,
+        host: str = "localhost",
+        *,
+        data_dir: str | Path | None = None,
+        query_port: int = 1337,
+        management_port: int = 1338,
+        rpc_port: int = 7000,
+        container_manager: LocalContainerManager | None = None,
+    ) -> None:
+        """Describes a cluster. Nothing is started or connected.
+
+        Args:
+            host: where it runs, or shall run.
+            data_dir: where it keeps its data; `~/.clipper` unless given.
+            query_port: where predictions are asked for; 0 picks a free port.
+            management_port: where it is administered; 0 picks a free port.
+            rpc_port: where model containers connect to; 0 picks a free port.
+            container_manager: says all that in the place of the other arguments, and more.
+        """
+        super().__init__(
+            container_manager
+            or LocalContainerManager(
+                data_dir=data_dir,
+                query_port=query_port,
+                management_port=management_port,
+                rpc_port=rpc_port,
+                host=host,
+            )
+        )
+
+    def start(self) -> None:
+        """Starts the cluster and connects to it; see `start_clipper`."""
+        self.start_clipper()
+
+    def stop(self) -> None:
+        """Stops the cluster; see `stop_all`."""
+        self.stop_all()
+
+    def register_application(
+        self, name: str, model: str, input_type: str, default_output: str, slo_micros: int
+    ) -> None:
+        """Creates an application: a REST endpoint that a model answers.
+
+        Args:
+            name: its name, which is part of its address.
+            model: the model's name. It may be deployed later.
+            input_type: what one input is: "integers", "floats", "doubles", "bytes" or "strings".
+            default_output: the answer where the model does not answer in time.
+            slo_micros: the time in which it answers, in microseconds; 100000 is a good start.
+        """
+        self._add_application(name, input_type, default_output, slo_micros, [model])
+
+    def deploy_predict_function(
+        self,
+        name: str,
+        version: Version,
+        predict_function: Callable[..., Any],
+        input_type: str,
+        labels: Sequence[str] | None = None,
+        num_containers: int = 1,
+        *,
+        per_row: bool = False,
+        sample_inputs: Sequence[Any] | None = None,
+        check: bool = True,
+    ) -> None:
+        """Deploys a function as a version of a model, which becomes the current one.
+
+        Args:
+            name: the model's name.
+            version: unique among the model's versions.
+            predict_function: see `clipper_admin.deployers.python.deploy_python_closure`.
+            input_type: what one input is: "integers", "floats", "doubles", "bytes" or "strings".
+            labels: notes for readers.
+            num_containers: how many processes serve it.
+            per_row: the function takes one input, not a batch.
+            sample_inputs: inputs that the function must be able to answer.
+            check: try the function before it is deployed.
+        """
+        deploy_python_closure(
+            self,
+            name,
+            version,
+            input_type,
+            predict_function,
+            labels=labels,
+            num_replicas=num_containers,
+            per_row=per_row,
+            sample_inputs=sample_inputs,
+            check=check,
+        )

@@ -1,0 +1,34 @@
+"""Owns the face of the later original: applications and models are registered apart, and linked."""
+
+from __future__ import annotations
+
+from .cluster import Cluster
+
+
+class ClipperConnection(Cluster):
+    """A connection to a cluster, in the words of the later original Clipper.
+
+    Example:
+        ```python
+        from clipper_admin import ClipperConnection, LocalContainerManager
+        from clipper_admin.deployers.python import deploy_python_closure
+
+        clipper_conn = ClipperConnection(LocalContainerManager())
+        clipper_conn.start_clipper()
+        clipper_conn.register_application("hello", "doubles", "-1.0", 100_000)
+        deploy_python_closure(clipper_conn, "sum", 1, "doubles", lambda xs: [float(x.sum()) for x in xs])
+        clipper_conn.link_model_to_app("hello", "sum")
+        clipper_conn.predict("hello", [1.0, 2.0])["output"]  # 3.0
+        ```
+    """
+
+    def register_application(self, name: str, input_type: str, default_output: str, slo_micros: int) -> None:
+        """Creates an application: a REST endpoint that answers queries.
+
+        Args:
+            name: its name, which is part of its address.
+            input_type: what one input is: "integers", "floats", "doubles", "bytes" or "strings".
+            default_output: the answer where no model answers in time.
+            slo_micros: the time in which it answers, in microseconds; 100000 is a good start.
+        """
+        self._add_application(name, input_type, default_output, slo_micros)

@@ -1,0 +1,497 @@
+"""Owns what can be asked of a cluster, whichever of the two faces (`ClipperConnection`, `Clipper`) asks.
+
+Invariant: every method that needs the cluster says so if it is not connected, and raises only
+    `ClipperException`s.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Callable, Union
+
+from .artifact import archive
+from .exceptions import ClipperException, UnconnectedException
+from .function_check import answers
+from .http_interface import DEFAULT_TIMEOUT_SECONDS, HttpInterface
+from .local_container_manager import LocalContainerManager
+
+Version = Union[str, int]
+
+_LOG_LINES = 10_000
+_UPLOAD_TIMEOUT_SECONDS = 600.0
+
+_logger = logging.getLogger("clipper_admin")
+
+
+class Cluster:
+    """A Clipper cluster: its applications, its models, and the processes that serve them.
+
+    Attributes:
+        cm: where the cluster runs.
+    """
+
+    def __init__(self, container_manager: LocalContainerManager) -> None:
+        """Takes where the cluster runs, or shall run. Nothing is started or connected."""
+        self.cm = container_manager
+        self._admin: HttpInterface | None = None
+        self._query: HttpInterface | None = None
+
+    # The cluster itself
+
+    @property
+    def connected(self) -> bool:
+        """Whether a cluster has been started or connected to."""
+        return self._admin is not None
+
+    def start_clipper(self) -> None:
+        """Starts a cluster, waits until it is ready, and connects to it.
+
+        It goes on running when this program ends; `stop_all` stops it.
+
+        Raises:
+            StartException: it runs already, or did not become ready. The message shows what it printed.
+        """
+        self.cm.start_clipper()
+        self._attach()
+
+    def connect(self) -> None:
+        """Connects to a running cluster.
+
+        Raises:
+            UnreachableException: there is none.
+        """
+        self.cm.connect()
+        self._attach()
+
+    def stop_all(self, graceful: bool = True) -> None:
+        """Stops the cluster and every process that it runs, and waits for them. It need not be connected.
+
+        Applications, models and deployments are remembered, and are there again when the cluster is started
+        again.
+
+        Args:
+            graceful: let it answer first what it has been asked.
+        """
+        self.cm.stop_all(graceful=graceful)
+        self._admin = self._query = None
+
+    def get_query_addr(self) -> str:
+        """Returns the `host:port` where applications ask for predictions."""
+        self._connected_admin()
+        return self.cm.get_query_addr()
+
+    def inspect_instance(self) -> dict[str, Any]:
+        """Returns what the cluster knows and measures.
+
+        Returns:
+            `metrics`, as the query frontend counts them, and the verbose lists of `applications`, `models`,
+            `model_replicas` and `deployments`.
+        """
+        return {
+            "metrics": self._connected_query().get("/metrics"),
+            "applications": self.get_all_apps(verbose=True),
+            "models": self.get_all_models(verbose=True),
+            "model_replicas": self.get_all_model_replicas(verbose=True),
+            "deployments": self.get_deployments(),
+        }
+
+    def get_clipper_logs(self, logging_dir: str | Path = "clipper_logs/") -> list[str]:
+        """Saves the logs of the cluster and of every replica that it runs, one file each.
+
+        Args:
+            logging_dir: the folder for the files; it is created if need be.
+
+        Returns:
+            The paths of the files. The cluster's own log is among them if the cluster was started from this
+            host by this package.
+        """
+        texts: dict[str, str] = {}
+        own_log = self.cm.log_file()
+        if own_log:
+            texts[own_log.stem] = own_log.read_text(encoding="utf-8", errors="replace")
+        for deployment in self.get_deployments():
+            replicas = self.get_replica_logs(
+                deployment["model_name"], deployment["model_version"], lines=_LOG_LINES
+            )
+            for replica, lines in replicas.items():
+                texts[replica.replace(":", "_")] = "".join(f"{line}\n" for line in lines)
+        folder = Path(logging_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = []
+        for name, text in texts.items():
+            path = folder / f"{name}.log"
+            path.write_text(text, encoding="utf-8")
+            paths.append(str(path))
+        return paths
+
+    # Applications
+
+    def unregister_application(self, name: str) -> None:
+        """Removes an application. It answers no more."""
+        self._post("delete_app", {"name": name})
+
+    def link_model_to_app(self, app_name: str, model_name: str) -> None:
+        """Lets a model's current version answer an application's queries. Their input types must agree."""
+        self._post("add_model_links", {"app_name": app_name, "model_names": [model_name]})
+
+    def unlink_model_from_app(self, app_name: str, model_name: str) -> None:
+        """Lets a model answer an application's queries no more."""
+        self._post("delete_model_links", {"app_name": app_name, "model_names": [model_name]})
+
+    def get_all_apps(self, verbose: bool = False) -> list[Any]:
+        """Returns the names of the applications, or a dictionary for each if `verbose`."""
+        return list(self._post("get_all_applications", {"verbose": verbose}))
+
+    def get_app_info(self, name: str) -> dict[str, Any] | None:
+        """Returns an application's description, or None if there is none of that name."""
+        return self._post("get_application", {"name": name}) or None
+
+    def get_linked_models(self, app_name: str) -> list[str]:
+        """Returns the names of the models that are linked to an application."""
+        return list(self._post("get_linked_models", {"app_name": app_name}))
+
+    def predict(
+        self,
+        app_name: str,
+        input: Any,  # noqa: A002
+        *,
+        uid: int | str | None = None,
+        version: Version | None = None,
+        timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
+    ) -> dict[str, Any]:
+        """Asks an application for one prediction.
+
+        Args:
+            app_name: the application.
+            input: a list or an array of numbers, a text, or a byte string.
+            uid: whose query this is.
+            version: the version of the linked model to ask, instead of the current one.
+            timeout_seconds: how long to wait for the answer; more than the application's own objective.
+
+        Returns:
+            The answer: `output`, and in `default` whether it is only the default one (then also why).
+        """
+        return dict(self._predict(app_name, {"input": input}, uid, version, timeout_seconds))
+
+    def predict_batch(
+        self,
+        app_name: str,
+        inputs: Iterable[Any],
+        *,
+        uid: int | str | None = None,
+        version: Version | None = None,
+        timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
+    ) -> list[dict[str, Any]]:
+        """Asks an application for several predictions in one request; see `predict`."""
+        answer = self._predict(app_name, {"input_batch": list(inputs)}, uid, version, timeout_seconds)
+        return list(answer["batch_predictions"])
+
+    # Models
+
+    def register_model(
+        self,
+        name: str,
+        version: Version,
+        input_type: str,
+        image: str | None = None,
+        labels: Sequence[str] | None = None,
+        batch_size: int = -1,
+    ) -> None:
+        """Registers a version of a model, which becomes its current one, without starting anything.
+
+        This is for containers that are started by other means. To have the cluster run a model, use
+        `deploy_model`.
+
+        Args:
+            name: the model's name.
+            version: unique among the model's versions.
+            input_type: "integers", "floats", "doubles", "bytes" or "strings".
+            image: what the container is made of, as a note for readers.
+            labels: notes for readers.
+            batch_size: how many inputs a container is given at once; -1 lets the cluster find out.
+        """
+        model = {
+            "model_name": name,
+            "model_version": str(version),
+            "input_type": input_type,
+            "labels": list(labels or []),
+            "batch_size": batch_size,
+        }
+        if image is not None:
+            model["container_name"] = image
+        self._post("add_model", model)
+
+    def unregister_model(self, name: str, version: Version) -> None:
+        """Removes a version of a model."""
+        self._post("delete_versioned_model", {"model_name": name, "model_version": str(version)})
+
+    def deploy_model(
+        self,
+        name: str,
+        version: Version,
+        input_type: str,
+        model_data_path: str | Path | None = None,
+        container_kind: str | None = None,
+        labels: Sequence[str] | None = None,
+        num_replicas: int = 1,
+        batch_size: int = -1,
+        *,
+        command: Sequence[str] | None = None,
+        upload: bool = True,
+        environment: Mapping[str, str] | None = None,
+        python: str | None = None,
+        timeout_seconds: float = 60.0,
+    ) -> None:
+        """Has the cluster run a version of a model, which becomes the current one when its replicas are ready.
+
+        A deployment that fails leaves nothing behind, and the version that was current goes on serving.
+
+        Args:
+            name: the model's name.
+            version: unique among the model's versions.
+            input_type: "integers", "floats", "doubles", "bytes" or "strings".
+            model_data_path: the folder of the model's files, which the container finds in
+                `CLIPPER_MODEL_PATH`.
+            container_kind: the ready-made container that serves it: "python-closure", "noop" or "sum".
+            labels: notes for readers.
+            num_replicas: how many processes serve it.
+            batch_size: how many inputs a replica is given at once; -1 lets the cluster find out.
+            command: the program and arguments that serve it, instead of a container kind.
+            upload: send the files to the cluster. Without it `model_data_path` is a path on the cluster's
+                host, and is used in place.
+            environment: further variables for the processes.
+            python: the interpreter of a container kind; the container manager's unless given.
+            timeout_seconds: how long it may take until every replica is ready.
+
+        Raises:
+            ClipperException: neither or both of `container_kind` and `command` were given.
+            RefusedException: the replicas did not become ready; the message shows what they printed.
+        """
+        if (container_kind is None) == (command is None):
+            raise ClipperException("say how to run the model: give either container_kind or command")
+        deployment: dict[str, Any] = {
+            "model_name": name,
+            "model_version": str(version),
+            "input_type": input_type,
+            "labels": list(labels or []),
+            "num_replicas": num_replicas,
+            "batch_size": batch_size,
+            "environment": dict(environment or {}),
+            "timeout_seconds": timeout_seconds,
+        }
+        if command is not None:
+            deployment["command"] = list(command)
+        else:
+            deployment["container_kind"] = container_kind
+            python = python or self.cm.python
+            if python:
+                deployment["python"] = python
+        if model_data_path is not None and upload:
+            deployment["artifact"] = self._upload(Path(model_data_path))
+        elif model_data_path is not None:
+            deployment["model_data_path"] = str(model_data_path)
+        self._post("deploy_model", deployment, timeout_seconds)
+
+    def set_model_version(self, name: str, version: Version, num_replicas: int | None = None) -> None:
+        """Makes another version of a model the current one: forward, or back.
+
+        Args:
+            name: the model's name.
+            version: one of its versions.
+            num_replicas: how many processes shall serve that version, if not as many as now.
+        """
+        self._post("set_model_version", {"model_name": name, "model_version": str(version)})
+        if num_replicas is not None:
+            self.set_num_replicas(name, num_replicas, version)
+
+    def get_current_model_version(self, name: str) -> str:
+        """Returns the current version of a model.
+
+        Raises:
+            ClipperException: there is no model of that name.
+        """
+        for model in self.get_all_models(verbose=True):
+            if model["model_name"] == name and model["is_current_version"]:
+                return str(model["model_version"])
+        raise ClipperException(f"no model with name '{name}' is registered")
+
+    def get_all_models(self, verbose: bool = False) -> list[Any]:
+        """Returns `name:version` of all models, or a dictionary for each if `verbose`."""
+        return list(self._post("get_all_models", {"verbose": verbose}))
+
+    def get_model_info(self, name: str, version: Version) -> dict[str, Any] | None:
+        """Returns the description of a version of a model, or None if there is none."""
+        return self._post("get_model", {"model_name": name, "model_version": str(version)}) or None
+
+    # Replicas
+
+    def set_num_replicas(
+        self,
+        name: str,
+        num_replicas: int,
+        version: Version | None = None,
+        timeout_seconds: float = 60.0,
+    ) -> None:
+        """Sets how many processes serve a model that the cluster runs, and waits until they are ready.
+
+        Args:
+            name: the model's name.
+            num_replicas: how many there shall be.
+            version: the version; the current one unless given.
+            timeout_seconds: how long it may take until every replica is ready.
+        """
+        wanted = {**_model(name, version), "num_replicas": num_replicas, "timeout_seconds": timeout_seconds}
+        self._post("set_num_replicas", wanted, timeout_seconds)
+
+    def get_num_replicas(self, name: str, version: Version | None = None) -> int:
+        """Returns how many replicas of a version (the current one unless given) are connected."""
+        version = self.get_current_model_version(name) if version is None else str(version)
+        replicas = self.get_all_model_replicas(verbose=True)
+        return sum(r["model_name"] == name and r["model_version"] == version for r in replicas)
+
+    def get_all_model_replicas(self, verbose: bool = False) -> list[Any]:
+        """Returns `name:version:replica` of all that are connected, or a dictionary for each if `verbose`."""
+        return list(self._post("get_all_containers", {"verbose": verbose}))
+
+    def get_model_replica_info(self, name: str, version: Version, replica_id: int) -> dict[str, Any] | None:
+        """Returns the description of a connected replica, or None if there is none."""
+        return self._post("get_container", {**_model(name, version), "replica_id": replica_id}) or None
+
+    def get_deployments(self) -> list[dict[str, Any]]:
+        """Returns the models that the cluster runs, with the state of each replica."""
+        return list(self._post("get_deployments", {}))
+
+    def get_replica_logs(
+        self,
+        name: str,
+        version: Version | None = None,
+        replica_id: int | None = None,
+        lines: int = 100,
+    ) -> dict[str, list[str]]:
+        """Returns what the replicas of a model have printed last.
+
+        Args:
+            name: the model's name.
+            version: the version; the current one unless given.
+            replica_id: the replica; all unless given.
+            lines: how many lines of each.
+
+        Returns:
+            The lines, oldest first, under `name:version:replica`.
+        """
+        wanted = {**_model(name, version), "lines": lines}
+        if replica_id is not None:
+            wanted["replica_id"] = replica_id
+        return dict(self._post("get_replica_logs", wanted))
+
+    def stop_models(self, model_names: str | Iterable[str]) -> None:
+        """Stops the processes of all versions of these models. The models stay registered."""
+        self._post("stop_models", {"model_names": _names(model_names)})
+
+    def stop_versioned_models(self, model_versions_dict: Mapping[str, Iterable[Version]]) -> None:
+        """Stops the processes of these versions, given as `{"model": ["1", "2"]}`. They stay registered."""
+        versions = {name: [str(v) for v in versions] for name, versions in model_versions_dict.items()}
+        self._post("stop_versioned_models", {"model_versions": versions})
+
+    def stop_inactive_model_versions(self, model_names: str | Iterable[str]) -> None:
+        """Stops the processes of all versions of these models but the current ones."""
+        self._post("stop_inactive_model_versions", {"model_names": _names(model_names)})
+
+    def stop_all_model_containers(self) -> None:
+        """Stops the processes of all models that the cluster runs."""
+        self._post("stop_all_models", {})
+
+    # Functions
+
+    def test_predict_function(
+        self, query: Mapping[str, Any], func: Callable[..., Any], input_type: str, per_row: bool = False
+    ) -> list[Any]:
+        """Runs a function as a container would, pickled and loaded again. The cluster is not involved.
+
+        Args:
+            query: a request as an application sends it: `{"input": ...}` or `{"input_batch": [...]}`.
+            func: the function.
+            input_type: "integers", "floats", "doubles", "bytes" or "strings".
+            per_row: the function takes one input, not a batch.
+
+        Returns:
+            One output per input, as the application would receive them.
+
+        Raises:
+            FunctionException: it cannot be served; the message shows why.
+        """
+        if ("input" in query) == ("input_batch" in query):
+            raise ClipperException('a query is {"input": ...} or {"input_batch": [...]}')
+        inputs = [query["input"]] if "input" in query else list(query["input_batch"])
+        return answers(func, inputs, input_type, per_row=per_row)
+
+    def _add_application(
+        self,
+        name: str,
+        input_type: str,
+        default_output: str,
+        slo_micros: int,
+        linked_models: Sequence[str] = (),
+    ) -> None:
+        application = {
+            "name": name,
+            "input_type": input_type,
+            "default_output": default_output,
+            "latency_slo_micros": slo_micros,
+        }
+        if linked_models:
+            application["linked_models"] = list(linked_models)
+        self._post("add_app", application)
+
+    def _attach(self) -> None:
+        self._admin = HttpInterface(self.cm.get_admin_addr())
+        self._query = HttpInterface(self.cm.get_query_addr())
+
+    def _connected_admin(self) -> HttpInterface:
+        if self._admin is None:
+            raise UnconnectedException
+        return self._admin
+
+    def _connected_query(self) -> HttpInterface:
+        if self._query is None:
+            raise UnconnectedException
+        return self._query
+
+    def _post(self, call: str, body: Mapping[str, Any], work_seconds: float = 0.0) -> Any:
+        """Calls management, which may work for so long before it answers."""
+        answer = self._connected_admin().post(f"/admin/{call}", body, work_seconds + DEFAULT_TIMEOUT_SECONDS)
+        if isinstance(answer, str):
+            _logger.info("%s", answer)
+        return answer
+
+    def _upload(self, folder: Path) -> str:
+        admin = self._connected_admin()
+        with archive(folder) as file:
+            return str(admin.upload("/admin/add_artifact", file, _UPLOAD_TIMEOUT_SECONDS)["artifact"])
+
+    def _predict(
+        self,
+        app_name: str,
+        query: dict[str, Any],
+        uid: int | str | None,
+        version: Version | None,
+        timeout_seconds: float,
+    ) -> Any:
+        if uid is not None:
+            query["uid"] = uid
+        if version is not None:
+            query["version"] = str(version)
+        return self._connected_query().post(f"/{app_name}/predict", query, timeout_seconds)
+
+
+def _model(name: str, version: Version | None) -> dict[str, Any]:
+    model: dict[str, Any] = {"model_name": name}
+    if version is not None:
+        model["model_version"] = str(version)
+    return model
+
+
+def _names(model_names: str | Iterable[str]) -> list[str]:
+    return [model_names] if isinstance(model_names, str) else list(model_names)

@@ -1,0 +1,114 @@
+"""Owns the `clipper start` process of a data directory: starting, finding and stopping it.
+
+Invariant: no process is ever signalled that is not a `clipper` which holds the data directory.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+
+from .exceptions import StartException
+
+STOP_TIMEOUT_SECONDS = 30.0
+_KILL_TIMEOUT_SECONDS = 10.0
+_LOCK = "clipper.lock"
+_LOG = "clipper.log"
+_TAIL_LINES = 20
+_TAIL_BYTES = 64 * 1024
+
+
+class ClusterProcess:
+    """A running cluster, as a process of this host. It does not end with the program that started it."""
+
+    def __init__(self, process: psutil.Process, log_from: int = 0) -> None:
+        """Wraps a process whose own log begins at that offset of the log file."""
+        self._process = process
+        self._log_from = log_from
+
+    @classmethod
+    def find(cls, data_dir: Path) -> ClusterProcess | None:
+        """Returns the cluster that holds the data directory, or None if there is none."""
+        try:
+            pid = int((data_dir / _LOCK).read_text(encoding="utf-8").split()[0])
+            process = psutil.Process(pid)
+            if process.status() != psutil.STATUS_ZOMBIE and _is_clipper(process):
+                return cls(process)
+        except (OSError, ValueError, IndexError, psutil.Error):
+            pass
+        return None
+
+    @classmethod
+    def start(cls, command: Sequence[str], data_dir: Path) -> ClusterProcess:
+        """Starts a cluster in a session of its own; what it prints is appended to the log.
+
+        Raises:
+            StartException: the program cannot be executed, or the data directory not be written.
+        """
+        try:
+            data_dir.mkdir(parents=True, exist_ok=True)
+            with log_file(data_dir).open("ab") as log:
+                log_from = log.seek(0, os.SEEK_END)
+                child = subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                )
+        except OSError as error:
+            raise StartException(f"the cluster cannot be started: {error}") from error
+        process = psutil.Process(child.pid)
+        # Somebody must collect the exit of a child, or it remains a zombie for as long as this program runs.
+        threading.Thread(target=child.wait, name="clipper-exit", daemon=True).start()
+        return cls(process, log_from)
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
+
+    def is_running(self) -> bool:
+        """Returns whether the process exists and has not ended."""
+        try:
+            return self._process.is_running() and self._process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+    def stop(self, graceful: bool = True, timeout_seconds: float = STOP_TIMEOUT_SECONDS) -> None:
+        """Ends the process and waits until it has ended.
+
+        Args:
+            graceful: let it drain first. If it takes too long, or without this, it is killed.
+            timeout_seconds: how long it may take to drain.
+        """
+        try:
+            if graceful:
+                self._process.terminate()
+                try:
+                    self._process.wait(timeout_seconds)
+                except psutil.TimeoutExpired:
+                    self._process.kill()
+            else:
+                self._process.kill()
+            self._process.wait(_KILL_TIMEOUT_SECONDS)
+        except psutil.NoSuchProcess:
+            pass
+
+    def last_lines(self, data_dir: Path) -> str:
+        """Returns the end of what this process has printed."""
+        with log_file(data_dir).open("rb") as log:
+            end = log.seek(0, os.SEEK_END)
+            log.seek(max(self._log_from, end - _TAIL_BYTES))
+            lines = log.read().decode("utf-8", "replace").splitlines()
+        return "\n".join(lines[-_TAIL_LINES:])
+
+
+def log_file(data_dir: Path) -> Path:
+    """Returns where the cluster of a data directory is logged."""
+    return data_dir / _LOG
+
+
+def _is_clipper(process: psutil.Process) -> bool:
+    return any(Path(word).name == "clipper" for word in process.cmdline()[:2])

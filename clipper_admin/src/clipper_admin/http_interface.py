@@ -1,0 +1,125 @@
+"""Owns the conversation with one HTTP interface of a cluster.
+
+Invariant: a call returns what a successful answer says, or raises a `ClipperException`, never one of the HTTP
+    library.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import IO, Any
+
+import requests
+
+from .exceptions import RefusedException, UnreachableException
+
+DEFAULT_TIMEOUT_SECONDS = 30.0
+_CONNECT_TIMEOUT_SECONDS = 5.0
+_MAX_CAUSE_CHARS = 2000
+
+
+class HttpInterface:
+    """One of a cluster's two HTTP servers, as a client sees it."""
+
+    def __init__(self, address: str) -> None:
+        """Takes the server's `host:port`."""
+        self.address = address
+        self._session = requests.Session()
+        # A proxy of the environment stands between the user and the internet, not between the user and a
+        # cluster.
+        self._session.trust_env = False
+
+    def get(self, path: str, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> Any:
+        """Returns the answer to a GET: the decoded value if it is JSON, otherwise its text.
+
+        Raises:
+            RefusedException: the status is not 200.
+            UnreachableException: there was no answer.
+        """
+        return self._call("GET", path, None, "application/json", timeout_seconds)
+
+    def post(self, path: str, body: Any, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> Any:
+        """Posts a value as JSON and returns the answer, as `get` does and with the same exceptions.
+
+        In the body, byte strings become base64 and arrays become lists.
+        """
+        encoded = json.dumps(body, default=_plain).encode()
+        return self._call("POST", path, encoded, "application/json", timeout_seconds)
+
+    def upload(self, path: str, archive: IO[bytes], timeout_seconds: float) -> Any:
+        """Posts a tar archive, from where the file stands to its end, without holding it in memory."""
+        return self._call("POST", path, archive, "application/x-tar", timeout_seconds)
+
+    def is_ready(self) -> bool:
+        """Returns whether the server says that it is ready to do its work."""
+        try:
+            self.get("/readyz", timeout_seconds=_CONNECT_TIMEOUT_SECONDS)
+        except (RefusedException, UnreachableException):
+            return False
+        return True
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        data: bytes | IO[bytes] | None,
+        content_type: str,
+        timeout: float,
+    ) -> Any:
+        headers = {"Accept": "application/json, text/plain;q=0.9, */*;q=0.1"}
+        if data is not None:
+            headers["Content-Type"] = content_type
+        try:
+            response = self._session.request(
+                method,
+                f"http://{self.address}{path}",
+                data=data,
+                headers=headers,
+                timeout=(_CONNECT_TIMEOUT_SECONDS, timeout),
+            )
+        except requests.ConnectTimeout:
+            raise UnreachableException(self.address, "it cannot be connected to") from None
+        except requests.Timeout:
+            raise UnreachableException(self.address, f"{path} took more than {timeout:g} s") from None
+        except requests.RequestException as error:
+            raise UnreachableException(self.address, _innermost(error)) from None
+        if response.status_code != requests.codes.ok:
+            raise _refusal(path, response)
+        return _decoded(response)
+
+
+def _decoded(response: requests.Response) -> Any:
+    if "json" in response.headers.get("Content-Type", ""):
+        try:
+            return response.json()
+        except ValueError:
+            return response.text
+    return response.text
+
+
+def _refusal(path: str, response: requests.Response) -> RefusedException:
+    answer = _decoded(response)
+    if isinstance(answer, dict) and "cause" in answer:
+        return RefusedException(path, response.status_code, str(answer["cause"]), answer.get("error"))
+    cause = response.text.strip()[:_MAX_CAUSE_CHARS] or response.reason or "no reason given"
+    return RefusedException(path, response.status_code, cause)
+
+
+def _innermost(error: BaseException) -> str:
+    """Returns the operating system's own words where the HTTP library has wrapped them several times."""
+    words = str(error)
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            words = cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return words
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return base64.b64encode(value).decode()
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"a {type(value).__name__} cannot be sent as JSON")

@@ -1,0 +1,211 @@
+"""Owns where a cluster of this host lives: its data directory, its addresses, its process.
+
+Invariant: the addresses are those of a cluster that has answered.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from .binary import find_binary
+from .cluster_process import ClusterProcess, log_file
+from .exceptions import ClipperException, StartException, UnconnectedException
+from .http_interface import HttpInterface
+
+DEFAULT_CLUSTER_NAME = "default-cluster"
+_ADDRESSES = "addresses.json"
+_LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
+_LOOPBACK_OF = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104
+_POLL_SECONDS = 0.05
+
+_logger = logging.getLogger("clipper_admin")
+
+
+class _Addresses(NamedTuple):
+    query: str
+    admin: str
+
+
+class LocalContainerManager:
+    """Runs a cluster, and the processes that serve its models, on this host without Docker.
+
+    A cluster keeps everything in its data directory and outlives the program that started it.
+    """
+
+    def __init__(
+        self,
+        cluster_name: str = DEFAULT_CLUSTER_NAME,
+        data_dir: str | Path | None = None,
+        query_port: int = 1337,
+        management_port: int = 1338,
+        rpc_port: int = 7000,
+        python: str | None = None,
+        binary: str | Path | None = None,
+        *,
+        host: str = "localhost",
+        query_host: str = "0.0.0.0",  # noqa: S104
+        management_host: str = "127.0.0.1",
+        rpc_host: str = "0.0.0.0",  # noqa: S104
+        start_timeout_seconds: float = 30.0,
+    ) -> None:
+        """Describes a cluster. Nothing is started.
+
+        Args:
+            cluster_name: tells the clusters of this host apart; each has a data directory of its own, and
+                needs ports of its own.
+            data_dir: where the cluster keeps its data; `~/.clipper`, or `~/.clipper-NAME` for another name.
+            query_port: where predictions are asked for; 0 picks a free port.
+            management_port: where the cluster is administered; 0 picks a free port.
+            rpc_port: where the model containers connect to; 0 picks a free port.
+            python: the interpreter that serves Python models; the running one unless given.
+            binary: the `clipper` program; the one that was installed with this package unless given.
+            host: the host to connect to. A cluster can only be started on this one.
+            query_host: the interface that predictions are asked for at; all unless given.
+            management_host: the interface that the cluster is administered at; this host's own unless given.
+            rpc_host: the interface that model containers connect to; all unless given.
+            start_timeout_seconds: how long a start may take.
+        """
+        default_dir = ".clipper" if cluster_name == DEFAULT_CLUSTER_NAME else f".clipper-{cluster_name}"
+        self.cluster_name = cluster_name
+        self.data_dir = Path(data_dir).expanduser().absolute() if data_dir else Path.home() / default_dir
+        self.host = host
+        self._ports = (query_port, management_port, rpc_port)
+        self._interfaces = (query_host, management_host, rpc_host)
+        self._binary = binary
+        self._start_timeout_seconds = start_timeout_seconds
+        self._addresses: _Addresses | None = None
+        self.python = python or (sys.executable if self.is_local else None)
+        """The interpreter for Python models; None where the cluster decides, since it is not of this host."""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the cluster is on this host."""
+        return self.host in _LOCAL_HOSTS
+
+    def start_clipper(self) -> None:
+        """Starts the cluster and waits until it is ready.
+
+        Raises:
+            StartException: it runs already, or it did not start; the message has the last lines that it
+                printed.
+        """
+        if not self.is_local:
+            raise StartException(
+                f"a cluster can only be started on its own host: run `clipper start` on {self.host}, "
+                "then call connect() here"
+            )
+        running = ClusterProcess.find(self.data_dir)
+        if running:
+            raise StartException(
+                f"a cluster with the data directory {self.data_dir} is running already "
+                f"(process {running.pid}): call connect() to use it, or stop_all() to stop it first"
+            )
+        command = self._command()
+        self._addresses_file.unlink(missing_ok=True)  # left behind by a cluster that was killed
+        process = ClusterProcess.start(command, self.data_dir)
+        try:
+            self._addresses = self._wait_until_ready(process)
+        except BaseException:
+            process.stop(graceful=False)
+            raise
+        _logger.info(
+            "Clipper is running: predictions at %s, data in %s", self._addresses.query, self.data_dir
+        )
+
+    def connect(self) -> None:
+        """Finds the running cluster: by its data directory if it is of this host, otherwise by host and port.
+
+        Raises:
+            UnreachableException: there is none.
+        """
+        addresses = None
+        if self.is_local and ClusterProcess.find(self.data_dir):
+            addresses = self._read_addresses()
+        if addresses is None:
+            query_port, management_port, _ = self._ports
+            addresses = _Addresses(f"{self.host}:{query_port}", f"{self.host}:{management_port}")
+        HttpInterface(addresses.admin).get("/admin/ping")
+        self._addresses = addresses
+
+    def stop_all(self, graceful: bool = True) -> None:
+        """Stops the cluster and the models that it runs, and waits until they are gone. Its data stay.
+
+        Args:
+            graceful: answer first what has been asked.
+
+        Raises:
+            ClipperException: the cluster is on another host.
+        """
+        if not self.is_local:
+            raise ClipperException(
+                f"a cluster can only be stopped on its own host: send SIGTERM to `clipper` on {self.host}"
+            )
+        process = ClusterProcess.find(self.data_dir)
+        if process:
+            process.stop(graceful)
+            _logger.info("stopped the cluster of %s", self.data_dir)
+        else:
+            _logger.info("no cluster of %s is running", self.data_dir)
+        self._addresses = None
+
+    def get_query_addr(self) -> str:
+        """Returns the `host:port` where predictions are asked for."""
+        return self._connected().query
+
+    def get_admin_addr(self) -> str:
+        """Returns the `host:port` where the cluster is administered."""
+        return self._connected().admin
+
+    def log_file(self) -> Path | None:
+        """Returns the file that the cluster logs to, or None if it was not started from here."""
+        path = log_file(self.data_dir)
+        return path if self.is_local and path.is_file() else None
+
+    @property
+    def _addresses_file(self) -> Path:
+        return self.data_dir / _ADDRESSES
+
+    def _connected(self) -> _Addresses:
+        if self._addresses is None:
+            raise UnconnectedException
+        return self._addresses
+
+    def _command(self) -> list[str]:
+        command = [str(self._binary or find_binary()), "start", "--data-dir", str(self.data_dir)]
+        for role, interface, port in zip(("query", "admin", "rpc"), self._interfaces, self._ports):
+            command += [f"--{role}-address", f"{interface}:{port}"]
+        if self.python:
+            command += ["--python", self.python]
+        return command
+
+    def _wait_until_ready(self, process: ClusterProcess) -> _Addresses:
+        deadline = time.monotonic() + self._start_timeout_seconds
+        while process.is_running():
+            addresses = self._read_addresses()
+            if addresses and all(HttpInterface(address).is_ready() for address in addresses):
+                return addresses
+            if time.monotonic() > deadline:
+                raise StartException(
+                    f"the cluster was not ready after {self._start_timeout_seconds:g} s. The end of its log, "
+                    f"{log_file(self.data_dir)}:\n{process.last_lines(self.data_dir)}"
+                )
+            time.sleep(_POLL_SECONDS)
+        raise StartException(f"the cluster did not start:\n{process.last_lines(self.data_dir)}")
+
+    def _read_addresses(self) -> _Addresses | None:
+        try:
+            listening = json.loads(self._addresses_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return _Addresses(_to_call(listening["query"]), _to_call(listening["admin"]))
+
+
+def _to_call(listening: str) -> str:
+    """Returns where this host calls a server, which may listen at every address."""
+    host, _, port = listening.rpartition(":")
+    return f"{_LOOPBACK_OF.get(host, host)}:{port}"
