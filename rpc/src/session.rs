@@ -1,1 +1,246 @@
-//! .
+//! The container's end of the protocol: one session after another with one frontend.
+//!
+//! Owned by whatever loop polls the sockets of a container, which calls [`Session::tick`] when [`Session::next_tick`] has
+//! come and [`Session::receive`] until it yields nothing. Never blocks. Invariant: a socket serves one session; a new
+//! session begins on a fresh socket, with a fresh identity.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tracing::{debug, info, warn};
+use zmq::{DONTWAIT, SNDMORE};
+
+use crate::codec::Frames;
+use crate::message::{Feedback, FromContainer, Predict, Register, Registered, ToContainer};
+
+/// The pause before the second try; it doubles with each further one.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// The terms until a frontend has stated its own.
+const HEARTBEAT_BEFORE_WELCOME: Duration = Duration::from_secs(1);
+const TIMEOUT_BEFORE_WELCOME: Duration = Duration::from_secs(5);
+/// How long the last messages of a session may take to leave.
+const LINGER_MILLIS: i32 = 500;
+
+/// What a session has to tell its container.
+#[derive(Debug, PartialEq)]
+pub enum SessionEvent {
+    /// The frontend will not have this container: the session is over for good.
+    Rejected {
+        /// Why.
+        reason: String,
+    },
+    /// The frontends of the cluster, as `host:port`.
+    Frontends(Vec<String>),
+    /// A batch to answer.
+    Predict(Predict),
+    /// A batch to learn from.
+    Feedback(Feedback),
+    /// The frontend leaves: answer what it is still owed, then call [`Session::leave`].
+    Drain,
+}
+
+/// The sessions of a container with one frontend, one at a time.
+pub struct Session {
+    context: zmq::Context,
+    address: String,
+    register: Register,
+    state: State,
+    /// The pause before the next session, should this one fail.
+    pause: Duration,
+}
+
+enum State {
+    /// No socket; the next session begins at this time.
+    Pausing { until: Instant },
+    /// Connected or connecting.
+    Open(Open),
+    /// Refused for good.
+    Rejected,
+}
+
+struct Open {
+    socket: zmq::Socket,
+    heartbeat: Duration,
+    timeout: Duration,
+    last_sent: Instant,
+    /// When a message arrived last, or when the container last began to listen.
+    last_heard: Instant,
+}
+
+impl Session {
+    /// A session with the frontend at `address` (`host:port`), to begin at the first tick.
+    pub fn new(context: &zmq::Context, address: impl Into<String>, register: Register, now: Instant) -> Self {
+        Self {
+            context: context.clone(),
+            address: address.into(),
+            register,
+            state: State::Pausing { until: now },
+            pause: FIRST_PAUSE,
+        }
+    }
+
+    /// The frontend's address.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The socket to poll for input, if there is one at the moment.
+    pub fn socket(&self) -> Option<&zmq::Socket> {
+        match &self.state {
+            State::Open(open) => Some(&open.socket),
+            State::Pausing { .. } | State::Rejected => None,
+        }
+    }
+
+    /// Whether there is no connection at the moment, and a new session will begin after a pause.
+    pub fn is_pausing(&self) -> bool {
+        matches!(self.state, State::Pausing { .. })
+    }
+
+    /// Whether the frontend has refused this container for good.
+    pub fn is_rejected(&self) -> bool {
+        matches!(self.state, State::Rejected)
+    }
+
+    /// When [`Session::tick`] has something to do next; never, once rejected.
+    pub fn next_tick(&self) -> Option<Instant> {
+        match &self.state {
+            State::Pausing { until } => Some(*until),
+            State::Open(open) => Some((open.last_sent + open.heartbeat).min(open.last_heard + open.timeout)),
+            State::Rejected => None,
+        }
+    }
+
+    /// Begins a session, says that the container is alive, or gives a silent frontend up, as the time demands.
+    pub fn tick(&mut self, now: Instant) {
+        match &mut self.state {
+            State::Pausing { until } if *until <= now => self.begin(now),
+            State::Open(open) if open.last_heard + open.timeout <= now => {
+                warn!(frontend = %self.address, "nothing heard from the frontend, beginning anew");
+                self.fail(now);
+            }
+            State::Open(open) if open.last_sent + open.heartbeat <= now => self.send(now, &FromContainer::Heartbeat),
+            _ => {}
+        }
+    }
+
+    /// Says that the container listens again after it has computed: silence counts from here.
+    pub fn listening(&mut self, now: Instant) {
+        if let State::Open(open) = &mut self.state {
+            open.last_heard = now;
+        }
+    }
+
+    /// Takes one message from the socket, if there is one.
+    pub fn receive(&mut self, now: Instant) -> Option<SessionEvent> {
+        loop {
+            let State::Open(open) = &mut self.state else { return None };
+            let frames = open.socket.recv_multipart(DONTWAIT).ok()?;
+            open.last_heard = now;
+            let frames = Frames::from_multipart(frames.into_iter().map(Bytes::from).collect());
+            match frames.and_then(|frames| ToContainer::decode(&frames)) {
+                Ok(message) => {
+                    if let Some(event) = self.handle(message, now) {
+                        return Some(event);
+                    }
+                }
+                Err(error) => {
+                    warn!(frontend = %self.address, %error, "malformed message from the frontend, beginning anew");
+                    self.fail(now);
+                }
+            }
+        }
+    }
+
+    fn handle(&mut self, message: ToContainer, now: Instant) -> Option<SessionEvent> {
+        let State::Open(open) = &mut self.state else { return None };
+        match message {
+            ToContainer::Registered(Registered { replica, heartbeat_millis, timeout_millis, frontends }) => {
+                open.heartbeat = Duration::from_millis(heartbeat_millis.max(1));
+                open.timeout = Duration::from_millis(timeout_millis.max(1));
+                self.pause = FIRST_PAUSE;
+                info!(frontend = %self.address, replica, "registered");
+                frontends.map(SessionEvent::Frontends)
+            }
+            ToContainer::Rejected { reason, retry_millis: Some(millis) } => {
+                info!(frontend = %self.address, reason, "not accepted yet");
+                self.state = State::Pausing { until: now + Duration::from_millis(millis) };
+                None
+            }
+            ToContainer::Rejected { reason, retry_millis: None } => {
+                self.state = State::Rejected;
+                Some(SessionEvent::Rejected { reason })
+            }
+            ToContainer::Unknown => {
+                debug!(frontend = %self.address, "the frontend does not know this container, registering again");
+                let register = FromContainer::Register(self.register.clone());
+                self.send(now, &register);
+                None
+            }
+            ToContainer::Heartbeat { frontends } => frontends.map(SessionEvent::Frontends),
+            ToContainer::Predict(predict) => Some(SessionEvent::Predict(predict)),
+            ToContainer::Feedback(feedback) => Some(SessionEvent::Feedback(feedback)),
+            ToContainer::Drain => Some(SessionEvent::Drain),
+        }
+    }
+
+    /// Sends a message; without a session it is dropped, since its frontend has given its batches to others.
+    pub fn send(&mut self, now: Instant, message: &FromContainer) {
+        let State::Open(open) = &mut self.state else { return };
+        let Frames { header, payload } = message.encode();
+        let flags = if payload.is_some() { DONTWAIT | SNDMORE } else { DONTWAIT };
+        let mut sent = open
+            .socket
+            .send(zmq::Message::new(), DONTWAIT | SNDMORE)
+            .and_then(|()| open.socket.send(Vec::from(header), flags));
+        if let Some(payload) = payload {
+            sent = sent.and_then(|()| open.socket.send(Vec::from(payload), DONTWAIT));
+        }
+        open.last_sent = now;
+        if let Err(error) = sent {
+            warn!(frontend = %self.address, %error, "cannot send to the frontend, beginning anew");
+            self.fail(now);
+        }
+    }
+
+    /// Says goodbye and closes the socket; a new session begins after a pause, unless the container ends before.
+    pub fn leave(&mut self, now: Instant) {
+        self.send(now, &FromContainer::Goodbye);
+        self.fail(now);
+    }
+
+    fn begin(&mut self, now: Instant) {
+        match self.connect() {
+            Ok(socket) => {
+                self.state = State::Open(Open {
+                    socket,
+                    heartbeat: HEARTBEAT_BEFORE_WELCOME,
+                    timeout: TIMEOUT_BEFORE_WELCOME,
+                    last_sent: now,
+                    last_heard: now,
+                });
+                let register = FromContainer::Register(self.register.clone());
+                self.send(now, &register);
+            }
+            Err(error) => {
+                warn!(frontend = %self.address, %error, "cannot connect");
+                self.fail(now);
+            }
+        }
+    }
+
+    fn connect(&self) -> Result<zmq::Socket, zmq::Error> {
+        let socket = self.context.socket(zmq::DEALER)?;
+        socket.set_linger(LINGER_MILLIS)?;
+        socket.set_ipv6(true)?;
+        socket.connect(&format!("tcp://{}", self.address))?;
+        Ok(socket)
+    }
+
+    /// Ends the session; the next one begins after a pause.
+    fn fail(&mut self, now: Instant) {
+        self.state = State::Pausing { until: now + self.pause };
+        self.pause = (2 * self.pause).min(LONGEST_PAUSE);
+    }
+}

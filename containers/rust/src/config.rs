@@ -1,0 +1,111 @@
+//! What a container serves, and where its frontends are.
+
+use clipper_rpc::input::InputType;
+use clipper_rpc::message::{PROTOCOL_VERSION, Register};
+
+/// What to serve, and to whom.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The frontends to begin with, as `host:port`; they tell of the others.
+    pub frontends: Vec<String>,
+    /// What the container says of itself.
+    pub register: Register,
+}
+
+/// A `CLIPPER_*` variable that is absent or makes no sense.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{variable}: {problem}")]
+pub struct ConfigError {
+    variable: &'static str,
+    problem: String,
+}
+
+impl Config {
+    /// Reads the `CLIPPER_*` variables of this process.
+    ///
+    /// # Errors
+    /// If one that is needed is absent, or one makes no sense.
+    pub fn from_environment() -> Result<Self, ConfigError> {
+        Self::from_variables(|variable| std::env::var(variable).ok())
+    }
+
+    /// Reads the `CLIPPER_*` variables from anywhere.
+    ///
+    /// # Errors
+    /// As [`Config::from_environment`].
+    pub fn from_variables(variables: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        let optional = |variable| variables(variable).filter(|value| !value.is_empty());
+        let required = |variable, example: &str| {
+            optional(variable)
+                .ok_or_else(|| ConfigError { variable, problem: format!("is not set; expected {example}") })
+        };
+        let input_type: InputType = required("CLIPPER_INPUT_TYPE", "an input type such as 'doubles'")?
+            .parse()
+            .map_err(|error: clipper_rpc::input::UnknownInputType| ConfigError {
+                variable: "CLIPPER_INPUT_TYPE",
+                problem: error.to_string(),
+            })?;
+        let host = optional("CLIPPER_IP").unwrap_or_else(|| "127.0.0.1".to_owned());
+        let port: u16 = number("CLIPPER_PORT", optional("CLIPPER_PORT"))?.unwrap_or(7000);
+        let mut frontends = vec![format!("{host}:{port}")];
+        frontends.extend(
+            optional("CLIPPER_FRONTENDS").iter().flat_map(|list| list.split(',')).map(|one| one.trim().to_owned()),
+        );
+        Ok(Self {
+            frontends,
+            register: Register {
+                protocol: PROTOCOL_VERSION,
+                model: required("CLIPPER_MODEL_NAME", "the model's name")?,
+                version: required("CLIPPER_MODEL_VERSION", "the model's version")?,
+                input_type,
+                token: optional("CLIPPER_TOKEN"),
+                max_batch_size: None,
+                replica: number("CLIPPER_REPLICA", optional("CLIPPER_REPLICA"))?,
+                sdk: Some(concat!("clipper-container (Rust) ", env!("CARGO_PKG_VERSION")).to_owned()),
+                instance: optional("CLIPPER_INSTANCE").or_else(|| Some(uuid::Uuid::new_v4().to_string())),
+            },
+        })
+    }
+}
+
+fn number<T: std::str::FromStr>(variable: &'static str, text: Option<String>) -> Result<Option<T>, ConfigError> {
+    text.map(|text| {
+        text.parse().map_err(|_| ConfigError { variable, problem: format!("expected a number, found '{text}'") })
+    })
+    .transpose()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        Config::from_variables(|name| {
+            variables.iter().find(|(variable, _)| *variable == name).map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    #[test]
+    fn the_variables_of_the_original_are_enough() {
+        let config = read(&[
+            ("CLIPPER_MODEL_NAME", "m"),
+            ("CLIPPER_MODEL_VERSION", "1"),
+            ("CLIPPER_INPUT_TYPE", "integers"),
+            ("CLIPPER_IP", "10.0.0.1"),
+            ("CLIPPER_PORT", "7001"),
+            ("CLIPPER_FRONTENDS", "10.0.0.2:7000, 10.0.0.3:7000"),
+        ])
+        .unwrap();
+        assert_eq!(config.frontends, ["10.0.0.1:7001", "10.0.0.2:7000", "10.0.0.3:7000"]);
+        assert_eq!(config.register.input_type, InputType::Ints);
+    }
+
+    #[test]
+    fn a_bad_variable_is_named_with_what_was_expected() {
+        let model = [("CLIPPER_MODEL_NAME", "m"), ("CLIPPER_MODEL_VERSION", "1")];
+        let error = read(&[&model[..], &[("CLIPPER_INPUT_TYPE", "tensors")]].concat()).unwrap_err().to_string();
+        assert!(error.starts_with("CLIPPER_INPUT_TYPE: 'tensors' is not an input type"), "{error}");
+        let error = read(&[("CLIPPER_INPUT_TYPE", "d"), ("CLIPPER_PORT", "http")]).unwrap_err().to_string();
+        assert_eq!(error, "CLIPPER_PORT: expected a number, found 'http'");
+    }
+}
