@@ -1,0 +1,79 @@
+"""The models that the container processes of the tests serve. Invariant: each is one lesson about authors' models."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+
+def documented(xs):
+    return [str(np.sum(x)) for x in xs]
+
+
+def upper(xs):
+    return [x.upper() for x in xs]
+
+
+def means(xs):
+    return xs.mean(axis=1)
+
+
+def rows(xs):
+    return xs
+
+
+def shapes(xs):
+    return [f"{xs.shape}"] * len(xs)
+
+
+def one_output(xs):
+    return ["only one"]
+
+
+def fail_on_bad(xs):
+    if "bad" in xs:
+        raise ValueError("a bad input")
+    return xs
+
+
+def fail_on_bad_row(x):
+    if x == "bad":
+        raise ValueError("a bad input")
+    return x
+
+
+def unsendable_first(xs):
+    return [object(), {"ok": float("nan")}]
+
+
+def leave(xs):
+    sys.exit("the model wants to leave")
+
+
+def interrupt(xs):
+    raise KeyboardInterrupt
+
+
+def hold(xs):
+    """Says that it began by the file `began` in the folder of the input, and waits there for `release`."""
+    folder = Path(xs[0])
+    (folder / "began").touch()
+    while not (folder / "release").exists():
+        time.sleep(0.01)
+    return xs
+
+
+class Warmed:
+    """Answers whether it was warmed up."""
+
+    def __init__(self):
+        self.warm = False
+
+    def warm_up(self):
+        self.warm = True
+
+    def predict(self, xs):
+        return [self.warm] * len(xs)
