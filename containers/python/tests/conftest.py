@@ -1,10 +1,14 @@
-"""The fixtures: a frontend, and a way to start containers that ends them. Invariant: no test leaves a process."""
+"""The fixtures: frontends, and a way to start containers.
+
+Invariant: no test leaves a process behind.
+"""
 
 from __future__ import annotations
 
 from contextlib import ExitStack
 
 import pytest
+
 from fake_frontend import FakeFrontend
 from process import ContainerProcess
 

@@ -1,4 +1,4 @@
-"""A frontend of the tests: a real ROUTER socket that speaks the protocol in raw maps and knows nothing of the SDK.
+"""A frontend of the tests: a real ROUTER socket that speaks the protocol and knows nothing of the SDK.
 
 Invariant: every wait has a deadline, so a test fails and never hangs.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 import msgpack
 import zmq
@@ -22,7 +22,7 @@ class Received(NamedTuple):
 
     peer: bytes
     header: dict[str, Any]
-    payload: Optional[bytes]
+    payload: bytes | None
 
     @property
     def type(self) -> str:
@@ -32,7 +32,7 @@ class Received(NamedTuple):
 class FakeFrontend:
     """Binds a random port, or a given one to stand in for a frontend that was there before."""
 
-    def __init__(self, port: Optional[int] = None) -> None:
+    def __init__(self, port: int | None = None) -> None:
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.LINGER, 0)
@@ -55,8 +55,8 @@ class FakeFrontend:
         self._socket.close()
         self._context.term()
 
-    def receive(self, *types: str, peer: Optional[bytes] = None) -> Received:
-        """Returns the next message of one of the types (of any, if none is given), passing over the others."""
+    def receive(self, *types: str, peer: bytes | None = None) -> Received:
+        """Returns the next message of one of the types (of any, if none is given), passing over others."""
         deadline = time.monotonic() + DEADLINE_SECONDS
         while (left := deadline - time.monotonic()) > 0:
             if not self._socket.poll(left * 1000):
@@ -72,15 +72,24 @@ class FakeFrontend:
     def hears_nothing_for(self, seconds: float) -> bool:
         return not self._socket.poll(seconds * 1000)
 
-    def send(self, peer: bytes, kind: str, payload: Optional[bytes] = None, **fields: Any) -> None:
-        self.send_frames(peer, b"", msgpack.packb({"type": kind, **fields}), *([] if payload is None else [payload]))
+    def send(self, peer: bytes, kind: str, payload: bytes | None = None, **fields: Any) -> None:
+        self.send_frames(
+            peer, b"", msgpack.packb({"type": kind, **fields}), *([] if payload is None else [payload])
+        )
 
     def send_frames(self, peer: bytes, *frames: bytes) -> None:
         self._socket.send_multipart([peer, *frames])
 
-    def welcome(self, peer: bytes, heartbeat_millis: int = 200, timeout_millis: int = 60_000, **fields: Any) -> None:
+    def welcome(
+        self, peer: bytes, heartbeat_millis: int = 200, timeout_millis: int = 60_000, **fields: Any
+    ) -> None:
         self.send(
-            peer, "registered", replica=0, heartbeat_millis=heartbeat_millis, timeout_millis=timeout_millis, **fields
+            peer,
+            "registered",
+            replica=0,
+            heartbeat_millis=heartbeat_millis,
+            timeout_millis=timeout_millis,
+            **fields,
         )
 
     def accept(self, **fields: Any) -> bytes:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Callable, Union
+from typing import Callable
 
 from fake_frontend import DEADLINE_SECONDS, FakeFrontend
 
@@ -29,7 +29,7 @@ class ContainerProcess:
         self,
         log: Path,
         kind: str,
-        *frontends: Union[FakeFrontend, str],
+        *frontends: FakeFrontend | str,
         input_type: str = "doubles",
         options: tuple[str, ...] = (),
         **variables: str,

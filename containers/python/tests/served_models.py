@@ -1,4 +1,7 @@
-"""The models that the container processes of the tests serve. Invariant: each is one lesson about authors' models."""
+"""The models that the container processes of the tests serve.
+
+Invariant: each stands for one habit of authors' models.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Container processes against a real ROUTER socket. Invariant: only the wire and the process are looked at."""
+"""Container processes against a real ROUTER socket.
+
+Invariant: only the wire and the process are looked at.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import signal
 
 import msgpack
 import pytest
+
 from fake_frontend import FakeFrontend, unpack_outputs
 from process import wait_until
 
@@ -283,7 +287,6 @@ def test_a_second_sigterm_ends_the_container_in_the_midst_of_a_batch(frontend, s
 @pytest.mark.parametrize(
     "frames",
     [
-        [],
         [b""],
         [b"", b""],
         [b"", b"garbage"],
@@ -339,7 +342,9 @@ def test_leaves_a_frontend_that_is_no_longer_named(frontend, another_frontend, s
     assert len(frontend.outputs(peer, "doubles", [[1]])) == 1
 
 
-def test_an_address_that_no_frontend_calls_its_own_is_left_for_the_listed_one(frontend, another_frontend, start):
+def test_an_address_that_no_frontend_calls_its_own_is_left_for_the_listed_one(
+    frontend, another_frontend, start
+):
     start("noop", frontend)
     alias = frontend.accept(frontends=[another_frontend.address])
     another_frontend.accept(frontends=[another_frontend.address])

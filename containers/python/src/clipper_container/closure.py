@@ -182,6 +182,7 @@ def _packages(pickled: bytes) -> dict[str, str]:
         if isinstance(argument, str):
             names.update(word.partition(".")[0] for word in argument.split(" "))
     distributions = _distributions()
+    names.discard(cloudpickle.__name__)  # it is in every pickle, and has a line of its own in the metadata
     found = sorted({name for module in names & sys.modules.keys() for name in distributions(module)})
     return {name: importlib.metadata.version(name) for name in found}
 
