@@ -244,7 +244,7 @@ class Cluster:
         python: str | None = None,
         timeout_seconds: float = 60.0,
     ) -> None:
-        """Has the cluster run a version of a model, which becomes the current one when its replicas are ready.
+        """Has the cluster run a version of a model, which becomes current when all its replicas are ready.
 
         A deployment that fails leaves nothing behind, and the version that was current goes on serving.
 

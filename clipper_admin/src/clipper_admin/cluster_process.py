@@ -5,9 +5,11 @@ Invariant: no process is ever signalled that is not a `clipper` which holds the 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from .exceptions import StartException
 
 STOP_TIMEOUT_SECONDS = 30.0
 _KILL_TIMEOUT_SECONDS = 10.0
+_POLL_SECONDS = 0.02
 _LOCK = "clipper.lock"
 _LOG = "clipper.log"
 _TAIL_LINES = 20
@@ -83,18 +86,13 @@ class ClusterProcess:
             graceful: let it drain first. If it takes too long, or without this, it is killed.
             timeout_seconds: how long it may take to drain.
         """
-        try:
+        with contextlib.suppress(psutil.NoSuchProcess):
             if graceful:
                 self._process.terminate()
-                try:
-                    self._process.wait(timeout_seconds)
-                except psutil.TimeoutExpired:
-                    self._process.kill()
-            else:
-                self._process.kill()
-            self._process.wait(_KILL_TIMEOUT_SECONDS)
-        except psutil.NoSuchProcess:
-            pass
+                if self._ends_within(timeout_seconds):
+                    return
+            self._process.kill()
+            self._ends_within(_KILL_TIMEOUT_SECONDS)
 
     def last_lines(self, data_dir: Path) -> str:
         """Returns the end of what this process has printed."""
@@ -103,6 +101,15 @@ class ClusterProcess:
             log.seek(max(self._log_from, end - _TAIL_BYTES))
             lines = log.read().decode("utf-8", "replace").splitlines()
         return "\n".join(lines[-_TAIL_LINES:])
+
+    def _ends_within(self, seconds: float) -> bool:
+        """Waits for the end. An orphan whose exit nobody collects has ended too, though its id still exists."""
+        deadline = time.monotonic() + seconds
+        while self.is_running():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_POLL_SECONDS)
+        return True
 
 
 def log_file(data_dir: Path) -> Path:

@@ -118,7 +118,7 @@ def _parse(input_type: str) -> InputType:
 
 
 def _run(function: Callable[..., Any], inputs: list[Any], kind: InputType, per_row: bool) -> list[Any]:
-    """Runs the function on all inputs, two at a time: how inputs are batched is the cluster's choice anyway."""
+    """Runs the function on all inputs, two at a time: how inputs are batched is the cluster's choice."""
     outputs: list[Any] = []
     try:
         for start in range(0, max(len(inputs), 1), _BATCH):

@@ -1,0 +1,199 @@
+"""The package with a real cluster: the program that CLIPPER_BINARY names, and real processes."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from clipper_admin import Clipper, ClipperConnection, LocalContainerManager, RefusedException, StartException
+from clipper_admin.deployers.python import create_endpoint, deploy_python_closure
+
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.skipif("CLIPPER_BINARY" not in os.environ, reason="CLIPPER_BINARY does not name a program"),
+]
+
+SLO_MICROS = 5_000_000
+
+
+def free_manager(data_dir: Path, **options: Any) -> LocalContainerManager:
+    ports = {"query_port": 0, "management_port": 0, "rpc_port": 0, **options}
+    return LocalContainerManager(data_dir=data_dir, **ports)
+
+
+def feature_sum(xs: Any) -> list[str]:
+    return [str(np.sum(x)) for x in xs]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _serving_from_this_checkout() -> Iterator[None]:
+    """The interpreter that serves the models must find `clipper_container` where these tests do."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = str(Path(__file__).parents[1] / "src")
+    yield
+    if before is None:
+        del os.environ["PYTHONPATH"]
+    else:
+        os.environ["PYTHONPATH"] = before
+
+
+@pytest.fixture(scope="module")
+def conn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClipperConnection]:
+    conn = ClipperConnection(free_manager(tmp_path_factory.mktemp("cluster")))
+    conn.start_clipper()
+    yield conn
+    conn.stop_all()
+
+
+def test_the_early_face_works_as_the_original_documents_it(tmp_path: Path) -> None:
+    clipper = Clipper("localhost", container_manager=free_manager(tmp_path))
+    clipper.start()
+    try:
+        clipper.register_application("hello_world", "feature_sum_model", "doubles", "-1.0", SLO_MICROS)
+        assert clipper.get_all_apps() == ["hello_world"]
+        early = clipper.predict("hello_world", [1.1, 2.2])
+        assert (early["output"], early["default"]) == (-1.0, True)
+        clipper.deploy_predict_function("feature_sum_model", 1, feature_sum, "doubles")
+        answer = clipper.predict("hello_world", [1.0, 2.5])
+        assert (answer["output"], answer["default"]) == (3.5, False)
+    finally:
+        clipper.stop()
+
+
+@pytest.mark.parametrize(
+    ("input_type", "given", "expected"),
+    [
+        ("integers", [1, 2], 2),
+        ("floats", [0.5], 1),
+        ("doubles", [0.5, 1, 2], 3),
+        ("strings", "text", 4),
+        ("bytes", b"\x00\xff", 2),
+    ],
+)
+def test_a_function_of_each_input_type_is_served(
+    conn: ClipperConnection, input_type: str, given: Any, expected: int
+) -> None:
+    name = f"length-of-{input_type}"
+    create_endpoint(conn, name, input_type, lambda xs: [len(x) for x in xs], slo_micros=SLO_MICROS)
+    assert conn.predict(name, given)["output"] == expected
+    assert [answer["output"] for answer in conn.predict_batch(name, [given] * 3)] == [expected] * 3
+    conn.stop_models([name])
+
+
+def test_versions_roll_forward_and_back(conn: ClipperConnection) -> None:
+    conn.register_application("versions", "doubles", "none", SLO_MICROS)
+    for version in (1, 2):
+        deploy_python_closure(conn, "versioned", version, "doubles", lambda xs, v=version: [v] * len(xs))
+    conn.link_model_to_app("versions", "versioned")
+    assert conn.get_linked_models("versions") == ["versioned"]
+    assert conn.predict("versions", [1.0])["output"] == 2
+    conn.set_model_version("versioned", 1, num_replicas=2)
+    assert conn.get_current_model_version("versioned") == "1"
+    assert conn.predict("versions", [1.0])["output"] == 1
+    assert conn.get_num_replicas("versioned") == 2
+    assert conn.predict("versions", [1.0], version=2)["output"] == 2
+    conn.stop_inactive_model_versions(["versioned"])
+    assert [d["model_version"] for d in conn.get_deployments()] == ["1"]
+    conn.stop_versioned_models({"versioned": [1]})
+    conn.unlink_model_from_app("versions", "versioned")
+    conn.unregister_application("versions")
+    assert conn.get_app_info("versions") is None
+
+
+def test_a_function_that_cannot_be_loaded_where_it_is_served_fails_with_what_it_printed(
+    conn: ClipperConnection,
+) -> None:
+    class NeedsAVariable:
+        def __init__(self) -> None:
+            if os.environ.get("HIDE_THE_WEIGHTS"):
+                raise OSError("there are no weights here")
+
+        def predict(self, xs: Any) -> Any:
+            return xs.sum(axis=1)
+
+    with pytest.raises(RefusedException, match="there are no weights here"):
+        deploy_python_closure(
+            conn, "broken", 1, "doubles", NeedsAVariable, environment={"HIDE_THE_WEIGHTS": "1"}
+        )
+    assert conn.get_model_info("broken", 1) is None
+    assert "broken" not in [d["model_name"] for d in conn.get_deployments()]
+
+
+def test_the_state_the_logs_and_the_metrics_can_be_seen(conn: ClipperConnection, tmp_path: Path) -> None:
+    def talkative(xs: Any) -> list[int]:
+        print("asked for a prediction", flush=True)  # noqa: T201
+        return [0] * len(xs)
+
+    create_endpoint(conn, "talkative", "doubles", talkative, slo_micros=SLO_MICROS)
+    conn.predict("talkative", [1.0])
+    instance = conn.inspect_instance()
+    assert "talkative" in [app["name"] for app in instance["applications"]]
+    assert "talkative" in [model["model_name"] for model in instance["models"]]
+    assert instance["metrics"]
+    [deployment] = [d for d in instance["deployments"] if d["model_name"] == "talkative"]
+    assert [replica["state"] for replica in deployment["replicas"]] == ["ready"]
+    [lines] = conn.get_replica_logs("talkative").values()
+    assert any("asked for a prediction" in line for line in lines)
+    logs = {Path(path).name: Path(path).read_text() for path in conn.get_clipper_logs(tmp_path)}
+    assert "clipper.log" in logs
+    assert any(
+        "asked for a prediction" in text for name, text in logs.items() if name.startswith("talkative")
+    )
+    [replica] = [r for r in conn.get_all_model_replicas(verbose=True) if r["model_name"] == "talkative"]
+    assert conn.get_model_replica_info("talkative", 1, replica["model_replica_id"]) == replica
+    conn.stop_all_model_containers()
+    assert conn.get_deployments() == []
+
+
+def test_refusals_are_the_clusters_own_words(conn: ClipperConnection) -> None:
+    conn.register_application("twice", "doubles", "0", SLO_MICROS)
+    with pytest.raises(RefusedException, match="application 'twice' already exists"):
+        conn.register_application("twice", "doubles", "0", SLO_MICROS)
+    with pytest.raises(RefusedException, match="No model with name 'nobody' exists"):
+        conn.link_model_to_app("twice", "nobody")
+
+
+def test_what_was_deployed_is_there_again_after_a_restart_and_nothing_remains_after_a_stop(
+    tmp_path: Path,
+) -> None:
+    conn = ClipperConnection(free_manager(tmp_path))
+    conn.start_clipper()
+    create_endpoint(conn, "sum", "doubles", feature_sum, slo_micros=SLO_MICROS)
+    [deployment] = conn.get_deployments()
+    conn.stop_all()
+    assert not any(psutil.pid_exists(replica["pid"]) for replica in deployment["replicas"])
+    conn.start_clipper()
+    try:
+        assert conn.get_all_apps() == ["sum"]
+        assert conn.get_linked_models("sum") == ["sum"]
+        assert [d["model_name"] for d in conn.get_deployments()] == ["sum"]
+    finally:
+        conn.stop_all()
+
+
+def test_another_connection_finds_the_cluster_by_its_directory_or_by_its_ports(
+    conn: ClipperConnection,
+) -> None:
+    by_directory = ClipperConnection(LocalContainerManager(data_dir=conn.cm.data_dir))
+    by_directory.connect()
+    assert by_directory.get_query_addr() == conn.get_query_addr()
+    ports = [int(address.rpartition(":")[2]) for address in (conn.get_query_addr(), conn.cm.get_admin_addr())]
+    by_ports = ClipperConnection(
+        LocalContainerManager(
+            data_dir=conn.cm.data_dir / "none", query_port=ports[0], management_port=ports[1]
+        )
+    )
+    by_ports.connect()
+    assert by_ports.get_all_apps() == conn.get_all_apps()
+
+
+def test_a_start_that_fails_says_why_in_one_line(conn: ClipperConnection, tmp_path: Path) -> None:
+    with pytest.raises(StartException, match="running already"):
+        ClipperConnection(LocalContainerManager(data_dir=conn.cm.data_dir)).start_clipper()
+    port = int(conn.get_query_addr().rpartition(":")[2])
+    with pytest.raises(StartException, match=r"clipper: .*in use"):
+        ClipperConnection(free_manager(tmp_path, query_port=port)).start_clipper()
