@@ -34,7 +34,9 @@ def main():
         sys.exit(0)
 
     signal.signal(signal.SIGTERM, signal.SIG_IGN if behaviour == "stubborn" else leave)
-    (data_dir / "clipper.lock").write_text(f"{os.getpid()}\n")
+    lock = (data_dir / "clipper.lock").open("w")
+    lock.write(f"{os.getpid()}\n")
+    lock.flush()
     time.sleep(0.2)
     address = f"0.0.0.0:{server.server_port}"
     (data_dir / "addresses.new").write_text(json.dumps({"query": address, "admin": address, "rpc": address}))

@@ -63,7 +63,7 @@ ORDERS: list[tuple[Call, str, Any]] = [
     (
         lambda c: c.set_num_replicas("model", 3),
         "set_num_replicas",
-        {"model_name": "model", "num_replicas": 3, "timeout_seconds": 60.0},
+        {"model_name": "model", "num_replicas": 3, "timeout_seconds": 60},
     ),
     (
         lambda c: c.set_num_replicas("model", 3, 2, timeout_seconds=5),
@@ -73,7 +73,7 @@ ORDERS: list[tuple[Call, str, Any]] = [
     (
         lambda c: c.set_model_version("model", 2, num_replicas=4),
         "set_num_replicas",
-        {"model_name": "model", "model_version": "2", "num_replicas": 4, "timeout_seconds": 60.0},
+        {"model_name": "model", "model_version": "2", "num_replicas": 4, "timeout_seconds": 60},
     ),
     (lambda c: c.stop_models(["model"]), "stop_models", {"model_names": ["model"]}),
     (lambda c: c.stop_models("model"), "stop_models", {"model_names": ["model"]}),
@@ -290,7 +290,7 @@ def test_a_models_files_are_uploaded_and_named_in_its_deployment(
             "num_replicas": 1,
             "batch_size": -1,
             "environment": {"A": "b"},
-            "timeout_seconds": 60.0,
+            "timeout_seconds": 60,
             "container_kind": "python-closure",
             "python": "/usr/bin/python3",
             "artifact": "abc",

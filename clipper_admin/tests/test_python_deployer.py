@@ -116,7 +116,8 @@ def test_a_function_whose_model_says_how_many_features_it_takes_is_given_as_many
     model = ModelOfFourFeatures()
     model.n_features_in_ = 4  # type: ignore[attr-defined]
     with caplog.at_level(logging.WARNING):
-        assert deploy(lambda xs: model.predict(xs) + 1)
+        for function in (lambda xs: model.predict(xs) + 1, model.predict, model):
+            assert deploy(function)
     assert not caplog.records
     with pytest.raises(FunctionException, match="for 2 inputs"):
         deploy(lambda xs: model.predict(xs)[:1])

@@ -242,7 +242,7 @@ class Cluster:
         upload: bool = True,
         environment: Mapping[str, str] | None = None,
         python: str | None = None,
-        timeout_seconds: float = 60.0,
+        timeout_seconds: int = 60,
     ) -> None:
         """Has the cluster run a version of a model, which becomes current when all its replicas are ready.
 
@@ -332,7 +332,7 @@ class Cluster:
         name: str,
         num_replicas: int,
         version: Version | None = None,
-        timeout_seconds: float = 60.0,
+        timeout_seconds: int = 60,
     ) -> None:
         """Sets how many processes serve a model that the cluster runs, and waits until they are ready.
 

@@ -1,6 +1,6 @@
 """Owns the `clipper start` process of a data directory: starting, finding and stopping it.
 
-Invariant: no process is ever signalled that is not a `clipper` which holds the data directory.
+Invariant: no process is ever signalled but one that was started here, or that has the directory's lock open.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ _TAIL_BYTES = 64 * 1024
 class ClusterProcess:
     """A running cluster, as a process of this host. It does not end with the program that started it."""
 
-    def __init__(self, process: psutil.Process, log_from: int = 0) -> None:
-        """Wraps a process whose own log begins at that offset of the log file."""
+    def __init__(self, process: psutil.Process, data_dir: Path, log_from: int = 0) -> None:
+        """Wraps a process. What it printed begins at that offset of the data directory's log."""
         self._process = process
+        self._log = log_file(data_dir)
         self._log_from = log_from
 
     @classmethod
@@ -40,8 +41,8 @@ class ClusterProcess:
         try:
             pid = int((data_dir / _LOCK).read_text(encoding="utf-8").split()[0])
             process = psutil.Process(pid)
-            if process.status() != psutil.STATUS_ZOMBIE and _is_clipper(process):
-                return cls(process)
+            if _has_open(process, data_dir / _LOCK):
+                return cls(process, data_dir)
         except (OSError, ValueError, IndexError, psutil.Error):
             pass
         return None
@@ -65,7 +66,7 @@ class ClusterProcess:
         process = psutil.Process(child.pid)
         # Somebody must collect the exit of a child, or it remains a zombie for as long as this program runs.
         threading.Thread(target=child.wait, name="clipper-exit", daemon=True).start()
-        return cls(process, log_from)
+        return cls(process, data_dir, log_from)
 
     @property
     def pid(self) -> int:
@@ -94,16 +95,16 @@ class ClusterProcess:
             self._process.kill()
             self._ends_within(_KILL_TIMEOUT_SECONDS)
 
-    def last_lines(self, data_dir: Path) -> str:
+    def last_lines(self) -> str:
         """Returns the end of what this process has printed."""
-        with log_file(data_dir).open("rb") as log:
+        with self._log.open("rb") as log:
             end = log.seek(0, os.SEEK_END)
             log.seek(max(self._log_from, end - _TAIL_BYTES))
             lines = log.read().decode("utf-8", "replace").splitlines()
         return "\n".join(lines[-_TAIL_LINES:])
 
     def _ends_within(self, seconds: float) -> bool:
-        """Waits for the end. An orphan whose exit nobody collects has ended too, though its id still exists."""
+        """Waits for the end. An orphan whose exit nobody collects has ended, though its id still exists."""
         deadline = time.monotonic() + seconds
         while self.is_running():
             if time.monotonic() > deadline:
@@ -117,5 +118,6 @@ def log_file(data_dir: Path) -> Path:
     return data_dir / _LOG
 
 
-def _is_clipper(process: psutil.Process) -> bool:
-    return any(Path(word).name == "clipper" for word in process.cmdline()[:2])
+def _has_open(process: psutil.Process, file: Path) -> bool:
+    """Tells the holder of a lock from an unrelated process that was given its id after its death."""
+    return any(Path(opened.path) == file.resolve() for opened in process.open_files())

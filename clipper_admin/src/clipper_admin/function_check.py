@@ -148,13 +148,15 @@ def _made_up(function: Callable[..., Any], kind: InputType) -> Iterator[Any]:
 
 
 def _numbers_of_features(function: Callable[..., Any]) -> Iterator[int]:
-    """Yields how many features the models take that a function refers to, by scikit-learn's convention."""
+    """Yields how many features the models take that a function is or refers to, by scikit-learn's convention."""
+    values = [function, getattr(function, "__self__", None)]
     if inspect.isfunction(function):
         variables = inspect.getclosurevars(function)
-        for value in (*variables.nonlocals.values(), *variables.globals.values()):
-            number = getattr(value, "n_features_in_", None)
-            if isinstance(number, int):
-                yield number
+        values += [*variables.nonlocals.values(), *variables.globals.values()]
+    for value in values:
+        number = getattr(value, "n_features_in_", None)
+        if isinstance(number, int):
+            yield number
 
 
 def _as_received(output: Any) -> Any:

@@ -192,10 +192,10 @@ class LocalContainerManager:
             if time.monotonic() > deadline:
                 raise StartException(
                     f"the cluster was not ready after {self._start_timeout_seconds:g} s. The end of its log, "
-                    f"{log_file(self.data_dir)}:\n{process.last_lines(self.data_dir)}"
+                    f"{log_file(self.data_dir)}:\n{process.last_lines()}"
                 )
             time.sleep(_POLL_SECONDS)
-        raise StartException(f"the cluster did not start:\n{process.last_lines(self.data_dir)}")
+        raise StartException(f"the cluster did not start:\n{process.last_lines()}")
 
     def _read_addresses(self) -> _Addresses | None:
         try:

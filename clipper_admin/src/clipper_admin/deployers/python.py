@@ -34,7 +34,7 @@ def deploy_python_closure(
     check: bool = True,
     environment: Mapping[str, str] | None = None,
     python: str | None = None,
-    timeout_seconds: float = 60.0,
+    timeout_seconds: int = 60,
 ) -> None:
     """Deploys a function as a version of a model, which becomes the current one when it is ready.
 
