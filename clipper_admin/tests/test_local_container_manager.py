@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from fake_cluster import FakeCluster
 
+import clipper_admin
 from clipper_admin import (
     Clipper,
     ClipperConnection,
@@ -58,7 +59,7 @@ def test_it_outlives_the_program_that_started_it_and_another_can_stop_it(
         "from clipper_admin import LocalContainerManager\n"
         f"LocalContainerManager(data_dir={str(local.data_dir)!r}, binary={str(binary)!r}).start_clipper()\n"
     )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment = {**os.environ, "PYTHONPATH": str(Path(clipper_admin.__file__).parents[1])}
     subprocess.run([sys.executable, "-c", program], check=True, env=environment)
     process = ClusterProcess.find(local.data_dir)
     assert process

@@ -148,7 +148,7 @@ def _made_up(function: Callable[..., Any], kind: InputType) -> Iterator[Any]:
 
 
 def _numbers_of_features(function: Callable[..., Any]) -> Iterator[int]:
-    """Yields how many features the models take that a function is or refers to, by scikit-learn's convention."""
+    """Yields how many features the models take that a function is or uses, by scikit-learn's convention."""
     values = [function, getattr(function, "__self__", None)]
     if inspect.isfunction(function):
         variables = inspect.getclosurevars(function)
