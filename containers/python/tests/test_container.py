@@ -100,7 +100,7 @@ def test_the_kind_sum_adds_up(frontend, start, input_type, inputs, outputs):
 
 
 def test_an_exception_costs_its_batch_only(frontend, start):
-    start("served_models:fail_on_bad", frontend, input_type="strings")
+    container = start("served_models:fail_on_bad", frontend, input_type="strings")
     peer = frontend.accept()
     answer = frontend.predict(peer, "strings", ["good", "bad"])
     assert answer.type == "error"
@@ -108,6 +108,7 @@ def test_an_exception_costs_its_batch_only(frontend, start):
     assert answer.header["message"].endswith("ValueError: a bad input")
     assert "served_models.py" in answer.header["message"]
     assert "adapter.py" not in answer.header["message"]
+    wait_until(lambda: answer.header["message"] in container.log, "the traceback is logged")
     assert frontend.outputs(peer, "strings", ["good"]) == ["good"]
 
 
@@ -121,11 +122,12 @@ def test_a_wrong_number_of_outputs_is_explained(frontend, start):
 
 
 def test_an_exception_in_per_row_mode_costs_its_row_only(frontend, start):
-    start("served_models:fail_on_bad_row", frontend, input_type="strings", options=("--per-row",))
+    container = start("served_models:fail_on_bad_row", frontend, input_type="strings", options=("--per-row",))
     answer = frontend.predict(frontend.accept(), "strings", ["a", "bad", "b"])
     assert answer.header["outputs"] == ["a", None, "b"]
     assert list(answer.header["errors"]) == [1]
     assert answer.header["errors"][1].endswith("ValueError: a bad input")
+    wait_until(lambda: "1 of 3 inputs failed; input 1: Traceback" in container.log, "the failure is logged")
 
 
 def test_a_model_that_calls_exit_does_not_end_the_container(frontend, start):
@@ -183,6 +185,12 @@ def test_a_slow_batch_does_not_count_as_silence(frontend, start, tmp_path):
     frontend.receive("prediction", peer=peer)
     frontend.send(peer, "heartbeat")
     assert frontend.outputs(peer, "strings", [str(tmp_path)]) == [str(tmp_path)]
+
+
+def test_bears_any_timeout_that_a_frontend_names(frontend, start):
+    start("noop", frontend)
+    peer = frontend.accept(heartbeat_millis=2**64 - 1, timeout_millis=2**64 - 1)
+    assert len(frontend.outputs(peer, "doubles", [[1]])) == 1
 
 
 def test_registers_again_when_it_is_unknown(frontend, start):
@@ -256,6 +264,14 @@ def test_a_signal_ends_an_idle_container_at_once(frontend, start, number):
     container.signal(number)
     assert frontend.receive().type == "goodbye"
     assert container.exit_code() == 0
+
+
+def test_a_worker_that_the_model_forked_dies_by_sigterm(frontend, start):
+    container = start("served_models:kill_a_forked_worker", frontend)
+    peer = frontend.accept()
+    assert frontend.outputs(peer, "doubles", [[1]]) == [signal.SIGTERM]
+    assert frontend.outputs(peer, "doubles", [[1]]) == [signal.SIGTERM]
+    assert container.is_alive
 
 
 def test_sigterm_lets_the_batch_finish(frontend, start, tmp_path):

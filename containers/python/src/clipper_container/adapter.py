@@ -5,7 +5,6 @@ Invariant: `answer` returns an answer to every batch, whatever the model does, u
 
 from __future__ import annotations
 
-import logging
 import time
 import traceback
 from collections.abc import Sequence
@@ -18,7 +17,6 @@ from .outputs import one_per_input, to_outputs
 MAX_EXPLANATION_BYTES = 4096
 """The end of a traceback is kept up to this size: the exception itself stands last."""
 
-_LOGGER = logging.getLogger("clipper_container")
 _NANOS_PER_MICRO = 1000
 
 
@@ -126,6 +124,5 @@ def _explain(error: BaseException) -> str:
         while frames and frames.tb_frame.f_code.co_filename == __file__:
             frames = frames.tb_next
         text = "".join(traceback.format_exception(type(error), error, frames)).rstrip()
-    _LOGGER.error("the model failed: %s", text)
     raw = text.encode("utf-8", "replace")
     return raw[-MAX_EXPLANATION_BYTES:].decode("utf-8", "ignore")

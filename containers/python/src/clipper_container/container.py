@@ -40,6 +40,7 @@ LINGER_MILLIS = 1000
 
 _LOGGER = logging.getLogger("clipper_container")
 _MILLIS_PER_SECOND = 1000
+_MAX_WAIT_SECONDS = 3600  # a poller's milliseconds are a C int, and a frontend may name any timeout
 
 
 def serve(model: Model, *, config: Config | None = None, per_row: bool = False) -> None:
@@ -132,11 +133,10 @@ class Container:
         if self._changed:
             self._follow_membership()
 
-    def _millis_to_wait(self) -> int | None:
+    def _millis_to_wait(self) -> int:
         wake_at = min((session.wake_at for session in self._sessions.values()), default=math.inf)
-        if wake_at == math.inf:
-            return None
-        return max(0, math.ceil((wake_at - self._clock()) * _MILLIS_PER_SECOND))
+        seconds = min(max(wake_at - self._clock(), 0), _MAX_WAIT_SECONDS)
+        return math.ceil(seconds * _MILLIS_PER_SECOND)
 
     def _read(self, socket: zmq.Socket[bytes]) -> None:
         session = self._listening[socket]
@@ -168,6 +168,7 @@ class Container:
         for each in self._sessions.values():
             each.was_deaf(deaf)
         self._send(answer, session)
+        _log_failure(answer)
 
     def _carry_out(self, order: Order, session: Session) -> None:
         if order is Order.OPEN:
@@ -245,3 +246,13 @@ class Container:
         for session in sessions:
             if session.refusal is not None:
                 raise RejectedError(str(session.address), session.refusal)
+
+
+def _log_failure(answer: Prediction | BatchError) -> None:
+    """Logs the failure of a batch, or of the first of its inputs: a burst is most often one fault."""
+    if isinstance(answer, BatchError):
+        _LOGGER.error("a batch failed: %s", answer.message)
+    elif answer.errors:
+        index, reason = next(iter(answer.errors.items()))
+        failed, count = len(answer.errors), len(answer.outputs)
+        _LOGGER.error("%d of %d inputs failed; input %d: %s", failed, count, index, reason)

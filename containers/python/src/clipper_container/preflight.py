@@ -37,6 +37,7 @@ def check(
         CheckError: the function raised, returned the wrong number of outputs, or one that cannot be sent; or
             a sample is not of the input type.
         ValueError: there is no sample, or no such input type.
+        Exception: whatever the constructor or `warm_up` of a model raises.
     """
     if not len(sample_inputs):
         raise ValueError("sample_inputs is empty; give at least one input")

@@ -7,6 +7,7 @@ a call into C.
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import socket
 import threading
@@ -25,6 +26,7 @@ class StopSignal:
     def __init__(self) -> None:
         """Makes the socket pair by which a signal wakes a poller."""
         self.requested = False
+        self._owner = os.getpid()
         self._wakeup, self._notifier = socket.socketpair()
         self._wakeup.setblocking(False)
         self._notifier.setblocking(False)
@@ -71,7 +73,9 @@ class StopSignal:
         self._wakeup.close()
         self._notifier.close()
 
-    def _handle(self, _number: int, _frame: FrameType | None) -> None:
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        for each in _SIGNALS:
+            signal.signal(each, signal.SIG_DFL)
+        if os.getpid() != self._owner:  # a worker that the model forked, which must die as if never touched
+            os.kill(os.getpid(), number)
         self.requested = True
-        for number in _SIGNALS:
-            signal.signal(number, signal.SIG_DFL)
