@@ -13,14 +13,14 @@ from pathlib import Path
 class Ready(BaseHTTPRequestHandler):
     """Answers every GET with 200, or with 503 if it shall never be ready."""
 
-    def do_GET(self):
+    def do_GET(self) -> None:
         never = self.path == "/readyz" and os.environ.get("FAKE_CLIPPER") == "never-ready"
         self.send_response(503 if never else 200)
         self.send_header("Content-Length", "0")
         self.end_headers()
 
 
-def main():
+def main() -> int:
     data_dir = Path(sys.argv[sys.argv.index("--data-dir") + 1])
     behaviour = os.environ.get("FAKE_CLIPPER", "")
     sys.stderr.write(f"options {sys.argv[1:]}\n")
@@ -29,7 +29,7 @@ def main():
         return 1
     server = HTTPServer(("127.0.0.1", 0), Ready)
 
-    def leave(*_):
+    def leave(*_: object) -> None:
         (data_dir / "addresses.json").unlink()
         sys.exit(0)
 

@@ -67,10 +67,10 @@ class FakeCluster:
 
     def _answer(self, handler: BaseHTTPRequestHandler, body: Any) -> None:
         self.requests.append(Request(handler.path, body))
-        status, value = self.answers.get(handler.path, Answer(200, "Success!"))
-        text = isinstance(value, str)
-        raw = (value if text else json.dumps(value)).encode()
-        handler.send_response(status)
+        answer = self.answers.get(handler.path, Answer(200, "Success!"))
+        text = isinstance(answer.value, str)
+        raw = (answer.value if text else json.dumps(answer.value)).encode()
+        handler.send_response(answer.status)
         handler.send_header("Content-Type", "text/plain" if text else "application/json")
         handler.send_header("Content-Length", str(len(raw)))
         handler.end_headers()
