@@ -134,7 +134,7 @@ def test_sample_inputs_are_what_a_function_is_checked_with(deploy: Function, sam
         ([[1.0, 2.0]], "X has 2 features, but 4 are expected"),
         ([[1.0] * 4, [1.0] * 4, [1.0] * 3], "X has 3 features"),
         (["text"], "not of type doubles"),
-        ([], "sample_inputs is empty"),
+        ([], "no inputs to try"),
     ],
 )
 def test_whatever_goes_wrong_with_a_sample_input_is_an_error(
@@ -162,6 +162,15 @@ def test_a_class_whose_objects_cannot_be_made_is_refused(deploy: Function) -> No
 
     with pytest.raises(FunctionException, match="OSError: no weights"):
         deploy(Broken)
+
+
+def test_so_is_one_whose_warm_up_fails(deploy: Function) -> None:
+    class Cold(ModelOfFourFeatures):
+        def warm_up(self) -> None:
+            raise ValueError("no device")
+
+    with pytest.raises(FunctionException, match="cannot be made ready to serve: ValueError: no device"):
+        deploy(Cold)
 
 
 def test_an_unknown_input_type_is_refused(deploy: Function) -> None:

@@ -104,10 +104,14 @@ def answers(
 
 
 def _load(folder: Path) -> closure.Closure:
+    """Loads a saved function; of a class it makes the object that will serve."""
     try:
-        return closure.load(folder)
+        function, per_row = closure.load(folder)
+        return closure.Closure(function() if isinstance(function, type) else function, per_row)
     except ClosureError as error:
         raise FunctionException(str(error)) from error
+    except Exception as error:
+        raise _not_created(error) from error
 
 
 def _parse(input_type: str) -> InputType:
@@ -119,18 +123,22 @@ def _parse(input_type: str) -> InputType:
 
 def _run(function: Callable[..., Any], inputs: list[Any], kind: InputType, per_row: bool) -> list[Any]:
     """Runs the function on all inputs, two at a time: how inputs are batched is the cluster's choice."""
+    if not inputs:
+        raise FunctionException("there are no inputs to try the function on; give at least one")
     outputs: list[Any] = []
     try:
-        for start in range(0, max(len(inputs), 1), _BATCH):
+        for start in range(0, len(inputs), _BATCH):
             batch = inputs[start : start + _BATCH]
             outputs += check(function, batch, kind, per_row=per_row)[: len(batch)]
-    except (CheckError, ValueError) as error:
+    except CheckError as error:
         raise FunctionException(str(error)) from None
     except Exception as error:
-        raise FunctionException(
-            f"the model cannot be created where it is served: {type(error).__name__}: {error}"
-        ) from error
+        raise _not_created(error) from error
     return outputs
+
+
+def _not_created(error: Exception) -> FunctionException:
+    return FunctionException(f"the model cannot be made ready to serve: {type(error).__name__}: {error}")
 
 
 def _raised(failure: FunctionException) -> bool:
@@ -149,7 +157,7 @@ def _made_up(function: Callable[..., Any], kind: InputType) -> Iterator[Any]:
 
 def _numbers_of_features(function: Callable[..., Any]) -> Iterator[int]:
     """Yields how many features the models take that a function is or uses, by scikit-learn's convention."""
-    values = [function, getattr(function, "__self__", None)]
+    values = [function, getattr(function, "__self__", None), *getattr(function, "__dict__", {}).values()]
     if inspect.isfunction(function):
         variables = inspect.getclosurevars(function)
         values += [*variables.nonlocals.values(), *variables.globals.values()]
