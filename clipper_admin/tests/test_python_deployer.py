@@ -245,6 +245,11 @@ def test_a_function_can_be_tried_on_a_query_without_a_cluster(
     assert answer == pytest.approx(outputs) if isinstance(outputs[0], float) else answer == outputs
 
 
+def test_bytes_that_are_not_base64_are_refused(manager: Manager) -> None:
+    with pytest.raises(FunctionException, match=r"'\?!' is not base64"):
+        ClipperConnection(manager).test_predict_function({"input": "?!"}, feature_sum, "bytes")
+
+
 @pytest.mark.parametrize("query", [{}, {"inputs": []}, {"input": [1], "input_batch": [[1]]}])
 def test_a_query_that_is_none_is_refused(manager: Manager, query: Any) -> None:
     with pytest.raises(ClipperException, match="a query is"):

@@ -17,12 +17,12 @@ Invariant: nothing is sent to the cluster.
 from __future__ import annotations
 
 import base64
+import contextlib
 import inspect
 import json
 import logging
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Callable
 
@@ -39,7 +39,7 @@ _TEXTS = ("a", "1", '{"a": 1}', "0" * 8)
 _logger = logging.getLogger("clipper_admin")
 
 
-@contextmanager
+@contextlib.contextmanager
 def saved_function(function: Callable[..., Any], per_row: bool) -> Iterator[Path]:
     """Yields a temporary folder that holds the pickled function, as a `python-closure` container wants it.
 
@@ -97,7 +97,7 @@ def answers(
     """
     kind = _parse(input_type)
     if kind is InputType.BYTES:
-        inputs = [base64.b64decode(item) if isinstance(item, str) else item for item in inputs]
+        inputs = [_decoded(item) if isinstance(item, str) else item for item in inputs]
     with saved_function(function, per_row) as folder:
         loaded, _ = _load(folder)
         return [_as_received(output) for output in _run(loaded, list(inputs), kind, per_row)]
@@ -159,12 +159,20 @@ def _numbers_of_features(function: Callable[..., Any]) -> Iterator[int]:
     """Yields how many features the models take that a function is or uses, by scikit-learn's convention."""
     values = [function, getattr(function, "__self__", None), *getattr(function, "__dict__", {}).values()]
     if inspect.isfunction(function):
-        variables = inspect.getclosurevars(function)
-        values += [*variables.nonlocals.values(), *variables.globals.values()]
+        with contextlib.suppress(ValueError):  # a variable of an enclosing function is not bound yet
+            variables = inspect.getclosurevars(function)
+            values += [*variables.nonlocals.values(), *variables.globals.values()]
     for value in values:
         number = getattr(value, "n_features_in_", None)
         if isinstance(number, int):
             yield number
+
+
+def _decoded(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError as error:
+        raise FunctionException(f"the input {text!r} is not base64: {error}") from None
 
 
 def _as_received(output: Any) -> Any:
