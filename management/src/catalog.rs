@@ -1,0 +1,123 @@
+//! All that management knows, as values in memory, and the edits that lead from one state to the next.
+//!
+//! The store keeps the same records on disk and is the only one to apply edits; everyone else reads. Pure: no clock, no
+//! disk. Invariant: a catalog equals the one that it was before plus the edits since, and each change of what frontends
+//! follow raises the revision by one.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use clipper_rpc::catalog::{Application, Change, Model, ModelVersionSpec, Revision, Snapshot};
+use clipper_rpc::input::InputType;
+use clipper_rpc::names::{AppName, ModelId, ModelName};
+
+use crate::deployments::Deployment;
+
+/// Every record. Cheap to clone: records are shared.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Catalog {
+    /// The number of this state; deployments are not counted, as frontends do not follow them.
+    pub revision: Revision,
+    /// Applications by name.
+    pub applications: BTreeMap<AppName, Arc<Application>>,
+    /// Models by name.
+    pub models: BTreeMap<ModelName, Arc<Model>>,
+    /// Deployments by what they serve.
+    pub deployments: BTreeMap<ModelId, Arc<Deployment>>,
+    /// The number that the next new frontend is given.
+    pub next_frontend_number: u64,
+}
+
+/// A step from one catalog to the next, written as a whole or not at all.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Edit {
+    /// What frontends will hear of, in order.
+    pub changes: Vec<Change>,
+    /// Deployments to store, or (`None`) to forget.
+    pub deployments: Vec<(ModelId, Option<Deployment>)>,
+    /// The number that the next new frontend is given from now on.
+    pub next_frontend_number: Option<u64>,
+}
+
+impl Edit {
+    /// An edit of nothing but one change.
+    pub fn change(change: Change) -> Self {
+        Self { changes: vec![change], ..Self::default() }
+    }
+
+    /// Whether this leaves everything as it is.
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.deployments.is_empty() && self.next_frontend_number.is_none()
+    }
+}
+
+impl Catalog {
+    /// Takes the step.
+    pub fn apply(&mut self, edit: &Edit) {
+        for change in &edit.changes {
+            self.apply_change(change);
+        }
+        for (model, deployment) in &edit.deployments {
+            match deployment {
+                Some(deployment) => {
+                    self.deployments.insert(model.clone(), Arc::new(deployment.clone()));
+                }
+                None => {
+                    self.deployments.remove(model);
+                }
+            }
+        }
+        if let Some(next) = edit.next_frontend_number {
+            self.next_frontend_number = next;
+        }
+    }
+
+    fn apply_change(&mut self, change: &Change) {
+        match change {
+            Change::PutApplication { application } => {
+                self.applications.insert(application.name.clone(), Arc::new(application.clone()));
+            }
+            Change::DeleteApplication { name } => {
+                self.applications.remove(name);
+            }
+            Change::PutModel { model } => {
+                self.models.insert(model.name.clone(), Arc::new(model.clone()));
+            }
+            Change::DeleteModel { name } => {
+                self.models.remove(name);
+            }
+        }
+        self.revision += 1;
+    }
+
+    /// What a frontend starts from.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            applications: self
+                .applications
+                .values()
+                .map(|application| Application::clone(application))
+                .collect(),
+            models: self.models.values().map(|model| Model::clone(model)).collect(),
+        }
+    }
+
+    /// What is registered of one version of a model.
+    pub fn version(&self, id: &ModelId) -> Option<&ModelVersionSpec> {
+        self.models.get(&id.name)?.versions.get(&id.version)
+    }
+
+    /// The input type that a model answers by its current version; `None` while it has none.
+    pub fn current_input_type(&self, model: &ModelName) -> Option<InputType> {
+        let model = self.models.get(model)?;
+        model.versions.get(model.current_version.as_ref()?).map(|version| version.input_type)
+    }
+
+    /// The applications that a model is linked to.
+    pub fn applications_of<'a>(&'a self, model: &'a ModelName) -> impl Iterator<Item = &'a Application> {
+        self.applications
+            .values()
+            .map(Arc::as_ref)
+            .filter(move |application| application.linked_models.contains(model))
+    }
+}

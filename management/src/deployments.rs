@@ -1,0 +1,189 @@
+//! The records of deployments: which processes management has to keep running, restarts of its own included.
+//!
+//! Pure decisions like those of `models.rs`; the processes themselves are the business of `deployment/`. A deployment is
+//! stored `pending` together with its version, which is not current yet; once its replicas are ready, one edit removes
+//! the mark and makes the version current. Invariant: every deployment serves a registered version, and what is still
+//! pending when management starts never became ready and is removed.
+
+use clipper_rpc::catalog::{Change, Model, ModelVersionSpec};
+use clipper_rpc::names::{ModelId, ModelName};
+use serde::{Deserialize, Serialize};
+
+use crate::catalog::{Catalog, Edit};
+use crate::deployment::DeploymentSpec;
+use crate::models::{self, Adding};
+use crate::refusal::Refusal;
+
+/// What is stored of a deployment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Deployment {
+    /// What runs.
+    pub spec: DeploymentSpec,
+    /// Whether its replicas have yet to become ready for the first time.
+    pub pending: bool,
+}
+
+/// Adds a version that is not current, and its deployment.
+///
+/// # Errors
+/// As of [`models::add`].
+pub fn begin(catalog: &Catalog, spec: DeploymentSpec, version: ModelVersionSpec) -> Result<Edit, Refusal> {
+    let model = spec.model.clone();
+    let added = models::add(catalog, &model, version, Adding::Aside)?;
+    Ok(Edit { deployments: vec![(model, Some(Deployment { spec, pending: true }))], ..added })
+}
+
+/// Makes the version of a deployment that became ready the current one.
+///
+/// # Errors
+/// If it was stopped or deleted meanwhile, or an application with other inputs was linked to the model meanwhile.
+pub fn complete(catalog: &Catalog, id: &ModelId) -> Result<Edit, Refusal> {
+    let stopped = || Refusal::DeploymentStopped { model: id.clone() };
+    let deployment =
+        catalog.deployments.get(id).filter(|deployment| deployment.pending).ok_or_else(stopped)?;
+    let ready = Deployment { pending: false, ..Deployment::clone(deployment) };
+    let mut with_it_ready = catalog.clone();
+    with_it_ready.apply(&Edit { deployments: vec![(id.clone(), Some(ready.clone()))], ..Edit::default() });
+    let current = models::set_version(&with_it_ready, id)?;
+    Ok(Edit { deployments: vec![(id.clone(), Some(ready))], ..current })
+}
+
+/// Removes a deployment that did not become ready, and its version. Nothing to remove is fine.
+pub fn abandon(catalog: &Catalog, id: &ModelId) -> Edit {
+    let pending = catalog.deployments.get(id).is_some_and(|deployment| deployment.pending);
+    if !pending {
+        return Edit::default();
+    }
+    models::delete_version(catalog, id)
+        .unwrap_or_else(|_| Edit { deployments: vec![(id.clone(), None)], ..Edit::default() })
+}
+
+/// Removes whatever was being deployed when management was last killed.
+pub fn abandon_all(catalog: &Catalog) -> Edit {
+    let mut rest = catalog.clone();
+    let mut all = Edit::default();
+    for id in catalog.deployments.keys() {
+        let edit = abandon(&rest, id);
+        rest.apply(&edit);
+        all.changes.extend(edit.changes);
+        all.deployments.extend(edit.deployments);
+    }
+    all
+}
+
+/// Stores another number of replicas.
+///
+/// # Errors
+/// If there is no such deployment.
+pub fn scale(catalog: &Catalog, id: &ModelId, num_replicas: u32) -> Result<Edit, Refusal> {
+    let deployment = ready(catalog, id)?;
+    let spec = DeploymentSpec { num_replicas, ..deployment.spec.clone() };
+    Ok(Edit { deployments: vec![(id.clone(), Some(Deployment { spec, pending: false }))], ..Edit::default() })
+}
+
+/// The deployment of a version, once it has been ready.
+///
+/// # Errors
+/// If there is none.
+pub fn ready<'a>(catalog: &'a Catalog, id: &ModelId) -> Result<&'a Deployment, Refusal> {
+    let deployment = catalog.deployments.get(id).filter(|deployment| !deployment.pending);
+    deployment.map(AsRef::as_ref).ok_or_else(|| Refusal::NoDeployment { model: id.clone() })
+}
+
+/// Which deployments to stop.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Selection {
+    /// All of these models. Each must have one.
+    Models(Vec<ModelName>),
+    /// These versions. Each must have one.
+    Versions(Vec<ModelId>),
+    /// All of these models but those of current versions and those that are still to become ready.
+    Inactive(Vec<ModelName>),
+    /// All.
+    All,
+}
+
+/// The deployments of a selection, and the edit that forgets them. One that is pending is stopped too, but stays on
+/// record until the failure of its deployment has removed its version as well.
+///
+/// # Errors
+/// If there is no deployment of something that was named.
+pub fn stop(catalog: &Catalog, selection: &Selection) -> Result<(Vec<ModelId>, Edit), Refusal> {
+    let is_deployed = |model: &ModelName| catalog.deployments.keys().any(|id| id.name == *model);
+    let stopped: Vec<&ModelId> = match selection {
+        Selection::Models(models) => {
+            if let Some(model) = models.iter().find(|model| !is_deployed(model)) {
+                return Err(Refusal::NoDeploymentOfModel { model: model.clone() });
+            }
+            catalog.deployments.keys().filter(|id| models.contains(&id.name)).collect()
+        }
+        Selection::Versions(versions) => {
+            if let Some(model) = versions.iter().find(|id| !catalog.deployments.contains_key(id)) {
+                return Err(Refusal::NoDeployment { model: model.clone() });
+            }
+            catalog.deployments.keys().filter(|id| versions.contains(id)).collect()
+        }
+        Selection::Inactive(models) => catalog
+            .deployments
+            .keys()
+            .filter(|id| models.contains(&id.name) && is_inactive(catalog, id))
+            .collect(),
+        Selection::All => catalog.deployments.keys().collect(),
+    };
+    let forgotten = stopped.iter().filter(|id| !catalog.deployments[**id].pending);
+    let edit =
+        Edit { deployments: forgotten.map(|id| (ModelId::clone(id), None)).collect(), ..Edit::default() };
+    Ok((stopped.into_iter().cloned().collect(), edit))
+}
+
+fn is_inactive(catalog: &Catalog, id: &ModelId) -> bool {
+    let current = catalog.models.get(&id.name).and_then(|model| model.current_version.as_ref());
+    current != Some(&id.version) && !catalog.deployments[id].pending
+}
+
+/// Everything in one edit, for a catalog that holds nothing.
+///
+/// # Errors
+/// If the catalog holds something, or the records do not fit together.
+pub fn import(
+    catalog: &Catalog,
+    applications: Vec<clipper_rpc::catalog::Application>,
+    models: Vec<Model>,
+    specs: Vec<DeploymentSpec>,
+) -> Result<Edit, Refusal> {
+    if !(catalog.applications.is_empty() && catalog.models.is_empty() && catalog.deployments.is_empty()) {
+        return Err(Refusal::ImportIntoCatalog);
+    }
+    let inconsistent = |what: String| Err(Refusal::ImportInconsistent { what });
+    let mut rest = catalog.clone();
+    let mut all = Edit::default();
+    for model in models {
+        if rest.models.contains_key(&model.name) {
+            return inconsistent(format!("model '{}' occurs twice", model.name));
+        }
+        if model.versions.is_empty() {
+            return inconsistent(format!("model '{}' has no versions", model.name));
+        }
+        if let Some(current) = model.current_version.as_ref().filter(|it| !model.versions.contains_key(*it)) {
+            return inconsistent(format!(
+                "the current version '{current}' of model '{}' is not registered",
+                model.name
+            ));
+        }
+        let edit = Edit::change(Change::PutModel { model });
+        rest.apply(&edit);
+        all.changes.extend(edit.changes);
+    }
+    for application in applications {
+        let edit = crate::applications::add(&rest, application)?;
+        rest.apply(&edit);
+        all.changes.extend(edit.changes);
+    }
+    for spec in specs {
+        if rest.version(&spec.model).is_none() {
+            return inconsistent(format!("the deployed version '{}' is not registered", spec.model));
+        }
+        all.deployments.push((spec.model.clone(), Some(Deployment { spec, pending: false })));
+    }
+    Ok(all)
+}

@@ -1,0 +1,104 @@
+//! What can go wrong in management besides a refusal, each in one clear line.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::refusal::Refusal;
+
+/// Why management cannot start on a data directory.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it.
+    #[error("the data directory {} is in use by {}", .directory.display(), holder(.pid))]
+    InUse {
+        /// The directory.
+        directory: PathBuf,
+        /// Who has it, if that could be read.
+        pid: Option<u32>,
+    },
+    /// It is something else.
+    #[error("the data directory {} is not a directory", .directory.display())]
+    NotADirectory {
+        /// The path.
+        directory: PathBuf,
+    },
+    /// It cannot be created, read or written.
+    #[error("the data directory {} cannot be used: {source}", .directory.display())]
+    Unreadable {
+        /// The directory.
+        directory: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// What is in it makes no sense.
+    #[error("the database in {} is corrupt: {what}; restore it from a copy, or start on another directory", .directory.display())]
+    Corrupt {
+        /// The directory.
+        directory: PathBuf,
+        /// What was found.
+        what: String,
+    },
+    /// It was written by a newer Clipper.
+    #[error(
+        "the database in {} has schema {found}, this Clipper knows schemas up to {supported}: use a newer Clipper",
+        .directory.display()
+    )]
+    NewerSchema {
+        /// The directory.
+        directory: PathBuf,
+        /// Its schema.
+        found: u32,
+        /// The newest that is known here.
+        supported: u32,
+    },
+}
+
+impl OpenError {
+    pub(crate) fn unreadable(directory: &Path, source: io::Error) -> Self {
+        Self::Unreadable { directory: directory.into(), source }
+    }
+
+    pub(crate) fn corrupt(directory: &Path, what: impl Into<String>) -> Self {
+        Self::Corrupt { directory: directory.into(), what: what.into() }
+    }
+}
+
+fn holder(pid: &Option<u32>) -> String {
+    match pid {
+        Some(pid) => format!("process {pid}"),
+        None => "another process".into(),
+    }
+}
+
+/// Why management stopped other than on request.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The HTTP server could not be started or failed.
+    #[error("the admin interface failed: {0}")]
+    Server(#[from] io::Error),
+    /// The last of the database could not be written.
+    #[error("the database could not be closed: {0}")]
+    Store(#[from] StoreError),
+}
+
+/// The store cannot write. It accepts no more edits, as what is on disk is not known any more.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// The disk or the database failed.
+    #[error("the catalog cannot be written: {0}")]
+    Failed(String),
+    /// The store was closed.
+    #[error("the catalog is closed, as management is shutting down")]
+    Closed,
+}
+
+/// Why an edit was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum EditError {
+    /// It does not fit the catalog.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// It could not be written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}

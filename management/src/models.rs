@@ -1,0 +1,203 @@
+//! What can be done to models and their versions: pure decisions from the catalog as it is to an edit of it.
+//!
+//! Called by the HTTP handlers inside the store's single writer. Invariant: a current version is one of the registered
+//! ones and takes the inputs of every application that its model is linked to.
+
+use std::collections::BTreeMap;
+
+use clipper_rpc::catalog::{Change, Model, ModelVersionSpec};
+use clipper_rpc::input::InputType;
+use clipper_rpc::names::{ModelId, ModelName, ModelVersion};
+
+use crate::catalog::{Catalog, Edit};
+use crate::refusal::Refusal;
+
+/// The batch size of the interface that leaves the choice to the frontend.
+pub const ADAPTIVE_BATCH_SIZE: i64 = -1;
+
+/// The batch size as it is stored, from what the interface was given.
+///
+/// # Errors
+/// If it is neither positive nor [`ADAPTIVE_BATCH_SIZE`].
+pub fn batch_size(given: Option<i64>) -> Result<Option<u32>, Refusal> {
+    match given {
+        None | Some(ADAPTIVE_BATCH_SIZE) => Ok(None),
+        Some(size) => match u32::try_from(size) {
+            Ok(0) | Err(_) => Err(Refusal::BatchSize),
+            Ok(size) => Ok(Some(size)),
+        },
+    }
+}
+
+/// Whether a version becomes current as it is added.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Adding {
+    /// It answers queries from now on.
+    Current,
+    /// It waits for its deployment to be ready.
+    Aside,
+}
+
+/// Adds a version of a model, and the model with its first one.
+///
+/// # Errors
+/// If that version is there, or an application that is linked to the model has other inputs.
+pub fn add(
+    catalog: &Catalog,
+    id: &ModelId,
+    version: ModelVersionSpec,
+    adding: Adding,
+) -> Result<Edit, Refusal> {
+    if catalog.version(id).is_some() {
+        return Err(Refusal::VersionExists { model: id.clone() });
+    }
+    check_linked_applications(catalog, &id.name, version.input_type)?;
+    let mut model = catalog.models.get(&id.name).map(|model| Model::clone(model)).unwrap_or_else(|| Model {
+        name: id.name.clone(),
+        current_version: None,
+        versions: BTreeMap::new(),
+    });
+    model.versions.insert(id.version.clone(), version);
+    if adding == Adding::Current {
+        model.current_version = Some(id.version.clone());
+    }
+    Ok(Edit::change(Change::PutModel { model }))
+}
+
+/// Makes a registered version the current one.
+///
+/// # Errors
+/// If the model or the version is not there or not yet deployed, or an application that is linked to the model has
+/// other inputs.
+pub fn set_version(catalog: &Catalog, id: &ModelId) -> Result<Edit, Refusal> {
+    let ModelId { name, version } = id.clone();
+    let Some(model) = catalog.models.get(&name) else { return Err(Refusal::NoModelToSet { model: name }) };
+    let Some(spec) = model.versions.get(&version) else {
+        return Err(Refusal::NoVersionToSet { model: name, version });
+    };
+    if catalog.deployments.get(id).is_some_and(|deployment| deployment.pending) {
+        return Err(Refusal::VersionBeingDeployed { model: name, version });
+    }
+    check_linked_applications(catalog, &name, spec.input_type)?;
+    let model = Model { current_version: Some(version), ..Model::clone(model) };
+    Ok(Edit::change(Change::PutModel { model }))
+}
+
+/// Deletes a version, its deployment with it. Without its current version a model has none; without any it is gone.
+///
+/// # Errors
+/// If that version is not there.
+pub fn delete_version(catalog: &Catalog, id: &ModelId) -> Result<Edit, Refusal> {
+    let no_version = || Refusal::NoSuchVersion { model: id.clone() };
+    let mut model = Model::clone(catalog.models.get(&id.name).ok_or_else(no_version)?);
+    model.versions.remove(&id.version).ok_or_else(no_version)?;
+    if model.current_version.as_ref() == Some(&id.version) {
+        model.current_version = None;
+    }
+    let change = if model.versions.is_empty() {
+        Change::DeleteModel { name: model.name }
+    } else {
+        Change::PutModel { model }
+    };
+    let deployments = catalog.deployments.contains_key(id).then(|| (id.clone(), None));
+    Ok(Edit { changes: vec![change], deployments: deployments.into_iter().collect(), ..Edit::default() })
+}
+
+/// The version that is meant where none is named.
+///
+/// # Errors
+/// If the model has no current version.
+pub fn version_or_current(
+    catalog: &Catalog,
+    name: ModelName,
+    version: Option<ModelVersion>,
+) -> Result<ModelId, Refusal> {
+    let current = || catalog.models.get(&name)?.current_version.clone();
+    match version.or_else(current) {
+        Some(version) => Ok(ModelId { name, version }),
+        None => Err(Refusal::NoCurrentVersion { model: name }),
+    }
+}
+
+fn check_linked_applications(
+    catalog: &Catalog,
+    name: &ModelName,
+    model_type: InputType,
+) -> Result<(), Refusal> {
+    match catalog.applications_of(name).find(|application| application.input_type != model_type) {
+        None => Ok(()),
+        Some(application) => Err(Refusal::IncompatibleVersion {
+            model: name.clone(),
+            app: application.name.clone(),
+            app_type: application.input_type,
+            model_type,
+        }),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::applications::tests::{app, edited};
+
+    pub(crate) fn model_id(name: &str, version: &str) -> ModelId {
+        ModelId { name: name.parse().unwrap(), version: version.parse().unwrap() }
+    }
+
+    pub(crate) fn doubles() -> ModelVersionSpec {
+        ModelVersionSpec {
+            input_type: InputType::Doubles,
+            labels: vec!["blue".into()],
+            container_name: "noop".into(),
+            model_data_path: "/models/m".into(),
+            batch_size: None,
+        }
+    }
+
+    pub(crate) fn registered(catalog: Catalog, id: &ModelId, spec: ModelVersionSpec) -> Catalog {
+        let edit = add(&catalog, id, spec, Adding::Current);
+        edited(catalog, edit)
+    }
+
+    #[test]
+    fn the_last_added_version_is_current() {
+        let catalog = registered(Catalog::default(), &model_id("m", "2"), doubles());
+        let catalog = registered(catalog, &model_id("m", "1"), doubles());
+        let current = version_or_current(&catalog, "m".parse().unwrap(), None).unwrap();
+        assert_eq!(current, model_id("m", "1"));
+        assert_eq!(catalog.revision, 2);
+    }
+
+    #[test]
+    fn a_version_of_other_inputs_than_a_linked_application_is_refused() {
+        let catalog = Catalog::default();
+        let catalog = edited(catalog.clone(), crate::applications::add(&catalog, app("a", &["m"])));
+        let ints = ModelVersionSpec { input_type: InputType::Ints, ..doubles() };
+        let refused = add(&catalog, &model_id("m", "1"), ints, Adding::Current).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "Model with name 'm' is already linked to app 'a' using input type 'doubles'. The input type you provided \
+             for a new version of the model, 'ints', is not compatible."
+        );
+    }
+
+    #[test]
+    fn deleting_the_current_version_leaves_none_and_deleting_the_last_deletes_the_model() {
+        let catalog = registered(Catalog::default(), &model_id("m", "1"), doubles());
+        let catalog = registered(catalog, &model_id("m", "2"), doubles());
+        let catalog = edited(catalog.clone(), delete_version(&catalog, &model_id("m", "2")));
+        assert_eq!(catalog.models["m"].current_version, None);
+        let catalog = edited(catalog.clone(), delete_version(&catalog, &model_id("m", "1")));
+        assert!(catalog.models.is_empty());
+    }
+
+    #[test]
+    fn a_batch_size_is_positive_or_left_to_the_frontend() {
+        assert_eq!(batch_size(None), Ok(None));
+        assert_eq!(batch_size(Some(-1)), Ok(None));
+        assert_eq!(batch_size(Some(7)), Ok(Some(7)));
+        for wrong in [0, -2, i64::from(u32::MAX) + 1] {
+            assert_eq!(batch_size(Some(wrong)), Err(Refusal::BatchSize));
+        }
+    }
+}

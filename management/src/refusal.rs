@@ -1,0 +1,78 @@
+//! Why management does not do what it was asked: the sentences that the original Clipper's clients look for.
+//!
+//! Invariant: a refused request has changed nothing.
+
+use clipper_rpc::input::InputType;
+use clipper_rpc::names::{AppName, ModelId, ModelName, ModelVersion};
+
+use crate::deployment::DeployError;
+
+/// A request that was understood and cannot be carried out. Its text is the sentence for the client.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the sentence of each variant is its documentation")]
+pub enum Refusal {
+    #[error("application '{name}' already exists")]
+    ApplicationExists { name: AppName },
+    #[error("Application '{name}' does not exist")]
+    NoSuchApplication { name: AppName },
+    #[error("The latency objective must be at least 1 microsecond, it is {micros}")]
+    NoLatencyObjective { micros: u64 },
+    #[error("No app with name '{name}' exists.")]
+    NoAppToLink { name: AppName },
+    #[error("No application with name '{name}' exists.")]
+    NoAppWithLinks { name: AppName },
+    #[error("No model with name '{model}' exists.")]
+    NoModelToLink { model: ModelName },
+    #[error("The list of model names is empty")]
+    NothingToLink,
+    #[error(
+        "Model with name '{model}' has incompatible input_type '{model_type}'. Requested app to link to has input_type \
+         '{app_type}'."
+    )]
+    IncompatibleLink { model: ModelName, model_type: InputType, app_type: InputType },
+    #[error("The model with name '{model}' is already linked to '{app}'")]
+    AlreadyLinked { model: ModelName, app: AppName },
+    #[error("A model with name {linked} is already linked to '{app}'.")]
+    OneModelOnly { linked: ModelName, app: AppName },
+    #[error("Cannot remove nonexistent link between app {app} and model {model}")]
+    NoSuchLink { app: AppName, model: ModelName },
+    #[error("model with name '{}' and version '{}' already exists", .model.name, .model.version)]
+    VersionExists { model: ModelId },
+    #[error("model with name '{}' and version '{}' does not exist", .model.name, .model.version)]
+    NoSuchVersion { model: ModelId },
+    #[error(
+        "Model with name '{model}' is already linked to app '{app}' using input type '{app_type}'. The input type you \
+         provided for a new version of the model, '{model_type}', is not compatible."
+    )]
+    IncompatibleVersion { model: ModelName, app: AppName, app_type: InputType, model_type: InputType },
+    #[error("The batch size must be positive or DEFAULT_BATCH_SIZE, which is -1")]
+    BatchSize,
+    #[error("Cannot set version for nonexistent model '{model}'")]
+    NoModelToSet { model: ModelName },
+    #[error("Cannot set non-existent version '{version}' for model with name '{model}'")]
+    NoVersionToSet { model: ModelName, version: ModelVersion },
+    #[error("Cannot set version '{version}' for model with name '{model}' while it is being deployed")]
+    VersionBeingDeployed { model: ModelName, version: ModelVersion },
+    #[error("Model with name '{model}' has no current version: name the version that is meant")]
+    NoCurrentVersion { model: ModelName },
+    #[error("No deployment of model with name '{model}' exists.")]
+    NoDeploymentOfModel { model: ModelName },
+    #[error("No deployment of model with name '{}' and version '{}' exists.", .model.name, .model.version)]
+    NoDeployment { model: ModelId },
+    #[error("Exactly one of container_kind and command must be given")]
+    OneWayToRun,
+    #[error("The command must begin with the program to run")]
+    EmptyCommand,
+    #[error("At most one of artifact and model_data_path can be given")]
+    OneModelPath,
+    #[error("Artifact '{artifact}' is not stored; upload it with /admin/add_artifact first")]
+    NoSuchArtifact { artifact: String },
+    #[error(transparent)]
+    Deployment(#[from] DeployError),
+    #[error("Model with name '{}' and version '{}' was stopped or deleted while it was being deployed", .model.name, .model.version)]
+    DeploymentStopped { model: ModelId },
+    #[error("The catalog is not empty; an import needs an empty one")]
+    ImportIntoCatalog,
+    #[error("The catalog to import does not fit together: {what}")]
+    ImportInconsistent { what: String },
+}
