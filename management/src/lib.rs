@@ -1,1 +1,134 @@
-//! .
+//! The management process of a cluster: what it serves, kept on disk, told to every frontend, and run as processes.
+//!
+//! # Layout
+//! - `applications`, `models`, `deployments`: what can be done to each, as pure functions from the [`catalog`] to an
+//!   edit of it, or to a [`refusal`].
+//! - [`store`]: the catalog on disk; `lock`: one process a directory.
+//! - [`feed`], `frontends`, [`follow`]: the recent changes, who follows them, and the long poll by which they do.
+//! - [`deployment`], [`guard`]: the processes of deployed models.
+//! - `admin`: what takes more than one of these; `http`: all of it over HTTP.
+//!
+//! A change goes `http` → `admin` → `store` (decide, write, fsync) → `feed` → each frontend's `follow` → `frontends`
+//! (acknowledged) → the answer.
+
+use std::ffi::OsString;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+pub use error::{EditError, OpenError, RunError, StoreError};
+
+use crate::admin::Admin;
+use crate::deployment::{Artifacts, Deployments};
+use crate::follow::Follow;
+use crate::frontends::Frontends;
+use crate::http::Uploads;
+use crate::store::Store;
+
+mod admin;
+pub mod applications;
+pub mod catalog;
+pub mod deployment;
+pub mod deployments;
+mod error;
+pub mod feed;
+pub mod follow;
+pub mod frontends;
+pub mod guard;
+mod http;
+mod lock;
+pub mod models;
+pub mod refusal;
+pub mod store;
+
+/// How management runs.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where everything is kept. Created if it is missing.
+    pub data_dir: PathBuf,
+    /// The interpreter of Python container kinds, where a deployment names none.
+    pub python: PathBuf,
+    /// A program and its arguments that run [`guard::main`]; a replica's command follows them.
+    pub guard: Vec<OsString>,
+    /// The longest upload of a model's files, in bytes; as long may they be when unpacked.
+    pub max_artifact_bytes: u64,
+}
+
+/// Management on an open data directory.
+pub struct Management {
+    config: Config,
+    follow: Follow,
+    artifacts: Artifacts,
+    uploads: Uploads,
+}
+
+impl Management {
+    /// Locks and opens the data directory, and removes what was only half there when its last process ended.
+    ///
+    /// # Errors
+    /// One clear line: see [`OpenError`].
+    pub async fn open(config: Config) -> Result<Self, OpenError> {
+        let (store, feed) = Store::open(config.data_dir.clone()).await?;
+        let abandoned = store.edit(|catalog| Ok(((), deployments::abandon_all(catalog)))).await;
+        abandoned.map_err(|error| OpenError::corrupt(&config.data_dir, error.to_string()))?;
+
+        let used = admin::artifacts_of(&feed.catalog());
+        let opened = config.clone();
+        let folders = move || {
+            let artifacts = Artifacts::open(&opened.data_dir, opened.max_artifact_bytes)?;
+            artifacts.retain(&used)?;
+            Ok((artifacts, Uploads::open(opened.data_dir.join("uploads"), opened.max_artifact_bytes)?))
+        };
+        let (artifacts, uploads) = admin::blocking(folders)
+            .await
+            .map_err(|error| OpenError::unreadable(&config.data_dir, error))?;
+        let follow = Follow { store, feed, frontends: Frontends::default() };
+        Ok(Self { config, follow, artifacts, uploads })
+    }
+
+    /// For a frontend in the same process.
+    pub fn follower(&self) -> Arc<dyn clipper_rpc::catalog::Management> {
+        Arc::new(self.follow.clone())
+    }
+
+    /// Serves the admin interface and runs the deployments until `shutdown`; then lets requests finish, stops every
+    /// process, closes the database and unlocks the directory. Must be called within an actix system.
+    ///
+    /// # Errors
+    /// If the interface cannot be served, or the last of the database not be written.
+    pub async fn run(
+        self,
+        listener: TcpListener,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<(), RunError> {
+        let Self { config, follow, artifacts, uploads } = self;
+        let Follow { store, frontends, feed } = follow.clone();
+        let deployments =
+            Deployments::start(deployment::Config::new(config.data_dir, config.python, config.guard));
+        let specs = feed.catalog().deployments.values().map(|deployment| deployment.spec.clone()).collect();
+        deployments.restore(specs).await;
+
+        let admin = Admin { follow, deployments: deployments.clone(), artifacts };
+        let server = http::server(listener, admin, uploads)?;
+        let handle = server.handle();
+        let serve = async {
+            let mut server = std::pin::pin!(server);
+            tokio::select! {
+                result = &mut server => return result,
+                () = shutdown => {}
+            }
+            // Long polls and deployments under way end at once; everything else has time to finish.
+            frontends.close();
+            let (result, (), ()) = tokio::join!(server, handle.stop(true), deployments.shutdown());
+            result
+        };
+        let supervise = frontends.supervise(|views| deployments.observe(views));
+        let served = tokio::select! {
+            result = serve => result,
+            () = supervise => Ok(()),
+        };
+        deployments.shutdown().await;
+        store.close().await?;
+        Ok(served?)
+    }
+}

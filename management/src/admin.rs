@@ -1,0 +1,231 @@
+//! What the admin interface can do that takes more than one edit or more than the catalog: changes that frontends have
+//! applied when they are answered, and deployments, whose processes and records move together.
+//!
+//! Transport-neutral; the HTTP handlers are thin wrappers. Everything that changes something runs in a task of its own, so that
+//! a client that hangs up does not leave it half done. Invariant: at every moment the records say at least what runs,
+//! so a restart after a kill starts what was ready and removes what was not.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clipper_rpc::catalog::{ConnectedContainer, ModelVersionSpec};
+use clipper_rpc::names::ModelId;
+
+use crate::catalog::{Catalog, Edit};
+use crate::deployment::{ArtifactId, Artifacts, DeploymentSpec, Deployments};
+use crate::deployments::{self, Selection};
+use crate::error::EditError;
+use crate::feed::Feed;
+use crate::follow::Follow;
+use crate::frontends::Frontends;
+use crate::models;
+use crate::refusal::Refusal;
+use crate::store::Store;
+
+/// A handle to everything that management consists of. Cloned handles share it.
+#[derive(Clone)]
+pub(crate) struct Admin {
+    pub(crate) follow: Follow,
+    pub(crate) deployments: Deployments,
+    pub(crate) artifacts: Artifacts,
+}
+
+impl Admin {
+    fn store(&self) -> &Store {
+        &self.follow.store
+    }
+
+    fn feed(&self) -> &Feed {
+        &self.follow.feed
+    }
+
+    /// The frontends that are present.
+    pub(crate) fn frontends(&self) -> &Frontends {
+        &self.follow.frontends
+    }
+
+    /// The catalog as it stands.
+    pub(crate) fn catalog(&self) -> Arc<Catalog> {
+        self.feed().catalog()
+    }
+
+    /// Every connected container, once.
+    pub(crate) fn containers(&self) -> Vec<ConnectedContainer> {
+        self.frontends().containers()
+    }
+
+    /// Makes an edit; returns when it is on disk and in force at every frontend.
+    pub(crate) async fn change<F>(&self, decide: F) -> Result<(), EditError>
+    where
+        F: FnOnce(&Catalog) -> Result<Edit, Refusal> + Send + 'static,
+    {
+        self.change_with(|catalog| Ok(((), decide(catalog)?))).await
+    }
+
+    /// Likewise, with what the decision returned beside the edit.
+    async fn change_with<T, F>(&self, decide: F) -> Result<T, EditError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Catalog) -> Result<(T, Edit), Refusal> + Send + 'static,
+    {
+        let committed = self.store().edit(decide).await?;
+        self.frontends().settled(committed.revision).await;
+        Ok(committed.value)
+    }
+
+    /// Whether edits can be made.
+    pub(crate) async fn probe(&self) -> Result<(), EditError> {
+        self.store().edit(|_| Ok(((), Edit::default()))).await.map(drop)
+    }
+
+    /// Registers a version, starts its replicas, and makes it current once all are ready; or leaves nothing of it.
+    pub(crate) async fn deploy(
+        &self,
+        spec: DeploymentSpec,
+        version: ModelVersionSpec,
+        timeout: Duration,
+    ) -> Result<(), EditError> {
+        let admin = self.clone();
+        detached(async move {
+            admin.check_artifacts(std::slice::from_ref(&spec)).await?;
+            let id = spec.model.clone();
+            let begun = spec.clone();
+            admin.change(move |catalog| deployments::begin(catalog, begun, version)).await?;
+            let outcome = match admin.deployments.deploy(spec, timeout).await {
+                Ok(()) => {
+                    let ready = id.clone();
+                    let completed = admin.change(move |catalog| deployments::complete(catalog, &ready)).await;
+                    if completed.is_err() {
+                        admin.deployments.stop(vec![id.clone()]).await;
+                    }
+                    completed
+                }
+                Err(error) => Err(Refusal::from(error).into()),
+            };
+            if outcome.is_err() {
+                let abandoned = id.clone();
+                if let Err(error) =
+                    admin.change(move |catalog| Ok(deployments::abandon(catalog, &abandoned))).await
+                {
+                    tracing::error!(model = %id, %error, "a failed deployment stays on record until the next start");
+                }
+            }
+            outcome
+        })
+        .await
+    }
+
+    /// Changes the number of replicas; returns when all are ready.
+    pub(crate) async fn scale(
+        &self,
+        id: ModelId,
+        num_replicas: u32,
+        timeout: Duration,
+    ) -> Result<(), EditError> {
+        let admin = self.clone();
+        detached(async move {
+            deployments::ready(&admin.catalog(), &id)?;
+            admin.deployments.scale(id.clone(), num_replicas, timeout).await.map_err(Refusal::from)?;
+            admin.change(move |catalog| deployments::scale(catalog, &id, num_replicas)).await
+        })
+        .await
+    }
+
+    /// Stops deployments; returns how many, when their processes are gone.
+    pub(crate) async fn stop(&self, selection: Selection) -> Result<usize, EditError> {
+        let admin = self.clone();
+        detached(async move {
+            let before = admin.catalog();
+            let stopped = admin.change_with(move |catalog| deployments::stop(catalog, &selection)).await?;
+            admin.deployments.stop(stopped.clone()).await;
+            admin.remove_artifacts_since(&before).await;
+            Ok(stopped.len())
+        })
+        .await
+    }
+
+    /// Deletes a version, and stops its deployment.
+    pub(crate) async fn delete_version(&self, id: ModelId) -> Result<(), EditError> {
+        let admin = self.clone();
+        detached(async move {
+            let before = admin.catalog();
+            let deleted = id.clone();
+            admin.change(move |catalog| models::delete_version(catalog, &deleted)).await?;
+            admin.deployments.stop(vec![id]).await;
+            admin.remove_artifacts_since(&before).await;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn check_artifacts(&self, specs: &[DeploymentSpec]) -> Result<(), Refusal> {
+        let artifacts = self.artifacts.clone();
+        let named: Vec<ArtifactId> = specs.iter().filter_map(|spec| spec.artifact.clone()).collect();
+        match blocking(move || named.into_iter().find(|id| !artifacts.contains(id))).await {
+            Some(missing) => Err(Refusal::NoSuchArtifact { artifact: missing.to_string() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Removes the artifacts that a deployment named before and none does now. Others may have just been uploaded, to be
+    /// deployed next.
+    async fn remove_artifacts_since(&self, before: &Catalog) {
+        let now = artifacts_of(&self.catalog());
+        let unused: Vec<_> = artifacts_of(before).difference(&now).cloned().collect();
+        let artifacts = self.artifacts.clone();
+        blocking(move || {
+            for id in unused {
+                if let Err(error) = artifacts.remove(&id) {
+                    tracing::warn!(artifact = %id, %error, "an artifact that is not used cannot be removed");
+                }
+            }
+        })
+        .await;
+    }
+
+    /// Makes an edit of an empty catalog, and starts the deployments in it.
+    pub(crate) async fn import<F>(&self, specs: Vec<DeploymentSpec>, decide: F) -> Result<(), EditError>
+    where
+        F: FnOnce(&Catalog) -> Result<Edit, Refusal> + Send + 'static,
+    {
+        let admin = self.clone();
+        detached(async move {
+            admin.check_artifacts(&specs).await?;
+            admin.change(decide).await?;
+            admin.deployments.restore(specs).await;
+            Ok(())
+        })
+        .await
+    }
+}
+
+/// The artifacts that deployments name.
+pub(crate) fn artifacts_of(catalog: &Catalog) -> HashSet<ArtifactId> {
+    catalog.deployments.values().filter_map(|deployment| deployment.spec.artifact.clone()).collect()
+}
+
+/// Runs on a thread that may block.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    finished(tokio::task::spawn_blocking(work)).await
+}
+
+/// Runs to the end even if nobody waits for it any more.
+async fn detached<T, F>(work: F) -> T
+where
+    T: Send + 'static,
+    F: Future<Output = T> + Send + 'static,
+{
+    finished(tokio::spawn(work)).await
+}
+
+async fn finished<T>(task: tokio::task::JoinHandle<T>) -> T {
+    match task.await {
+        Ok(output) => output,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // Only the end of the runtime cancels a task, and it ends whoever waits here, too.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}

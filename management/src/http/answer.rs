@@ -1,0 +1,93 @@
+//! What handlers answer with besides JSON values: sentences, and the parts of the interface's description that all share.
+
+use std::collections::BTreeMap;
+
+use actix_web::{HttpRequest, HttpResponse, Responder};
+use serde::{Deserialize, Serialize};
+use utoipa::openapi::{ContentBuilder, Ref, RefOr, Response, ResponseBuilder, schema::ObjectBuilder};
+use utoipa::{IntoResponses, ToSchema};
+
+use super::error::{ApiError, ErrorBody};
+
+/// A sentence of success, as plain text.
+pub(super) struct Sentence(pub(super) String);
+
+/// What a handler returns that answers with a sentence.
+pub(super) type Spoken = Result<Sentence, ApiError>;
+
+impl Responder for Sentence {
+    type Body = actix_web::body::BoxBody;
+
+    fn respond_to(self, _: &HttpRequest) -> HttpResponse {
+        HttpResponse::Ok().content_type("text/plain; charset=utf-8").body(self.0)
+    }
+}
+
+impl IntoResponses for Sentence {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        let content = ContentBuilder::new()
+            .schema(Some(ObjectBuilder::new().schema_type(utoipa::openapi::Type::String)));
+        let done = ResponseBuilder::new()
+            .description("Done: a sentence that says so")
+            .content("text/plain", content.build());
+        BTreeMap::from([("200".into(), done.build().into())])
+    }
+}
+
+/// Whether names are enough.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Listing {
+    #[serde(default)]
+    pub(super) verbose: bool,
+}
+
+impl super::body::RequestBody for Listing {}
+
+/// A body that says nothing.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Empty {}
+
+impl super::body::RequestBody for Empty {}
+
+/// Names, or all there is to say.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub(super) enum List<T> {
+    Names(Vec<String>),
+    Objects(Vec<T>),
+}
+
+/// What was asked for, or an empty object if there is no such thing.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub(super) enum Found<T> {
+    Object(T),
+    Nothing {},
+}
+
+impl<T> From<Option<T>> for Found<T> {
+    fn from(object: Option<T>) -> Self {
+        object.map_or(Self::Nothing {}, Self::Object)
+    }
+}
+
+/// The refusal that every call with a body can be answered with.
+pub(super) struct Refused;
+
+impl IntoResponses for Refused {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        let content = ContentBuilder::new().schema(Some(Ref::from_schema_name(ErrorBody::name())));
+        let refused = ResponseBuilder::new()
+            .description("The body does not fit, or what it asks for cannot be done; nothing has changed")
+            .content("application/json", content.build());
+        BTreeMap::from([("400".into(), refused.build().into())])
+    }
+}
+
+/// "1 replica", "2 replicas".
+pub(super) fn counted(number: u64, noun: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {noun}{plural}")
+}

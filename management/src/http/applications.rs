@@ -1,0 +1,247 @@
+//! Applications and their links.
+
+use actix_web::{post, web};
+use clipper_rpc::catalog::Application;
+use clipper_rpc::input::InputType;
+use clipper_rpc::names::{AppName, ModelName};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+
+use super::answer::{Found, List, Listing, Refused, Sentence, Spoken};
+use super::body::{Body, RequestBody};
+use super::error::ApiError;
+use crate::admin::Admin;
+use crate::applications;
+
+/// The policy of an application: its single linked model answers, or the default output does.
+const POLICY: &str = "default_output";
+
+/// An application to add.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NewApplication {
+    #[schema(value_type = String)]
+    name: AppName,
+    /// `integers`, `floats`, `doubles`, `bytes` or `strings`.
+    #[schema(value_type = String)]
+    input_type: InputType,
+    /// A text, or any other JSON value, which stands for its JSON text.
+    #[serde(deserialize_with = "text_or_json")]
+    #[schema(value_type = Value)]
+    default_output: String,
+    #[schema(minimum = 1)]
+    latency_slo_micros: u64,
+    /// Models to link at once, which need not exist yet; at most one.
+    #[schema(value_type = Option<Vec<String>>)]
+    linked_models: Option<Vec<ModelName>>,
+}
+
+impl RequestBody for NewApplication {}
+
+fn text_or_json<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let json = Box::<RawValue>::deserialize(deserializer)?;
+    Ok(serde_json::from_str(json.get()).unwrap_or_else(|_| json.get().to_owned()))
+}
+
+/// An application's name.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NamedApplication {
+    #[schema(value_type = String)]
+    name: AppName,
+}
+
+impl RequestBody for NamedApplication {}
+
+/// An application and models.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Links {
+    #[schema(value_type = String)]
+    app_name: AppName,
+    #[schema(value_type = Vec<String>)]
+    model_names: Vec<ModelName>,
+}
+
+impl RequestBody for Links {}
+
+/// An application whose links are asked for.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LinkedTo {
+    #[schema(value_type = String)]
+    app_name: AppName,
+}
+
+impl RequestBody for LinkedTo {}
+
+/// An application as it is reported.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ApplicationInfo {
+    #[schema(value_type = String)]
+    name: AppName,
+    input_type: &'static str,
+    default_output: String,
+    latency_slo_micros: u64,
+    policy: &'static str,
+    #[schema(value_type = Vec<String>)]
+    linked_models: Vec<ModelName>,
+}
+
+impl From<&Application> for ApplicationInfo {
+    fn from(application: &Application) -> Self {
+        Self {
+            name: application.name.clone(),
+            input_type: application.input_type.reported_name(),
+            default_output: application.default_output.clone(),
+            latency_slo_micros: application.latency_slo_micros,
+            policy: POLICY,
+            linked_models: application.linked_models.clone(),
+        }
+    }
+}
+
+/// Adds an application.
+#[utoipa::path(request_body = NewApplication, responses(Sentence, Refused), tag = "applications")]
+#[post("/admin/add_app")]
+pub(super) async fn add_app(admin: web::Data<Admin>, Body(body): Body<NewApplication>) -> Spoken {
+    let said = Sentence(format!("Successfully added application with name '{}'", body.name));
+    let application = Application {
+        name: body.name,
+        input_type: body.input_type,
+        default_output: body.default_output,
+        latency_slo_micros: body.latency_slo_micros,
+        linked_models: body.linked_models.unwrap_or_default(),
+    };
+    admin.change(move |catalog| applications::add(catalog, application)).await?;
+    Ok(said)
+}
+
+/// Deletes an application, its links with it.
+#[utoipa::path(request_body = NamedApplication, responses(Sentence, Refused), tag = "applications")]
+#[post("/admin/delete_app")]
+pub(super) async fn delete_app(admin: web::Data<Admin>, Body(body): Body<NamedApplication>) -> Spoken {
+    let said = Sentence(format!("Successfully deleted application with name '{}'", body.name));
+    admin.change(move |catalog| applications::delete(catalog, body.name)).await?;
+    Ok(said)
+}
+
+/// Links a model to an application.
+#[utoipa::path(request_body = Links, responses(Sentence, Refused), tag = "applications")]
+#[post("/admin/add_model_links")]
+pub(super) async fn add_model_links(admin: web::Data<Admin>, Body(body): Body<Links>) -> Spoken {
+    let models: Vec<_> = body.model_names.iter().map(|model| format!("'{model}'")).collect();
+    let said = Sentence(format!(
+        "Successfully linked model with name {} to application '{}'",
+        models.join(", "),
+        body.app_name
+    ));
+    admin.change(move |catalog| applications::link(catalog, &body.app_name, body.model_names)).await?;
+    Ok(said)
+}
+
+/// Removes links of an application.
+#[utoipa::path(request_body = Links, responses(Sentence, Refused), tag = "applications")]
+#[post("/admin/delete_model_links")]
+pub(super) async fn delete_model_links(admin: web::Data<Admin>, Body(body): Body<Links>) -> Spoken {
+    admin.change(move |catalog| applications::unlink(catalog, &body.app_name, &body.model_names)).await?;
+    Ok(Sentence("Success!".into()))
+}
+
+/// Lists the models that an application is linked to.
+#[utoipa::path(
+    request_body = LinkedTo,
+    responses((status = 200, body = Vec<String>, description = "Names of models"), Refused),
+    tag = "applications"
+)]
+#[post("/admin/get_linked_models")]
+pub(super) async fn get_linked_models(
+    admin: web::Data<Admin>,
+    Body(body): Body<LinkedTo>,
+) -> Result<web::Json<Vec<ModelName>>, ApiError> {
+    Ok(web::Json(applications::linked_models(&admin.catalog(), &body.app_name)?.to_vec()))
+}
+
+/// Lists the applications.
+#[utoipa::path(
+    request_body = Listing,
+    responses((status = 200, body = List<ApplicationInfo>, description = "Names, or objects if verbose"), Refused),
+    tag = "applications"
+)]
+#[post("/admin/get_all_applications")]
+pub(super) async fn get_all_applications(
+    admin: web::Data<Admin>,
+    Body(body): Body<Listing>,
+) -> web::Json<List<ApplicationInfo>> {
+    let catalog = admin.catalog();
+    web::Json(if body.verbose {
+        List::Objects(catalog.applications.values().map(|application| application.as_ref().into()).collect())
+    } else {
+        List::Names(catalog.applications.keys().map(ToString::to_string).collect())
+    })
+}
+
+/// Describes an application.
+#[utoipa::path(
+    request_body = NamedApplication,
+    responses((status = 200, body = Found<ApplicationInfo>, description = "The application, or {}"), Refused),
+    tag = "applications"
+)]
+#[post("/admin/get_application")]
+pub(super) async fn get_application(
+    admin: web::Data<Admin>,
+    Body(body): Body<NamedApplication>,
+) -> web::Json<Found<ApplicationInfo>> {
+    let catalog = admin.catalog();
+    let application = catalog.applications.get(&body.name);
+    web::Json(application.map(|application| application.as_ref().into()).into())
+}
+
+/// Whose state is asked for.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct StateOf {
+    #[schema(value_type = String)]
+    app_name: AppName,
+    /// A number or a text.
+    uid: Uid,
+}
+
+impl RequestBody for StateOf {}
+
+/// A user of an application.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(untagged, expecting = "expected uid to be an integer or a text")]
+pub(super) enum Uid {
+    Number(i64),
+    Text(String),
+}
+
+/// The state that an application's policy keeps for a user.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct SelectionState {
+    #[schema(value_type = String)]
+    app_name: AppName,
+    uid: Uid,
+    policy: &'static str,
+    /// The policy's own; this one keeps none.
+    #[schema(value_type = Object)]
+    state: serde_json::Map<String, serde_json::Value>,
+}
+
+/// Shows the selection state of an application for a user.
+#[utoipa::path(
+    request_body = StateOf,
+    responses((status = 200, body = SelectionState, description = "The state"), Refused),
+    tag = "applications"
+)]
+#[post("/admin/get_state")]
+pub(super) async fn get_state(
+    admin: web::Data<Admin>,
+    Body(body): Body<StateOf>,
+) -> Result<web::Json<SelectionState>, ApiError> {
+    applications::linked_models(&admin.catalog(), &body.app_name)?;
+    let StateOf { app_name, uid } = body;
+    Ok(web::Json(SelectionState { app_name, uid, policy: POLICY, state: serde_json::Map::new() }))
+}

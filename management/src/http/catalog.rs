@@ -1,0 +1,111 @@
+//! The catalog as a whole: its feed for frontends, and export and import for people.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use actix_web::{HttpRequest, get, post, web};
+use clipper_rpc::catalog::{Application, FollowRequest, FollowResponse, Model, Revision};
+use serde::{Deserialize, Serialize};
+use utoipa::openapi::{ObjectBuilder, RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
+
+use super::answer::{Refused, Sentence, Spoken, counted};
+use super::body::{Body, RequestBody};
+use super::error::ApiError;
+use crate::admin::Admin;
+use crate::deployment::DeploymentSpec;
+use crate::deployments;
+
+/// The version of the form of exports.
+const EXPORT_VERSION: u32 = 1;
+
+/// A frontend's call; `rpc/src/catalog.rs` describes it.
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct FollowBody(FollowRequest);
+
+impl PartialSchema for FollowBody {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new().description(Some("See rpc/src/catalog.rs")).into()
+    }
+}
+
+impl RequestBody for FollowBody {
+    /// A frontend names all of its containers.
+    const MAX_BYTES: usize = 64 << 20;
+}
+
+/// Waits for news of the catalog, for ten seconds at most. For frontends.
+#[utoipa::path(
+    request_body(content = Object, description = "`FollowRequest` of `rpc/src/catalog.rs`"),
+    responses((status = 200, body = Object, description = "`FollowResponse` of `rpc/src/catalog.rs`"), Refused),
+    tag = "catalog"
+)]
+#[post("/admin/follow")]
+pub(super) async fn follow(
+    admin: web::Data<Admin>,
+    request: HttpRequest,
+    Body(FollowBody(body)): Body<FollowBody>,
+) -> Result<web::Json<FollowResponse>, ApiError> {
+    let caller = request.peer_addr().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |address| address.ip());
+    Ok(web::Json(admin.follow.follow(body, caller).await?))
+}
+
+/// All records, deployments included; not the files of artifacts.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Export {
+    /// The version of this form.
+    version: u32,
+    /// The number of the state that was exported, for people.
+    #[serde(default)]
+    revision: Revision,
+    #[schema(value_type = Vec<Object>)]
+    applications: Vec<Application>,
+    #[schema(value_type = Vec<Object>)]
+    models: Vec<Model>,
+    #[schema(value_type = Vec<Object>)]
+    deployments: Vec<DeploymentSpec>,
+}
+
+impl RequestBody for Export {
+    const MAX_BYTES: usize = 256 << 20;
+}
+
+/// Shows the whole catalog with its deployments.
+#[utoipa::path(responses((status = 200, body = Export, description = "The catalog")), tag = "catalog")]
+#[get("/admin/export")]
+pub(super) async fn export(admin: web::Data<Admin>) -> web::Json<Export> {
+    let mut catalog = admin.catalog();
+    let revision = catalog.revision;
+    // What is still being deployed is not part of the catalog yet.
+    let pending = deployments::abandon_all(&catalog);
+    std::sync::Arc::make_mut(&mut catalog).apply(&pending);
+    let snapshot = catalog.snapshot();
+    web::Json(Export {
+        version: EXPORT_VERSION,
+        revision,
+        applications: snapshot.applications,
+        models: snapshot.models,
+        deployments: catalog.deployments.values().map(|deployment| deployment.spec.clone()).collect(),
+    })
+}
+
+/// Takes over an export into an empty catalog, and starts its deployments.
+#[utoipa::path(request_body = Export, responses(Sentence, Refused), tag = "catalog")]
+#[post("/admin/import")]
+pub(super) async fn import(admin: web::Data<Admin>, Body(body): Body<Export>) -> Spoken {
+    let Export { version, applications, models, deployments: specs, .. } = body;
+    if version != EXPORT_VERSION {
+        let what = format!("it has version {version}, expected {EXPORT_VERSION}");
+        return Err(crate::refusal::Refusal::ImportInconsistent { what }.into());
+    }
+    let said = Sentence(format!(
+        "Successfully imported {}, {} and {}",
+        counted(applications.len() as u64, "application"),
+        counted(models.len() as u64, "model"),
+        counted(specs.len() as u64, "deployment")
+    ));
+    let stored = specs.clone();
+    admin.import(specs, move |catalog| deployments::import(catalog, applications, models, stored)).await?;
+    Ok(said)
+}

@@ -1,0 +1,95 @@
+//! Every way in which the interface says no, as JSON, with the status of each in one place.
+
+use actix_web::http::{StatusCode, header};
+use actix_web::{HttpResponse, ResponseError};
+use clipper_rpc::catalog::FollowError;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::error::{EditError, StoreError};
+use crate::refusal::Refusal;
+
+/// The body of a refusal.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ErrorBody {
+    /// The kind of refusal, a fixed text.
+    error: &'static str,
+    /// What was wrong, and what was expected.
+    cause: String,
+}
+
+/// See the module's documentation.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ApiError {
+    #[error("Error parsing JSON: {what}. Expected JSON schema: {schema}")]
+    Json { what: String, schema: String },
+    #[error("The body did not arrive as a whole: {what}")]
+    Incomplete { what: String },
+    #[error("The body is longer than {limit} bytes")]
+    TooLarge { limit: u64 },
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    #[error("{what}")]
+    Artifact { what: String },
+    #[error("There is nothing at {path}; GET / says what there is")]
+    NotFound { path: String },
+    #[error("{path} takes {allowed}, not {method}")]
+    Method { path: String, method: String, allowed: &'static str },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Follow(#[from] FollowError),
+    #[error("Management could not do this: {what}")]
+    Internal { what: String },
+}
+
+impl From<EditError> for ApiError {
+    fn from(error: EditError) -> Self {
+        match error {
+            EditError::Refused(refusal) => Self::Refused(refusal),
+            EditError::Store(error) => Self::Store(error),
+        }
+    }
+}
+
+impl ApiError {
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Json { .. } => "Json error",
+            Self::Incomplete { .. } | Self::TooLarge { .. } => "Body error",
+            Self::Refused(_) => "Request error",
+            Self::Artifact { .. } => "Artifact error",
+            Self::NotFound { .. } => "Not found",
+            Self::Method { .. } => "Method not allowed",
+            Self::Store(_) | Self::Follow(_) => "Unavailable",
+            Self::Internal { .. } => "Internal error",
+        }
+    }
+}
+
+impl ResponseError for ApiError {
+    fn status_code(&self) -> StatusCode {
+        match self {
+            Self::Json { .. } | Self::Incomplete { .. } | Self::Refused(_) | Self::Artifact { .. } => {
+                StatusCode::BAD_REQUEST
+            }
+            Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::NotFound { .. } => StatusCode::NOT_FOUND,
+            Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Store(_) | Self::Follow(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Internal { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        let mut response = HttpResponse::build(self.status_code());
+        if let Self::Method { allowed, .. } = self {
+            response.insert_header((header::ALLOW, *allowed));
+        }
+        if matches!(self, Self::TooLarge { .. } | Self::Incomplete { .. }) {
+            // The rest of the body is still coming; nothing after it could be told from it.
+            response.force_close();
+        }
+        response.json(ErrorBody { error: self.kind(), cause: self.to_string() })
+    }
+}

@@ -1,0 +1,129 @@
+//! The admin interface over HTTP: thin handlers over `admin.rs` and the domain functions, one module a resource.
+//!
+//! # Layout
+//! - `applications`, `models`, `deployments`, `artifacts`, `catalog`, `status`: the handlers.
+//! - `body`: how bodies are read; `answer`: how answers are said; `error`: how refusals are.
+//!
+//! Paths stand once, at the handlers; the description at `/openapi.json` is generated from them and also tells a wrong
+//! method (405) from a wrong path (404).
+
+use std::net::TcpListener;
+
+use actix_web::dev::Server;
+use actix_web::http::Method;
+use actix_web::{App, HttpRequest, HttpResponse, HttpServer, get, web};
+use utoipa::OpenApi;
+use utoipa::openapi::path::PathItem;
+
+pub(crate) use artifacts::Uploads;
+use error::ApiError;
+
+use crate::admin::Admin;
+
+mod answer;
+mod applications;
+mod artifacts;
+mod body;
+mod catalog;
+mod deployments;
+mod error;
+mod models;
+mod status;
+
+/// Admin calls are rare and short; two threads keep one that is slow from delaying the rest.
+const WORKERS: usize = 2;
+/// How long requests may take to be answered once management is to stop, in seconds.
+const DRAIN_SECONDS: u64 = 10;
+
+macro_rules! interface {
+    ($($module:ident :: $handler:ident,)*) => {
+        /// The description of the interface.
+        #[derive(OpenApi)]
+        #[openapi(
+            info(
+                title = "Clipper management",
+                description = "The admin interface of a Clipper cluster. Every refusal is `{\"error\", \"cause\"}`.",
+            ),
+            paths($($module::$handler,)* openapi_json),
+            components(schemas(error::ErrorBody))
+        )]
+        struct Interface;
+
+        fn routes(config: &mut web::ServiceConfig) {
+            $(config.service($module::$handler);)*
+            config.service(openapi_json);
+        }
+    };
+}
+
+interface! {
+    applications::add_app,
+    applications::delete_app,
+    applications::add_model_links,
+    applications::delete_model_links,
+    applications::get_linked_models,
+    applications::get_all_applications,
+    applications::get_application,
+    applications::get_state,
+    models::add_model,
+    models::set_model_version,
+    models::delete_versioned_model,
+    models::get_all_models,
+    models::get_model,
+    models::get_all_containers,
+    models::get_container,
+    deployments::deploy_model,
+    deployments::set_num_replicas,
+    deployments::get_deployments,
+    deployments::stop_models,
+    deployments::stop_versioned_models,
+    deployments::stop_inactive_model_versions,
+    deployments::stop_all_models,
+    deployments::get_replica_logs,
+    artifacts::add_artifact,
+    catalog::follow,
+    catalog::export,
+    catalog::import,
+    status::about,
+    status::ping,
+    status::livez,
+    status::readyz,
+    status::metrics,
+}
+
+/// Describes this interface.
+#[utoipa::path(responses((status = 200, body = Object, description = "OpenAPI 3.1")), tag = "status")]
+#[get("/openapi.json")]
+async fn openapi_json() -> web::Json<utoipa::openapi::OpenApi> {
+    web::Json(Interface::openapi())
+}
+
+/// Whatever no handler takes.
+async fn unknown(request: HttpRequest) -> Result<HttpResponse, ApiError> {
+    let path = request.path().to_owned();
+    match Interface::openapi().paths.paths.get(&path) {
+        Some(item) => {
+            let method = request.method().to_string();
+            Err(ApiError::Method { path, method, allowed: allowed(item).as_str() })
+        }
+        None => Err(ApiError::NotFound { path }),
+    }
+}
+
+fn allowed(item: &PathItem) -> &'static Method {
+    if item.get.is_some() { &Method::GET } else { &Method::POST }
+}
+
+/// Serves the interface on a listener; the server runs once it is polled.
+pub(crate) fn server(listener: TcpListener, admin: Admin, uploads: Uploads) -> std::io::Result<Server> {
+    let admin = web::Data::new(admin);
+    let uploads = web::Data::new(uploads);
+    let server = HttpServer::new(move || {
+        App::new()
+            .app_data(admin.clone())
+            .app_data(uploads.clone())
+            .configure(routes)
+            .default_service(web::to(unknown))
+    });
+    Ok(server.workers(WORKERS).shutdown_timeout(DRAIN_SECONDS).disable_signals().listen(listener)?.run())
+}
