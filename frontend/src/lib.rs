@@ -1,1 +1,35 @@
-//! .
+//! The query frontend: predictions over REST, answered by model containers within the latency objective.
+//!
+//! # Layout
+//! The path of a prediction, from the door to the container:
+//! - [`http`]: the REST interface; [`query`] parses a body straight into what will travel.
+//! - [`prediction`]: asks the right queue, and answers by the deadline whatever happens.
+//! - [`queue`] and [`task`]: the queries that wait for a model.
+//! - [`container_connection`]: pulls batches, and hands them to the router's thread.
+//!
+//! What it serves, and how it learns of it:
+//! - [`directory`]: read-only views for the hot path.
+//! - [`follower`]: follows management and is the only writer of the directory;
+//!   [`management_client`] reaches management over HTTP.
+//! - [`application`] and [`model_queue`]: the actors of an application, and of a version of a model.
+//! - [`reception`]: where containers arrive.
+//!
+//! The rule of the hot path: per query function calls, per batch one message, per change messages.
+
+pub mod application;
+pub mod container_connection;
+pub mod directory;
+pub mod follower;
+mod frontend;
+mod http;
+pub mod management_client;
+pub mod model_queue;
+pub mod prediction;
+pub mod query;
+pub mod query_ids;
+pub mod queue;
+pub mod reception;
+pub mod task;
+
+pub use self::frontend::{Config, Error, Frontend};
+pub use self::management_client::ManagementClient;

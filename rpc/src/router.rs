@@ -111,7 +111,6 @@ struct Shared {
 
 enum Command {
     Send { peer: PeerId, frames: Frames },
-    Forget { peer: PeerId },
     ShutDown,
 }
 
@@ -202,11 +201,6 @@ impl RouterHandle {
         self.push(Command::Send { peer: peer.clone(), frames: message.encode() });
     }
 
-    /// Stops watching a peer: its loss will not be reported.
-    pub fn forget(&self, peer: &PeerId) {
-        self.push(Command::Forget { peer: peer.clone() });
-    }
-
     /// Ends the thread, after everything that was sent before.
     pub fn shut_down(&self) {
         self.push(Command::ShutDown);
@@ -249,7 +243,6 @@ impl<R: Reception> Worker<R> {
             for command in commands {
                 match command {
                     Command::Send { peer, frames } => self.send(peer, frames),
-                    Command::Forget { peer } => drop(self.peers.remove(&peer)),
                     Command::ShutDown => return,
                 }
             }
@@ -268,7 +261,9 @@ impl<R: Reception> Worker<R> {
             return;
         }
         let timeout = match self.probes.front() {
-            Some(&at) => i64::try_from(at.saturating_duration_since(Instant::now()).as_millis()).unwrap_or(0) + 1,
+            Some(&at) => {
+                i64::try_from(at.saturating_duration_since(Instant::now()).as_millis()).unwrap_or(0) + 1
+            }
             None => -1,
         };
         let mut items = [

@@ -120,7 +120,9 @@ impl Session {
                 warn!(frontend = %self.address, "nothing heard from the frontend, beginning anew");
                 self.fail(now);
             }
-            State::Open(open) if open.last_sent + open.heartbeat <= now => self.send(now, &FromContainer::Heartbeat),
+            State::Open(open) if open.last_sent + open.heartbeat <= now => {
+                self.send(now, &FromContainer::Heartbeat)
+            }
             _ => {}
         }
     }
@@ -155,11 +157,13 @@ impl Session {
 
     fn handle(&mut self, message: ToContainer, now: Instant) -> Option<SessionEvent> {
         let State::Open(open) = &mut self.state else { return None };
+        if let ToContainer::Heartbeat { .. } | ToContainer::Predict(_) | ToContainer::Feedback(_) = &message {
+            self.pause = FIRST_PAUSE;
+        }
         match message {
             ToContainer::Registered(Registered { replica, heartbeat_millis, timeout_millis, frontends }) => {
                 open.heartbeat = Duration::from_millis(heartbeat_millis.max(1));
                 open.timeout = Duration::from_millis(timeout_millis.max(1));
-                self.pause = FIRST_PAUSE;
                 info!(frontend = %self.address, replica, "registered");
                 frontends.map(SessionEvent::Frontends)
             }

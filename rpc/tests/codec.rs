@@ -57,24 +57,25 @@ fn from_container() -> impl Strategy<Value = FromContainer> {
         input_type(),
         any::<(Option<u32>, Option<u32>, Option<String>, Option<String>)>(),
     )
-        .prop_map(|((protocol, model, version, token), input_type, (max_batch_size, replica, sdk, instance))| {
-            FromContainer::Register(Register {
-                protocol,
-                model,
-                version,
-                input_type,
-                token,
-                max_batch_size,
-                replica,
-                sdk,
-                instance,
-            })
-        });
-    let prediction = (any::<(u64, u64)>(), outputs(), btree_map(any::<u32>(), any::<String>(), 0..4)).prop_map(
-        |((id, elapsed_micros), outputs, errors)| {
+        .prop_map(
+            |((protocol, model, version, token), input_type, (max_batch_size, replica, sdk, instance))| {
+                FromContainer::Register(Register {
+                    protocol,
+                    model,
+                    version,
+                    input_type,
+                    token,
+                    max_batch_size,
+                    replica,
+                    sdk,
+                    instance,
+                })
+            },
+        );
+    let prediction = (any::<(u64, u64)>(), outputs(), btree_map(any::<u32>(), any::<String>(), 0..4))
+        .prop_map(|((id, elapsed_micros), outputs, errors)| {
             FromContainer::Prediction(Prediction { id, elapsed_micros, outputs, errors })
-        },
-    );
+        });
     prop_oneof![
         register,
         prediction,
@@ -175,7 +176,9 @@ fn a_count_that_differs_from_the_outputs_is_refused() {
 
 #[test]
 fn frames_of_another_shape_are_refused() {
-    for frames in [vec![], vec![Bytes::new()], vec![Bytes::from_static(b"x"), Bytes::new()], vec![Bytes::new(); 4]] {
+    for frames in
+        [vec![], vec![Bytes::new()], vec![Bytes::from_static(b"x"), Bytes::new()], vec![Bytes::new(); 4]]
+    {
         assert!(Frames::from_multipart(frames).unwrap_err().to_string().contains("expected an empty frame"));
     }
 }

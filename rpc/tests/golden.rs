@@ -29,14 +29,16 @@ fn golden() -> Vec<(&'static str, Message, Value)> {
         }))
     };
     let prediction = |outputs, errors: &[(u32, &str)]| {
-        let errors: BTreeMap<u32, String> = errors.iter().map(|&(index, text)| (index, text.to_owned())).collect();
+        let errors: BTreeMap<u32, String> =
+            errors.iter().map(|&(index, text)| (index, text.to_owned())).collect();
         Message::From(FromContainer::Prediction(Prediction { id: 7, elapsed_micros: 1_500, outputs, errors }))
     };
     let predict_json = |input_type: &str, inputs: Value| {
         json!({"type": "predict", "id": 7, "count": inputs.as_array().map(Vec::len), "budget_micros": 20_000,
                "input_type": input_type, "inputs": inputs})
     };
-    let little_endian = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Bytes>();
+    let little_endian =
+        |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Bytes>();
     vec![
         (
             "register",
@@ -184,7 +186,10 @@ fn golden() -> Vec<(&'static str, Message, Value)> {
             "feedback",
             Message::To(ToContainer::Feedback(Feedback {
                 id: 8,
-                inputs: InputBatch::join(InputType::Doubles, &[Input::doubles(&[1.0]), Input::doubles(&[2.0])]),
+                inputs: InputBatch::join(
+                    InputType::Doubles,
+                    &[Input::doubles(&[1.0]), Input::doubles(&[2.0])],
+                ),
                 labels: vec!["cat".into(), "dog".into()],
             })),
             json!({"type": "feedback", "id": 8, "count": 2, "input_type": "doubles", "inputs": [[1.0], [2.0]],
@@ -216,10 +221,9 @@ fn the_golden_frames_are_what_is_said_and_understood() {
         }
         let stored: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
         assert_eq!(stored, document, "{name}");
-        let frames = Frames::from_multipart(
-            [Bytes::new(), frames.header].into_iter().chain(frames.payload).collect(),
-        )
-        .unwrap();
+        let frames =
+            Frames::from_multipart([Bytes::new(), frames.header].into_iter().chain(frames.payload).collect())
+                .unwrap();
         match message {
             Message::From(message) => assert_eq!(FromContainer::decode(&frames), Ok(message), "{name}"),
             Message::To(message) => assert_eq!(ToContainer::decode(&frames), Ok(message), "{name}"),

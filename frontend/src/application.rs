@@ -1,0 +1,68 @@
+//! The actor of one application: it turns what management says of it into the view that its queries read.
+//!
+//! It ends when the directory lets go of it. Invariant: the published view is that of the last configuration.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use arc_swap::ArcSwap;
+use clipper_rpc::catalog;
+use clipper_rpc::output::Output;
+
+use crate::directory::{ApplicationHandle, ApplicationView, ModelView};
+
+/// An objective beyond this is as good as none, and deadlines must stay representable.
+const LONGEST_OBJECTIVE: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Owns one application.
+pub struct Application {
+    view: Arc<ArcSwap<ApplicationView>>,
+}
+
+/// What the application is from now on, with the model that it is linked to.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Configure {
+    /// The application, as management has it.
+    pub application: catalog::Application,
+    /// The linked model, if any.
+    pub model: Option<ModelView>,
+}
+
+impl Application {
+    /// Starts the actor of an application.
+    pub fn launch(configure: Configure) -> ApplicationHandle {
+        let view = Arc::new(ArcSwap::from_pointee(configure.into()));
+        let actor = Self { view: Arc::clone(&view) }.start();
+        ApplicationHandle { actor, view }
+    }
+}
+
+impl From<Configure> for ApplicationView {
+    fn from(Configure { application, model }: Configure) -> Self {
+        let model = model.map(|mut model| {
+            model.versions.retain(|_, queue| queue.input_type() == application.input_type);
+            Arc::new(model)
+        });
+        Self {
+            name: application.name,
+            input_type: application.input_type,
+            latency_slo: Duration::from_micros(application.latency_slo_micros).min(LONGEST_OBJECTIVE),
+            default_output: Output::text(application.default_output),
+            model,
+        }
+    }
+}
+
+impl Actor for Application {
+    type Context = Context<Self>;
+}
+
+impl Handler<Configure> for Application {
+    type Result = ();
+
+    fn handle(&mut self, configure: Configure, _: &mut Self::Context) {
+        self.view.store(Arc::new(configure.into()));
+    }
+}

@@ -1,0 +1,312 @@
+//! The actor that follows management: the only writer of the directory.
+//!
+//! It asks for what has changed, applies it, and asks again, each time with all that management should know of this
+//! frontend; a change of the containers breaks the wait off and asks anew. Invariant: the position that it reports is
+//! reached only after every view shows it.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use clipper_rpc::catalog::{
+    self, Change, FollowError, FollowRequest, FollowResponse, Management, Model, Position, Snapshot, Update,
+};
+use clipper_rpc::names::{AppName, ModelId, ModelName};
+use futures_util::future::join_all;
+use tokio::sync::oneshot;
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use crate::application::{Application, Configure};
+use crate::container_connection::FrontendsChanged;
+use crate::directory::{ApplicationHandle, Directory, ModelView};
+use crate::model_queue::{ModelHandle, ModelQueue, SeatsChanged, Withdraw};
+use crate::query_ids::QueryIds;
+use crate::queue::Queue;
+
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// What the follower is told at its start.
+pub struct FollowerConfig {
+    /// Where applications reach this frontend.
+    pub query_address: String,
+    /// Where containers reach this frontend.
+    pub rpc_address: String,
+    /// The bound of each model's queue.
+    pub queue_capacity: usize,
+    /// The most inputs of a batch, where the model states no number of its own.
+    pub max_batch_size: u32,
+}
+
+/// Owns this frontend's picture of the cluster.
+pub struct Follower {
+    management: Arc<dyn Management>,
+    directory: Arc<Directory>,
+    query_ids: Arc<QueryIds>,
+    config: FollowerConfig,
+    frontend: Uuid,
+    number: Option<u64>,
+    position: Option<Position>,
+    applications: HashMap<AppName, catalog::Application>,
+    models: HashMap<ModelName, Model>,
+    application_handles: HashMap<AppName, ApplicationHandle>,
+    model_handles: HashMap<ModelId, ModelHandle>,
+    /// The containers of each queue that has any, withdrawn queues included.
+    containers: Vec<SeatsChanged>,
+    /// This actor, for the queues' actors that it starts.
+    observer: Option<Recipient<SeatsChanged>>,
+    /// Told once the first snapshot is in force.
+    followed: Option<oneshot::Sender<()>>,
+    /// Told once the last container has left, while standing down.
+    emptied: Option<oneshot::Sender<()>>,
+    wait: Option<SpawnHandle>,
+    pause: Duration,
+}
+
+/// Withdraw every model; the sender is told when no container is left.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct StandDown(pub oneshot::Sender<()>);
+
+impl Follower {
+    /// A follower that knows nothing yet; `followed` is told once it does.
+    pub fn new(
+        management: Arc<dyn Management>,
+        directory: Arc<Directory>,
+        query_ids: Arc<QueryIds>,
+        config: FollowerConfig,
+        followed: oneshot::Sender<()>,
+    ) -> Self {
+        Self {
+            management,
+            directory,
+            query_ids,
+            config,
+            frontend: Uuid::new_v4(),
+            number: None,
+            position: None,
+            applications: HashMap::new(),
+            models: HashMap::new(),
+            application_handles: HashMap::new(),
+            model_handles: HashMap::new(),
+            containers: Vec::new(),
+            observer: None,
+            followed: Some(followed),
+            emptied: None,
+            wait: None,
+            pause: FIRST_PAUSE,
+        }
+    }
+
+    fn follow(&mut self, ctx: &mut Context<Self>) {
+        let request = FollowRequest {
+            frontend: self.frontend,
+            number: self.number,
+            query_address: self.config.query_address.clone(),
+            rpc_address: self.config.rpc_address.clone(),
+            applied: self.position,
+            known_frontends: self.directory.frontends.load().to_vec(),
+            containers: self.containers.iter().flat_map(|seats| seats.containers.iter().cloned()).collect(),
+        };
+        let management = Arc::clone(&self.management);
+        let news = async move { management.follow(request).await };
+        let wait = ctx.spawn(news.into_actor(self).map(|news, follower, ctx| follower.hear(news, ctx)));
+        if let Some(former) = self.wait.replace(wait) {
+            ctx.cancel_future(former);
+        }
+    }
+
+    fn hear(&mut self, news: Result<FollowResponse, FollowError>, ctx: &mut Context<Self>) {
+        let response = match news {
+            Ok(response) => response,
+            Err(error) => {
+                warn!(%error, pause = ?self.pause, "serving what is known");
+                self.wait = Some(ctx.run_later(self.pause, Self::follow));
+                self.pause = (2 * self.pause).min(LONGEST_PAUSE);
+                return;
+            }
+        };
+        self.pause = FIRST_PAUSE;
+        self.number = Some(response.number);
+        self.query_ids.begin(response.number);
+        self.learn_frontends(response.frontends);
+        let affected = match response.update {
+            Update::Snapshot { snapshot } => self.replace(snapshot),
+            Update::Changes { changes } => {
+                changes.into_iter().flat_map(|change| self.apply(change)).collect()
+            }
+        };
+        let configured = self.publish(affected);
+        let position = response.position;
+        self.wait = None;
+        configured
+            .into_actor(self)
+            .map(move |(), follower, ctx| {
+                follower.position = Some(position);
+                if let Some(followed) = follower.followed.take() {
+                    info!(
+                        applications = follower.applications.len(),
+                        models = follower.models.len(),
+                        "following management"
+                    );
+                    // Fails only if this frontend is already shutting down.
+                    let _ = followed.send(());
+                }
+                follower.follow(ctx);
+            })
+            .wait(ctx);
+    }
+
+    fn learn_frontends(&mut self, frontends: Vec<String>) {
+        if **self.directory.frontends.load() == frontends {
+            return;
+        }
+        let frontends = Arc::new(frontends);
+        self.directory.frontends.store(Arc::clone(&frontends));
+        for model in self.model_handles.values() {
+            model.actor.do_send(FrontendsChanged(Arc::clone(&frontends)));
+        }
+    }
+
+    /// Takes a snapshot for all there is; the applications whose view it may alter.
+    fn replace(&mut self, snapshot: Snapshot) -> HashSet<AppName> {
+        let kept: HashSet<_> =
+            snapshot.applications.iter().map(|application| application.name.clone()).collect();
+        let gone = self.applications.keys().filter(|name| !kept.contains(*name)).cloned();
+        let mut changes: Vec<_> = gone.map(|name| Change::DeleteApplication { name }).collect();
+        let kept: HashSet<_> = snapshot.models.iter().map(|model| model.name.clone()).collect();
+        let gone = self.models.keys().filter(|name| !kept.contains(*name)).cloned();
+        changes.extend(gone.map(|name| Change::DeleteModel { name }));
+        changes.extend(snapshot.models.into_iter().map(|model| Change::PutModel { model }));
+        changes.extend(
+            snapshot.applications.into_iter().map(|application| Change::PutApplication { application }),
+        );
+        changes.into_iter().flat_map(|change| self.apply(change)).collect()
+    }
+
+    /// Applies one change; the applications whose view it may alter.
+    fn apply(&mut self, change: Change) -> Vec<AppName> {
+        match change {
+            Change::PutApplication { application } => {
+                let name = application.name.clone();
+                self.applications.insert(name.clone(), application);
+                vec![name]
+            }
+            Change::DeleteApplication { name } => {
+                self.applications.remove(&name);
+                vec![name]
+            }
+            Change::PutModel { model } => {
+                let name = model.name.clone();
+                self.serve(&model);
+                self.models.insert(name.clone(), model);
+                self.linked_to(&name)
+            }
+            Change::DeleteModel { name } => {
+                self.serve(&Model { name: name.clone(), current_version: None, versions: BTreeMap::new() });
+                self.models.remove(&name);
+                self.linked_to(&name)
+            }
+        }
+    }
+
+    fn linked_to(&self, model: &ModelName) -> Vec<AppName> {
+        let linked =
+            self.applications.values().filter(|application| application.linked_models.contains(model));
+        linked.map(|application| application.name.clone()).collect()
+    }
+
+    /// Starts queues for versions that are new, and withdraws those of versions that are gone.
+    fn serve(&mut self, model: &Model) {
+        self.model_handles.retain(|id, handle| {
+            let kept = id.name != model.name || model.versions.contains_key(&id.version);
+            if !kept {
+                handle.actor.do_send(Withdraw);
+            }
+            kept
+        });
+        for (version, spec) in &model.versions {
+            let id = ModelId { name: model.name.clone(), version: version.clone() };
+            if self.model_handles.contains_key(&id) {
+                continue;
+            }
+            let queue = Arc::new(Queue::new(id.clone(), spec.input_type, self.config.queue_capacity));
+            let observer = self.observer.clone().expect("it is set at the start");
+            let actor = ModelQueue::new(Arc::clone(&queue), observer).start();
+            let batch_limit = spec.batch_size.unwrap_or(self.config.max_batch_size);
+            self.model_handles.insert(id, ModelHandle { queue, actor, batch_limit });
+        }
+    }
+
+    /// Makes the directory show what is known; done when each affected application has published its view.
+    fn publish(&mut self, affected: HashSet<AppName>) -> impl Future<Output = ()> + 'static {
+        self.directory.models.store(Arc::new(self.model_handles.clone()));
+        let mut pending = Vec::new();
+        for name in affected {
+            let Some(application) = self.applications.get(&name) else {
+                self.application_handles.remove(&name);
+                continue;
+            };
+            let model = application.linked_models.first().map(|model| self.view_of(model));
+            let configure = Configure { application: application.clone(), model };
+            match self.application_handles.get(&name) {
+                Some(handle) => pending.push(handle.actor.send(configure)),
+                None => drop(self.application_handles.insert(name, Application::launch(configure))),
+            }
+        }
+        self.directory.applications.store(Arc::new(self.application_handles.clone()));
+        async move { drop(join_all(pending).await) }
+    }
+
+    fn view_of(&self, name: &ModelName) -> ModelView {
+        let current = self.models.get(name).and_then(|model| model.current_version.clone());
+        let handles = self.model_handles.iter().filter(|(id, _)| id.name == *name);
+        let versions = handles.map(|(id, handle)| (id.version.clone(), Arc::clone(&handle.queue))).collect();
+        ModelView { name: name.clone(), current, versions }
+    }
+}
+
+impl Actor for Follower {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        self.observer = Some(ctx.address().recipient());
+        self.follow(ctx);
+    }
+}
+
+impl Handler<SeatsChanged> for Follower {
+    type Result = ();
+
+    fn handle(&mut self, seats: SeatsChanged, ctx: &mut Self::Context) {
+        self.containers.retain(|known| !Arc::ptr_eq(&known.queue, &seats.queue));
+        if !seats.containers.is_empty() {
+            self.containers.push(seats);
+        }
+        if self.containers.is_empty()
+            && let Some(emptied) = self.emptied.take()
+        {
+            let _ = emptied.send(());
+        }
+        if self.wait.is_some() {
+            self.follow(ctx);
+        }
+    }
+}
+
+impl Handler<StandDown> for Follower {
+    type Result = ();
+
+    fn handle(&mut self, StandDown(emptied): StandDown, _: &mut Self::Context) {
+        for model in self.model_handles.values() {
+            model.actor.do_send(Withdraw);
+        }
+        if self.containers.is_empty() {
+            let _ = emptied.send(());
+        } else {
+            self.emptied = Some(emptied);
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! Puts the parts of a frontend together, and takes them apart in order.
+
+use std::collections::HashMap;
+use std::net::{SocketAddr, TcpListener};
+use std::num::NonZeroUsize;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use actix::prelude::*;
+use actix_web::{App, HttpServer, web};
+use clipper_rpc::catalog::Management;
+use clipper_rpc::router::{BindError, BoundRouter};
+use tokio::sync::oneshot;
+use tracing::info;
+
+use crate::container_connection::Terms;
+use crate::directory::Directory;
+use crate::follower::{Follower, FollowerConfig, StandDown};
+use crate::http;
+use crate::query_ids::QueryIds;
+use crate::reception::Reception;
+
+/// How a frontend runs.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where applications are answered; port 0 picks a free one.
+    pub query_address: SocketAddr,
+    /// Where containers connect; port 0 picks a free one.
+    pub rpc_address: SocketAddr,
+    /// The host under which containers and people reach this frontend, where that is not the bound one.
+    pub advertised_host: Option<String>,
+    /// The threads that answer HTTP; by default one for each core.
+    pub http_workers: Option<NonZeroUsize>,
+    /// The largest request body, in bytes.
+    pub max_body_bytes: usize,
+    /// The most queries that wait for one version of one model.
+    pub queue_capacity: usize,
+    /// The most inputs in one batch, where the model states no number of its own.
+    pub max_batch_size: u32,
+    /// What is agreed with containers: say `heartbeat` after this silence,
+    pub heartbeat: Duration,
+    /// and count as lost after this one.
+    pub container_timeout: Duration,
+    /// How long requests may take to finish at shutdown.
+    pub drain_timeout: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            query_address: SocketAddr::from(([0, 0, 0, 0], 1337)),
+            rpc_address: SocketAddr::from(([0, 0, 0, 0], 7000)),
+            advertised_host: None,
+            http_workers: None,
+            max_body_bytes: 64 << 20,
+            queue_capacity: 10_000,
+            max_batch_size: 64,
+            heartbeat: Duration::from_secs(1),
+            container_timeout: Duration::from_secs(5),
+            drain_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Why a frontend cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The address for applications cannot be bound.
+    #[error("cannot listen for applications on {address}: {source}")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The address for containers cannot be bound.
+    #[error(transparent)]
+    BindRouter(#[from] BindError),
+    /// The HTTP server failed.
+    #[error("the query interface failed: {0}")]
+    Http(#[from] std::io::Error),
+}
+
+/// A frontend that is bound to its addresses, and not running yet.
+pub struct Frontend {
+    config: Config,
+    listener: TcpListener,
+    query_address: SocketAddr,
+    router: BoundRouter,
+}
+
+impl Frontend {
+    /// Binds both addresses.
+    ///
+    /// # Errors
+    /// If one of them is in use or not of this host.
+    pub fn bind(config: Config) -> Result<Self, Error> {
+        let address = config.query_address;
+        let bound = TcpListener::bind(address).and_then(|listener| {
+            let query_address = listener.local_addr()?;
+            Ok((listener, query_address))
+        });
+        let (listener, query_address) = bound.map_err(|source| Error::Bind { address, source })?;
+        let router = BoundRouter::bind(config.rpc_address)?;
+        Ok(Self { config, listener, query_address, router })
+    }
+
+    /// Where applications are answered, with the port that was picked.
+    pub fn query_address(&self) -> SocketAddr {
+        self.query_address
+    }
+
+    /// Where containers connect, with the port that was picked.
+    pub fn rpc_address(&self) -> SocketAddr {
+        self.router.address()
+    }
+
+    /// Serves until `shutdown` resolves, then finishes what was accepted. Must run in an actix system.
+    ///
+    /// # Errors
+    /// If the HTTP server fails.
+    pub async fn run(
+        self,
+        management: Arc<dyn Management>,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<(), Error> {
+        let Self { config, listener, query_address, router } = self;
+        let mut shutdown = pin!(shutdown);
+        let directory = Arc::new(Directory::default());
+        let state = web::Data::new(http::State {
+            directory: Arc::clone(&directory),
+            query_ids: Arc::new(QueryIds::default()),
+            max_body_bytes: config.max_body_bytes,
+            ready: AtomicBool::new(false),
+        });
+
+        let arbiter = Arbiter::new();
+        let (followed, first_snapshot) = oneshot::channel();
+        let follower = {
+            let (directory, query_ids) = (Arc::clone(&directory), Arc::clone(&state.query_ids));
+            let config = FollowerConfig {
+                query_address: advertise(&config, query_address),
+                rpc_address: advertise(&config, router.address()),
+                queue_capacity: config.queue_capacity,
+                max_batch_size: config.max_batch_size,
+            };
+            Follower::start_in_arbiter(&arbiter.handle(), move |_| {
+                Follower::new(management, directory, query_ids, config, followed)
+            })
+        };
+
+        let workers = config.http_workers.map_or_else(num_cpus, NonZeroUsize::get);
+        let server = HttpServer::new({
+            let state = state.clone();
+            move || App::new().app_data(state.clone()).configure(http::configure)
+        })
+        .workers(workers)
+        .shutdown_timeout(config.drain_timeout.as_secs())
+        .disable_signals()
+        .listen(listener)?
+        .run();
+        let http = server.handle();
+        let server = actix_rt::spawn(server);
+        info!(query = %query_address, rpc = %router.address(), "frontend started");
+
+        let terms = Terms {
+            heartbeat: config.heartbeat,
+            timeout: config.container_timeout,
+            drain: Duration::from_secs(1),
+        };
+        // Containers wait at the door until it is known what is served: none is turned away for a model yet to be heard of.
+        let serving = tokio::select! {
+            _ = first_snapshot => true,
+            () = &mut shutdown => false,
+        };
+        let router = serving.then(|| {
+            let handle = router.handle();
+            let reception = Reception {
+                arbiter: arbiter.handle(),
+                router: router.handle(),
+                directory,
+                terms,
+                connections: HashMap::new(),
+            };
+            state.ready.store(true, Ordering::Relaxed);
+            (router.start(reception), handle)
+        });
+        if serving {
+            shutdown.await;
+        }
+
+        info!("frontend stopping");
+        http.stop(true).await;
+        if let Some((router, handle)) = router {
+            let (emptied, all_gone) = oneshot::channel();
+            follower.do_send(StandDown(emptied));
+            let _ = tokio::time::timeout(2 * terms.drain, all_gone).await;
+            handle.shut_down();
+            let _ = actix_rt::task::spawn_blocking(|| router.join()).await;
+        }
+        arbiter.stop();
+        match server.await {
+            Ok(result) => Ok(result?),
+            Err(_) => Ok(()),
+        }
+    }
+}
+
+/// The address that others are told.
+fn advertise(config: &Config, address: SocketAddr) -> String {
+    match &config.advertised_host {
+        Some(host) => format!("{host}:{}", address.port()),
+        None => address.to_string(),
+    }
+}
+
+fn num_cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
+}

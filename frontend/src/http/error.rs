@@ -1,0 +1,79 @@
+//! Refusals as JSON: `{"error": kind, "cause": what was wrong and what was expected}`.
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::RETRY_AFTER;
+use actix_web::{HttpResponse, ResponseError};
+use utoipa::ToSchema;
+
+use crate::prediction::PinError;
+use crate::query::QueryError;
+
+/// Why a request is refused.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ApiError {
+    #[error("there is no application named '{name}'")]
+    UnknownApplication { name: String },
+    #[error(transparent)]
+    Query(#[from] QueryError),
+    #[error(transparent)]
+    Pin(#[from] PinError),
+    #[error("the body is larger than {limit} bytes")]
+    TooLarge { limit: usize },
+    #[error("the body cannot be read: {0}")]
+    Unreadable(actix_web::Error),
+    #[error("the body has the content type '{found}'; expected application/json")]
+    ContentType { found: String },
+    #[error("there is no {path}; GET / says what there is")]
+    UnknownPath { path: String },
+    #[error("{path} does not answer {method}")]
+    Method { path: String, method: String },
+    #[error("this frontend has not heard from management yet")]
+    NotReady,
+}
+
+/// The body of a refusal.
+#[derive(serde::Serialize, ToSchema)]
+pub(crate) struct Refusal {
+    /// What kind of refusal this is.
+    #[schema(value_type = String, example = "Json error")]
+    error: &'static str,
+    /// What was wrong, and what was expected.
+    cause: String,
+}
+
+impl ApiError {
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Query(_) => "Json error",
+            Self::Pin(_) => "Query processing error",
+            Self::UnknownApplication { .. } => "Unknown application",
+            Self::TooLarge { .. } => "Body too large",
+            Self::Unreadable(_) => "Unreadable body",
+            Self::ContentType { .. } => "Unsupported content type",
+            Self::UnknownPath { .. } => "Unknown path",
+            Self::Method { .. } => "Method not allowed",
+            Self::NotReady => "Not ready",
+        }
+    }
+}
+
+impl ResponseError for ApiError {
+    fn status_code(&self) -> StatusCode {
+        match self {
+            Self::Query(_) | Self::Pin(_) | Self::Unreadable(_) => StatusCode::BAD_REQUEST,
+            Self::UnknownApplication { .. } | Self::UnknownPath { .. } => StatusCode::NOT_FOUND,
+            Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::ContentType { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::NotReady => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        let mut response = HttpResponse::build(self.status_code());
+        if let Self::NotReady = self {
+            response.insert_header((RETRY_AFTER, "1"));
+        }
+        response.json(Refusal { error: self.kind(), cause: self.to_string() })
+    }
+}

@@ -1,0 +1,91 @@
+//! The query frontend's REST interface: thin over the [`prediction`](crate::prediction) path.
+
+mod answer;
+mod error;
+mod predict;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde_json::json;
+use utoipa::OpenApi;
+
+use self::error::ApiError;
+use crate::directory::Directory;
+use crate::query_ids::QueryIds;
+
+/// What every HTTP worker shares.
+pub(crate) struct State {
+    pub(crate) directory: Arc<Directory>,
+    pub(crate) query_ids: Arc<QueryIds>,
+    pub(crate) max_body_bytes: usize,
+    /// Whether management's first snapshot is in force.
+    pub(crate) ready: AtomicBool,
+}
+
+impl State {
+    fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Relaxed)
+    }
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Clipper query frontend",
+        description = "Predictions of machine-learning models, within the application's latency objective."
+    ),
+    paths(predict::predict),
+    components(schemas(answer::BatchAnswer))
+)]
+struct ApiDocument;
+
+/// Declares every path.
+pub(crate) fn configure(service: &mut web::ServiceConfig) {
+    service
+        .service(resource("/").route(web::get().to(about)))
+        .service(resource("/livez").route(web::get().to(live)))
+        .service(resource("/readyz").route(web::get().to(ready)))
+        .service(resource("/openapi.json").route(web::get().to(open_api)))
+        .service(resource("/{app}/predict").route(web::post().to(predict::predict)))
+        .default_service(web::to(unknown_path));
+}
+
+fn resource(path: &str) -> actix_web::Resource {
+    web::resource(path).default_service(web::to(wrong_method))
+}
+
+async fn about() -> HttpResponse {
+    HttpResponse::Ok().json(json!({
+        "service": "Clipper query frontend",
+        "version": env!("CARGO_PKG_VERSION"),
+        "predict": "POST /{app}/predict with a body such as {\"input\": [1.1, 2.2]}",
+        "openapi": "/openapi.json",
+        "health": ["/livez", "/readyz"],
+    }))
+}
+
+async fn live() -> HttpResponse {
+    HttpResponse::Ok().json(json!({"status": "live"}))
+}
+
+async fn ready(state: web::Data<State>) -> Result<HttpResponse, ApiError> {
+    if state.is_ready() {
+        Ok(HttpResponse::Ok().json(json!({"status": "ready"})))
+    } else {
+        Err(ApiError::NotReady)
+    }
+}
+
+async fn open_api() -> HttpResponse {
+    HttpResponse::Ok().json(ApiDocument::openapi())
+}
+
+async fn unknown_path(request: HttpRequest) -> Result<HttpResponse, ApiError> {
+    Err(ApiError::UnknownPath { path: request.path().to_owned() })
+}
+
+async fn wrong_method(request: HttpRequest) -> Result<HttpResponse, ApiError> {
+    Err(ApiError::Method { path: request.path().to_owned(), method: request.method().to_string() })
+}

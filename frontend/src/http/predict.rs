@@ -1,0 +1,103 @@
+//! `POST /{app}/predict`
+
+use std::time::Instant;
+
+use actix_web::http::header::CONTENT_TYPE;
+use actix_web::{HttpRequest, HttpResponse, web};
+use bytes::Bytes;
+use utoipa::ToSchema;
+
+use super::State;
+use super::answer::{Answer, BatchAnswer};
+use super::error::{ApiError, Refusal};
+use crate::prediction::predict as predict_inputs;
+use crate::query::{Inputs, Query};
+
+/// What a prediction request says. Read by [`Query::parse`]; this is its description.
+#[derive(ToSchema)]
+#[schema(as = PredictRequest)]
+#[allow(dead_code, reason = "it exists for the OpenAPI document")]
+pub(crate) struct PredictRequest {
+    /// One input, by the application's input type: a list of numbers, a list of integers, a text, or a base64 text.
+    #[schema(value_type = Option<Value>)]
+    input: Option<()>,
+    /// Several inputs; the answer holds one prediction for each. Exactly one of this and `input` must be given.
+    #[schema(value_type = Option<Vec<Value>>)]
+    input_batch: Option<()>,
+    /// The user whose selection state applies: an integer or a text.
+    #[schema(value_type = Option<Value>)]
+    uid: Option<()>,
+    /// Pins a version of the linked model.
+    version: Option<String>,
+    /// Features for contextual policies.
+    context: Option<Vec<f64>>,
+    /// Tightens, and never widens, the application's latency objective for this request.
+    #[schema(minimum = 1)]
+    latency_slo_micros: Option<u64>,
+}
+
+/// Predicts the output of one input, or of each of several.
+#[utoipa::path(
+    post,
+    path = "/{app}/predict",
+    params(("app" = String, Path, description = "The application's name")),
+    request_body = PredictRequest,
+    responses(
+        (status = 200, description = "A prediction; with `input_batch` a `BatchAnswer`", body = Answer),
+        (status = 400, description = "The body does not fit", body = Refusal),
+        (status = 404, description = "There is no such application", body = Refusal),
+        (status = 413, description = "The body is too large", body = Refusal),
+        (status = 415, description = "The body is not JSON", body = Refusal),
+        (status = 503, description = "Not ready yet", body = Refusal),
+    )
+)]
+pub(crate) async fn predict(
+    state: web::Data<State>,
+    request: HttpRequest,
+    name: web::Path<String>,
+    payload: web::Payload,
+) -> Result<HttpResponse, ApiError> {
+    let arrived = Instant::now();
+    if !state.is_ready() {
+        return Err(ApiError::NotReady);
+    }
+    let Some(application) = state.directory.application(&name) else {
+        return Err(ApiError::UnknownApplication { name: name.into_inner() });
+    };
+    let body = read(&state, &request, payload).await?;
+    let query = Query::parse(&body, application.input_type)?;
+    let (inputs, is_batch) = match query.inputs {
+        Inputs::One(input) => (vec![input], false),
+        Inputs::Many(inputs) => (inputs, true),
+    };
+    let version = query.version.as_ref();
+    let predictions = predict_inputs(&application, inputs, version, query.latency_slo, arrived).await?;
+    let mut answers =
+        predictions.into_iter().map(|prediction| Answer::new(state.query_ids.next(), prediction));
+    match answers.next() {
+        Some(answer) if !is_batch => Ok(HttpResponse::Ok().json(answer)),
+        first => Ok(HttpResponse::Ok()
+            .json(BatchAnswer { batch_predictions: first.into_iter().chain(answers).collect() })),
+    }
+}
+
+async fn read(state: &State, request: &HttpRequest, payload: web::Payload) -> Result<Bytes, ApiError> {
+    if let Some(found) = request.headers().get(CONTENT_TYPE) {
+        let found = String::from_utf8_lossy(found.as_bytes());
+        if !may_be_json(&found) {
+            return Err(ApiError::ContentType { found: found.into_owned() });
+        }
+    }
+    match payload.to_bytes_limited(state.max_body_bytes).await {
+        Ok(body) => body.map_err(ApiError::Unreadable),
+        Err(_) => Err(ApiError::TooLarge { limit: state.max_body_bytes }),
+    }
+}
+
+/// Whether a body of this content type may be meant as JSON: `curl -d` calls it a form, and many clients plain text.
+fn may_be_json(content_type: &str) -> bool {
+    let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    essence.ends_with("json")
+        || ["", "text/plain", "application/x-www-form-urlencoded", "application/octet-stream"]
+            .contains(&essence.as_str())
+}

@@ -1,0 +1,48 @@
+//! Management over HTTP, for a frontend in a process of its own.
+
+use std::time::Duration;
+
+use clipper_rpc::catalog::{FollowError, FollowRequest, FollowResponse, Management};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+
+/// Longer than management holds a request that has no news.
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Follows management at a URL.
+pub struct ManagementClient {
+    client: reqwest::Client,
+    url: String,
+}
+
+impl ManagementClient {
+    /// A client of management at `url`, such as `http://10.0.0.1:1338`.
+    pub fn new(url: &str) -> Self {
+        let client = reqwest::Client::builder().timeout(TIMEOUT).no_proxy().build();
+        Self {
+            client: client.expect("a client without TLS has nothing that could fail"),
+            url: format!("{}/admin/follow", url.trim_end_matches('/')),
+        }
+    }
+
+    async fn try_follow(&self, request: &FollowRequest) -> Result<FollowResponse, FollowError> {
+        let failed = |error: reqwest::Error| {
+            let cause =
+                std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+            FollowError(format!("{error}{cause}"))
+        };
+        let response = self.client.post(&self.url).json(request).send().await.map_err(failed)?;
+        let status = response.status();
+        if !status.is_success() {
+            let body = response.text().await.map_err(failed)?;
+            return Err(FollowError(format!("{} answered {status}: {body}", self.url)));
+        }
+        response.json().await.map_err(failed)
+    }
+}
+
+impl Management for ManagementClient {
+    fn follow(&self, request: FollowRequest) -> BoxFuture<'_, Result<FollowResponse, FollowError>> {
+        async move { self.try_follow(&request).await }.boxed()
+    }
+}

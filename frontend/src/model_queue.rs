@@ -1,0 +1,152 @@
+//! The actor of one version of one model: who serves it, under which numbers.
+//!
+//! Connections ask it for a seat before they are welcomed; the queue itself is shared and needs no messages.
+//! Invariant: no two seated connections share a replica number or an instance.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use actix::prelude::*;
+use clipper_rpc::catalog::ConnectedContainer;
+use tracing::info;
+
+use crate::container_connection::{ContainerConnection, FrontendsChanged, Superseded};
+use crate::queue::{ConnectionId, Queue};
+
+/// What the rest of the frontend holds of one version of one model. Cheap to clone.
+#[derive(Clone)]
+pub struct ModelHandle {
+    /// Its waiting queries.
+    pub queue: Arc<Queue>,
+    /// Its actor.
+    pub actor: Addr<ModelQueue>,
+    /// The most inputs that its containers are sent in one batch.
+    pub batch_limit: u32,
+}
+
+/// Owns the seats of the containers that serve one version of one model.
+pub struct ModelQueue {
+    queue: Arc<Queue>,
+    seats: BTreeMap<u32, Occupant>,
+    next_connection: ConnectionId,
+    /// Hears of every change of the seats.
+    observer: Recipient<SeatsChanged>,
+}
+
+struct Occupant {
+    id: ConnectionId,
+    connection: Addr<ContainerConnection>,
+    container: ConnectedContainer,
+}
+
+/// Asks for a seat.
+#[derive(Message)]
+#[rtype(result = "Seat")]
+pub struct TakeSeat {
+    /// Who asks.
+    pub connection: Addr<ContainerConnection>,
+    /// The container, with the replica number that it would like to have.
+    pub container: ConnectedContainer,
+}
+
+/// A place among the replicas of a model's version.
+#[derive(Debug, Clone, Copy, MessageResponse)]
+pub struct Seat {
+    /// Names the connection in the queue.
+    pub connection: ConnectionId,
+    /// The replica's number.
+    pub replica: u32,
+}
+
+/// Gives a seat back.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct LeaveSeat(pub Seat);
+
+/// The model's version is withdrawn: what waits is still answered, then its containers are sent home.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Withdraw;
+
+/// The containers of one version of one model have changed.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct SeatsChanged {
+    /// The version, by its queue.
+    pub queue: Arc<Queue>,
+    /// Every container of it.
+    pub containers: Vec<ConnectedContainer>,
+}
+
+impl ModelQueue {
+    /// An actor without connections.
+    pub fn new(queue: Arc<Queue>, observer: Recipient<SeatsChanged>) -> Self {
+        Self { queue, seats: BTreeMap::new(), next_connection: 0, observer }
+    }
+
+    fn announce(&self) {
+        let containers = self.seats.values().map(|occupant| occupant.container.clone()).collect();
+        self.observer.do_send(SeatsChanged { queue: Arc::clone(&self.queue), containers });
+    }
+}
+
+impl Actor for ModelQueue {
+    type Context = Context<Self>;
+}
+
+impl Handler<TakeSeat> for ModelQueue {
+    type Result = Seat;
+
+    fn handle(&mut self, TakeSeat { connection, mut container }: TakeSeat, _: &mut Self::Context) -> Seat {
+        let predecessor = self
+            .seats
+            .iter()
+            .find(|(_, occupant)| {
+                container.instance.is_some() && occupant.container.instance == container.instance
+            })
+            .map(|(&replica, _)| replica);
+        let replica = match predecessor {
+            Some(replica) => replica,
+            None if !self.seats.contains_key(&container.replica) => container.replica,
+            None => (0..).find(|replica| !self.seats.contains_key(replica)).expect("2^32 is enough"),
+        };
+        container.replica = replica;
+        self.next_connection += 1;
+        let id = self.next_connection;
+        info!(model = %container.model, replica, instance = container.instance, "container connected");
+        if let Some(former) = self.seats.insert(replica, Occupant { id, connection, container }) {
+            former.connection.do_send(Superseded);
+        }
+        self.announce();
+        Seat { connection: id, replica }
+    }
+}
+
+impl Handler<LeaveSeat> for ModelQueue {
+    type Result = ();
+
+    fn handle(&mut self, LeaveSeat(seat): LeaveSeat, _: &mut Self::Context) {
+        if self.seats.get(&seat.replica).is_some_and(|occupant| occupant.id == seat.connection) {
+            self.seats.remove(&seat.replica);
+            self.announce();
+        }
+    }
+}
+
+impl Handler<Withdraw> for ModelQueue {
+    type Result = ();
+
+    fn handle(&mut self, _: Withdraw, _: &mut Self::Context) {
+        self.queue.close();
+    }
+}
+
+impl Handler<FrontendsChanged> for ModelQueue {
+    type Result = ();
+
+    fn handle(&mut self, changed: FrontendsChanged, _: &mut Self::Context) {
+        for occupant in self.seats.values() {
+            occupant.connection.do_send(changed.clone());
+        }
+    }
+}

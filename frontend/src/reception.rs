@@ -1,0 +1,127 @@
+//! Where containers arrive: on the router's thread, each message finds the actor of its connection.
+//!
+//! Invariant: a peer is known here from its accepted `register` until it is lost or its actor has ended; whoever is not
+//! known is answered `unknown`, so that it registers again.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use actix::prelude::*;
+use arc_swap::ArcSwap;
+use clipper_rpc::catalog::ConnectedContainer;
+use clipper_rpc::codec::CodecError;
+use clipper_rpc::message::{FromContainer, PROTOCOL_VERSION, Register, ToContainer};
+use clipper_rpc::names::{ModelId, ModelName, ModelVersion, NameError};
+use clipper_rpc::router::{Loss, PeerId, RouterHandle};
+use tracing::{debug, warn};
+
+use crate::container_connection::{ContainerConnection, Lost, Misbehaved, Received, Terms};
+use crate::directory::Directory;
+use crate::model_queue::ModelHandle;
+
+/// How soon a container may ask again for a model that is not registered yet.
+const RETRY_UNKNOWN_MODEL_MILLIS: u64 = 500;
+
+/// Turns messages of containers into messages of their connections' actors.
+pub struct Reception {
+    /// Where connections run.
+    pub arbiter: ArbiterHandle,
+    /// Sends the answers.
+    pub router: RouterHandle,
+    /// What is served.
+    pub directory: Arc<Directory>,
+    /// What is agreed with containers.
+    pub terms: Terms,
+    /// The connections that were accepted.
+    pub connections: HashMap<PeerId, Addr<ContainerConnection>>,
+}
+
+/// Why a container is turned away. Displayed to it.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error("this frontend speaks protocol {PROTOCOL_VERSION}, the container {found}")]
+    Protocol { found: u64 },
+    #[error(transparent)]
+    Name(#[from] NameError),
+    #[error("version '{}' of model '{}' is not registered", .model.version, .model.name)]
+    UnknownModel { model: ModelId },
+    #[error("model '{model}' takes {expected}, the container {found}")]
+    InputType { model: ModelId, expected: String, found: String },
+}
+
+impl Reception {
+    fn register(&mut self, peer: PeerId, register: &Register) {
+        match self.admit(register) {
+            Ok((model, container)) => {
+                let frontends = ArcSwap::load_full(&self.directory.frontends);
+                let (router, terms, known) = (self.router.clone(), self.terms, peer.clone());
+                let connection = ContainerConnection::start_in_arbiter(&self.arbiter, move |_| {
+                    ContainerConnection::new(peer, router, model, container, terms, frontends)
+                });
+                self.connections.insert(known, connection);
+            }
+            Err(refusal) => {
+                let retry_millis =
+                    matches!(refusal, Refusal::UnknownModel { .. }).then_some(RETRY_UNKNOWN_MODEL_MILLIS);
+                if retry_millis.is_none() {
+                    warn!(%peer, %refusal, sdk = register.sdk, "container turned away");
+                }
+                self.router.send(&peer, &ToContainer::Rejected { reason: refusal.to_string(), retry_millis });
+            }
+        }
+    }
+
+    fn admit(&self, register: &Register) -> Result<(ModelHandle, ConnectedContainer), Refusal> {
+        if register.protocol != PROTOCOL_VERSION {
+            return Err(Refusal::Protocol { found: register.protocol });
+        }
+        let name: ModelName = register.model.parse()?;
+        let version: ModelVersion = register.version.parse()?;
+        let model = ModelId { name, version };
+        let Some(handle) = self.directory.models.load().get(&model).cloned() else {
+            return Err(Refusal::UnknownModel { model });
+        };
+        if handle.queue.input_type() != register.input_type {
+            let (expected, found) = (handle.queue.input_type().to_string(), register.input_type.to_string());
+            return Err(Refusal::InputType { model, expected, found });
+        }
+        let container = ConnectedContainer {
+            model,
+            replica: register.replica.unwrap_or(0),
+            instance: register.instance.clone(),
+            input_type: register.input_type,
+            batch_size: handle.batch_limit.min(register.max_batch_size.unwrap_or(u32::MAX)).max(1),
+        };
+        Ok((handle, container))
+    }
+}
+
+impl clipper_rpc::router::Reception for Reception {
+    fn received(&mut self, peer: PeerId, message: Result<FromContainer, CodecError>) {
+        let known = self.connections.get(&peer).filter(|connection| connection.connected());
+        match (message, known) {
+            (Ok(FromContainer::Register(register)), None) => self.register(peer, &register),
+            (Ok(message), Some(connection)) => connection.do_send(Received(message)),
+            (Ok(FromContainer::Goodbye), None) => {}
+            (Ok(_), None) => {
+                self.connections.remove(&peer);
+                self.router.send(&peer, &ToContainer::Unknown);
+            }
+            (Err(error), Some(connection)) => {
+                warn!(%peer, %error, "malformed message from a container");
+                connection.do_send(Misbehaved(format!("it sent a malformed message: {error}")));
+            }
+            (Err(error), None) => {
+                debug!(%peer, %error, "malformed message from a stranger");
+                let reason = format!("malformed message: {error}");
+                self.router.send(&peer, &ToContainer::Rejected { reason, retry_millis: None });
+            }
+        }
+    }
+
+    fn lost(&mut self, peer: PeerId, loss: Loss) {
+        if let Some(connection) = self.connections.remove(&peer) {
+            connection.do_send(Lost(loss));
+        }
+    }
+}
