@@ -1,0 +1,122 @@
+//! What to run: the description of a deployment, as management's store keeps it.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use clipper_rpc::input::InputType;
+use clipper_rpc::names::ModelId;
+use serde::{Deserialize, Serialize};
+
+use super::ArtifactId;
+
+/// A deployment: the replicas that serve one version of a model, and how each is run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeploymentSpec {
+    /// What the replicas serve.
+    pub model: ModelId,
+    /// The type of inputs that they take.
+    pub input_type: InputType,
+    /// How many there are.
+    pub num_replicas: u32,
+    /// What each of them is.
+    pub run: Run,
+    /// Added to management's own environment and the `CLIPPER_*` variables.
+    #[serde(default)]
+    pub environment: BTreeMap<String, String>,
+    /// The uploaded files that `CLIPPER_MODEL_PATH` names. Takes precedence over `model_data_path`.
+    #[serde(default)]
+    pub artifact: Option<ArtifactId>,
+    /// The files that `CLIPPER_MODEL_PATH` names, where they are on this host already.
+    #[serde(default)]
+    pub model_data_path: Option<PathBuf>,
+    /// The interpreter of a Python container kind, if not management's default.
+    #[serde(default)]
+    pub python: Option<PathBuf>,
+}
+
+/// What a replica is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Run {
+    /// A container that comes with Clipper.
+    Kind(ContainerKind),
+    /// A program and its arguments, run without a shell.
+    Command(Vec<String>),
+}
+
+impl Run {
+    /// The program and its arguments.
+    pub(super) fn command_line(&self, python: &Path) -> Vec<OsString> {
+        match self {
+            Self::Kind(kind) => {
+                vec![python.into(), "-m".into(), "clipper_container".into(), kind.as_str().into()]
+            }
+            Self::Command(words) => words.iter().map(OsString::from).collect(),
+        }
+    }
+}
+
+/// The containers that come with Clipper: `python -m clipper_container KIND`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ContainerKind {
+    /// Answers every input with the same short text, at once.
+    Noop,
+    /// Answers with the sum of a numeric input.
+    Sum,
+    /// Calls a pickled Python function.
+    PythonClosure,
+}
+
+/// A text that names no container kind.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is not a container kind; expected one of: noop, sum, python-closure")]
+pub struct UnknownContainerKind(pub String);
+
+impl ContainerKind {
+    /// Every container kind.
+    pub const ALL: [Self; 3] = [Self::Noop, Self::Sum, Self::PythonClosure];
+
+    /// The name by which people ask for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Noop => "noop",
+            Self::Sum => "sum",
+            Self::PythonClosure => "python-closure",
+        }
+    }
+}
+
+impl fmt::Display for ContainerKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for ContainerKind {
+    type Err = UnknownContainerKind;
+
+    fn from_str(text: &str) -> Result<Self, UnknownContainerKind> {
+        Self::ALL
+            .into_iter()
+            .find(|kind| kind.as_str() == text)
+            .ok_or_else(|| UnknownContainerKind(text.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kind_is_stored_under_the_name_that_people_use() {
+        for kind in ContainerKind::ALL {
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str());
+            assert_eq!(kind.as_str().parse(), Ok(kind));
+        }
+        assert!("tensorflow".parse::<ContainerKind>().unwrap_err().to_string().contains("python-closure"));
+    }
+}
