@@ -1,0 +1,412 @@
+//! The deployments of this host: the one place where replicas are started and told to stop.
+//!
+//! Admin handlers call [`Deployments`]; the change feed tells it what frontends see. Invariant: every replica that may
+//! still run is in the [`Table`], in its deployment or among those that are leaving.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use actix_rt::{Arbiter, ArbiterHandle};
+use clipper_rpc::names::ModelId;
+use futures_util::future::{join_all, try_join_all};
+use tokio::sync::{Mutex as AsyncMutex, watch};
+use tokio::time::{Instant, timeout_at};
+use tracing::info;
+
+use super::lifecycle::Exit;
+use super::process::{absolute, located};
+use super::replica::{ReplicaHandle, Snapshot};
+use super::status::ReplicaState;
+use super::{Config, DeployError, DeploymentSpec, DeploymentStatus, FrontendView, Frontends};
+
+/// While somebody waits for a new replica, so many exits of it are enough to say that it will not become ready.
+const EXITS_TO_GIVE_UP: u32 = 2;
+/// How many of its last lines a failed replica is quoted with.
+const QUOTED_LINES: usize = 20;
+/// Longer timeouts are cut to this.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// A handle to the deployments of this host. Cheap to clone.
+///
+/// Each replica is an actor, on a thread that all share. The table of them is behind a lock instead: it changes when
+/// an operator says so, and a lock lets a change be withdrawn where its caller disappears ([`Change`]).
+#[derive(Debug, Clone)]
+pub struct Deployments {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    config: Config,
+    arbiter: ArbiterHandle,
+    frontends: watch::Sender<Frontends>,
+    /// Held for a few map operations, never across an await.
+    table: Mutex<Table>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    deployments: BTreeMap<ModelId, Deployment>,
+    /// Replicas that were told to stop and may not have yet.
+    leaving: Vec<(ModelId, ReplicaHandle)>,
+}
+
+#[derive(Debug)]
+struct Deployment {
+    spec: DeploymentSpec,
+    /// By number.
+    replicas: Vec<ReplicaHandle>,
+    /// Held by whoever changes the number of replicas, until they are ready. Also tells this deployment from a later
+    /// one of the same model.
+    change: Arc<AsyncMutex<()>>,
+}
+
+impl Deployments {
+    /// Begins with no deployments and no frontends. Must be called within an actix system.
+    pub fn start(config: Config) -> Self {
+        let mut config = config;
+        // Replicas run in directories of their own, so every path they are given must hold from there.
+        config.data_dir = absolute(&config.data_dir);
+        if let Some(program) = config.guard.first_mut() {
+            *program = located(program.as_ref()).into();
+        }
+        let shared = Shared {
+            config,
+            arbiter: Arbiter::new().handle(),
+            frontends: watch::Sender::new(Frontends::default()),
+            table: Mutex::default(),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Starts a deployment, and waits until every replica is ready.
+    ///
+    /// # Errors
+    /// If there is one of the same model already, or not every replica becomes ready within `timeout`. Nothing of
+    /// it runs then; likewise if this future is dropped.
+    pub async fn deploy(&self, spec: DeploymentSpec, timeout: Duration) -> Result<(), DeployError> {
+        let model = spec.model.clone();
+        let num_replicas = spec.num_replicas;
+        let lock = Arc::default();
+        // Nobody else knows of it yet, so this does not wait.
+        let _held = AsyncMutex::lock(&lock).await;
+        {
+            let mut table = self.table();
+            if table.deployments.contains_key(&model) {
+                return Err(DeployError::AlreadyDeployed { model });
+            }
+            let spec = DeploymentSpec { num_replicas: 0, ..spec };
+            let deployment = Deployment { spec, replicas: Vec::new(), change: Arc::clone(&lock) };
+            table.deployments.insert(model.clone(), deployment);
+        }
+        let change = Change { deployments: self, model, lock: &lock, former: None, kept: false };
+        change.grow(num_replicas, Patience::new(timeout)).await
+    }
+
+    /// Starts deployments that were there before management was, without waiting for them.
+    pub async fn restore(&self, specs: Vec<DeploymentSpec>) {
+        let mut table = self.table();
+        for spec in specs {
+            info!(model = %spec.model, num_replicas = spec.num_replicas, "deployment restored");
+            let replicas = (0..spec.num_replicas).map(|number| self.start_replica(&spec, number)).collect();
+            let deployment = Deployment { spec, replicas, change: Arc::default() };
+            table.deployments.insert(deployment.spec.model.clone(), deployment);
+        }
+    }
+
+    /// Changes the number of replicas, and waits until new ones are ready and surplus ones gone.
+    ///
+    /// # Errors
+    /// If there is no such deployment, or not every new replica becomes ready within `timeout`. The former number runs
+    /// then; likewise if this future is dropped.
+    pub async fn scale(
+        &self,
+        model: ModelId,
+        num_replicas: u32,
+        timeout: Duration,
+    ) -> Result<(), DeployError> {
+        let patience = Patience::new(timeout);
+        let lock = match self.table().deployments.get(&model) {
+            Some(deployment) => Arc::clone(&deployment.change),
+            None => return Err(DeployError::NotDeployed { model }),
+        };
+        let Ok(_held) = timeout_at(patience.deadline, lock.lock()).await else {
+            return Err(DeployError::Busy { model, waited: patience.timeout });
+        };
+        let former = match self.table().own(&model, &lock) {
+            Some(deployment) => deployment.spec.num_replicas,
+            None => return Err(DeployError::Stopped { model }),
+        };
+        if num_replicas <= former {
+            let surplus = self.table().truncate(&model, &lock, num_replicas);
+            all_gone(surplus).await;
+            return Ok(());
+        }
+        let change = Change { deployments: self, model, lock: &lock, former: Some(former), kept: false };
+        change.grow(num_replicas, patience).await
+    }
+
+    /// Stops the deployments of these models, and returns once their processes are gone.
+    pub async fn stop(&self, models: Vec<ModelId>) {
+        let leaving = {
+            let mut table = self.table();
+            for model in &models {
+                table.remove(model);
+            }
+            table.leaving(|model| models.contains(model))
+        };
+        all_gone(leaving).await;
+    }
+
+    /// How every deployment is doing.
+    pub async fn list(&self) -> Vec<DeploymentStatus> {
+        let table = self.table();
+        table
+            .deployments
+            .values()
+            .map(|deployment| {
+                let replicas = deployment.replicas.iter().map(ReplicaHandle::status).collect();
+                DeploymentStatus::new(&deployment.spec, replicas)
+            })
+            .collect()
+    }
+
+    /// The last lines, at most so many, that each replica printed, or one of them; under `model:version:replica`.
+    ///
+    /// # Errors
+    /// If there is no such deployment or replica.
+    pub async fn logs(
+        &self,
+        model: ModelId,
+        replica: Option<u32>,
+        lines: usize,
+    ) -> Result<BTreeMap<String, Vec<String>>, DeployError> {
+        let table = self.table();
+        let Some(deployment) = table.deployments.get(&model) else {
+            return Err(DeployError::NotDeployed { model });
+        };
+        let logs: BTreeMap<_, _> = deployment
+            .replicas
+            .iter()
+            .filter(|handle| replica.is_none_or(|number| number == handle.number))
+            .map(|handle| (format!("{model}:{}", handle.number), handle.output.last_lines(lines)))
+            .collect();
+        match replica {
+            Some(replica) if logs.is_empty() => {
+                let num_replicas = deployment.spec.num_replicas;
+                Err(DeployError::UnknownReplica { model, replica, num_replicas })
+            }
+            _ => Ok(logs),
+        }
+    }
+
+    /// Takes note of what frontends report. To be called at every change of it.
+    pub fn observe(&self, frontends: Vec<FrontendView>) {
+        let frontends: Frontends = frontends.into();
+        // Under the lock, so that a replica that is being started neither misses this nor sees it twice.
+        let table = self.table();
+        self.shared.frontends.send_replace(Arc::clone(&frontends));
+        for replica in table.deployments.values().flat_map(|deployment| &deployment.replicas) {
+            replica.observe(Arc::clone(&frontends));
+        }
+    }
+
+    /// Stops every process, and returns once they are gone. Nothing can be deployed any more.
+    pub async fn shutdown(&self) {
+        let leaving = {
+            let mut table = self.table();
+            let models: Vec<ModelId> = table.deployments.keys().cloned().collect();
+            for model in &models {
+                table.remove(model);
+            }
+            table.leaving(|_| true)
+        };
+        all_gone(leaving).await;
+        self.shared.arbiter.stop();
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.shared.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// To be called under the table's lock.
+    fn start_replica(&self, spec: &DeploymentSpec, number: u32) -> ReplicaHandle {
+        let Shared { arbiter, config, frontends, .. } = &*self.shared;
+        ReplicaHandle::start(arbiter, config, spec, number, Arc::clone(&frontends.borrow()))
+    }
+}
+
+impl Table {
+    /// The deployment that this lock belongs to, if it has not been stopped.
+    fn own(&mut self, model: &ModelId, lock: &Arc<AsyncMutex<()>>) -> Option<&mut Deployment> {
+        self.deployments.get_mut(model).filter(|deployment| Arc::ptr_eq(&deployment.change, lock))
+    }
+
+    /// Stops the replicas from number `count` on. Returns them.
+    fn truncate(&mut self, model: &ModelId, lock: &Arc<AsyncMutex<()>>, count: u32) -> Vec<ReplicaHandle> {
+        let Some(deployment) = self.own(model, lock) else { return Vec::new() };
+        deployment.spec.num_replicas = count;
+        let surplus = deployment.replicas.split_off(deployment.replicas.len().min(count as usize));
+        self.dismiss(model, &surplus);
+        surplus
+    }
+
+    /// Stops the deployment of a model, if there is one.
+    fn remove(&mut self, model: &ModelId) {
+        if let Some(deployment) = self.deployments.remove(model) {
+            self.dismiss(model, &deployment.replicas);
+        }
+    }
+
+    fn dismiss(&mut self, model: &ModelId, replicas: &[ReplicaHandle]) {
+        for replica in replicas {
+            replica.stop();
+            self.leaving.push((model.clone(), replica.clone()));
+        }
+    }
+
+    /// The replicas of some models that were told to stop and may not have yet.
+    fn leaving(&mut self, of: impl Fn(&ModelId) -> bool) -> Vec<ReplicaHandle> {
+        self.leaving.retain(|(_, replica)| !replica.is_gone());
+        self.leaving.iter().filter(|(model, _)| of(model)).map(|(_, replica)| replica.clone()).collect()
+    }
+}
+
+async fn all_gone(replicas: Vec<ReplicaHandle>) {
+    join_all(replicas.into_iter().map(ReplicaHandle::gone)).await;
+}
+
+/// Until when a caller waits, and how long that is in all.
+#[derive(Debug, Clone, Copy)]
+struct Patience {
+    timeout: Duration,
+    deadline: Instant,
+}
+
+impl Patience {
+    fn new(timeout: Duration) -> Self {
+        let timeout = timeout.min(LONGEST_TIMEOUT);
+        Self { timeout, deadline: Instant::now() + timeout }
+    }
+}
+
+/// The addition of replicas to a deployment, which is taken back unless every one becomes ready.
+struct Change<'a> {
+    deployments: &'a Deployments,
+    model: ModelId,
+    /// Held by the caller.
+    lock: &'a Arc<AsyncMutex<()>>,
+    /// How many replicas there were; `None` for a deployment that is new.
+    former: Option<u32>,
+    /// Whether it is not to be taken back.
+    kept: bool,
+}
+
+impl Change<'_> {
+    async fn grow(mut self, num_replicas: u32, patience: Patience) -> Result<(), DeployError> {
+        let grown = self.try_grow(num_replicas, patience).await;
+        self.kept = grown.is_ok();
+        if !self.kept {
+            let (model, deployments) = (self.model.clone(), self.deployments);
+            drop(self);
+            let leaving = deployments.table().leaving(|leaving| *leaving == model);
+            all_gone(leaving).await;
+        }
+        grown
+    }
+
+    async fn try_grow(&self, num_replicas: u32, patience: Patience) -> Result<(), DeployError> {
+        let Self { deployments, model, lock, former, .. } = self;
+        // What left just now may still be in the working directories that the new replicas will have.
+        let leaving = deployments.table().leaving(|leaving| leaving == model);
+        if timeout_at(patience.deadline, all_gone(leaving)).await.is_err() {
+            return Err(DeployError::Busy { model: model.clone(), waited: patience.timeout });
+        }
+        if num_replicas > 0 {
+            self.frontend(patience).await?;
+        }
+        let new: Vec<ReplicaHandle> = {
+            let mut table = deployments.table();
+            let Some(deployment) = table.own(model, lock) else {
+                return Err(DeployError::Stopped { model: model.clone() });
+            };
+            deployment.spec.num_replicas = num_replicas;
+            let numbers = former.unwrap_or(0)..num_replicas;
+            let new: Vec<_> =
+                numbers.map(|number| deployments.start_replica(&deployment.spec, number)).collect();
+            deployment.replicas.extend(new.iter().cloned());
+            new
+        };
+        try_join_all(new.into_iter().map(|replica| self.ready(replica, patience))).await?;
+        Ok(())
+    }
+
+    /// Waits, a little, until there is a frontend: one may just be starting.
+    async fn frontend(&self, patience: Patience) -> Result<(), DeployError> {
+        let waited = patience.timeout.min(self.deployments.shared.config.frontend_timeout);
+        let mut frontends = self.deployments.shared.frontends.subscribe();
+        let some =
+            timeout_at(Instant::now() + waited, frontends.wait_for(|frontends| !frontends.is_empty())).await;
+        match some {
+            Ok(_) => Ok(()),
+            Err(_) => Err(DeployError::NoFrontend { model: self.model.clone(), waited }),
+        }
+    }
+
+    /// Waits until a replica is ready, or it is plain that it will not be.
+    async fn ready(&self, mut replica: ReplicaHandle, patience: Patience) -> Result<(), DeployError> {
+        let settled =
+            timeout_at(patience.deadline, replica.snapshots.wait_for(|snapshot| verdict(snapshot).is_some()))
+                .await
+                .map(|settled| settled.map(|snapshot| verdict(&snapshot)));
+        let what = match settled {
+            Ok(Ok(Some(Err(what)))) => what,
+            Ok(Ok(_)) => return Ok(()),
+            Ok(Err(_)) => return Err(DeployError::Stopped { model: self.model.clone() }),
+            Err(_) => {
+                let snapshot = replica.snapshots.borrow();
+                let (state, reason) =
+                    (snapshot.state.as_str(), snapshot.reason.as_deref().unwrap_or("no reason is known"));
+                format!("is still {state} after {} s: {reason}", patience.timeout.as_secs_f64())
+            }
+        };
+        let (model, last_lines) = (self.model.clone(), replica.output.last_lines(QUOTED_LINES));
+        Err(DeployError::Replica { model, replica: replica.number, what, last_lines })
+    }
+}
+
+impl Drop for Change<'_> {
+    fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
+        let mut table = self.deployments.table();
+        match self.former {
+            Some(count) => {
+                table.truncate(&self.model, self.lock, count);
+            }
+            None => {
+                if table.own(&self.model, self.lock).is_some() {
+                    table.remove(&self.model);
+                }
+            }
+        }
+    }
+}
+
+/// Whether a replica that somebody waits for is ready, or what happened to it instead; `None` while that is open.
+fn verdict(snapshot: &Snapshot) -> Option<Result<(), String>> {
+    let Snapshot { state, reason, futile_exits, last_exit, .. } = snapshot;
+    match (state, last_exit) {
+        (ReplicaState::Ready, _) => Some(Ok(())),
+        (_, Some(exit @ Exit::NotStarted(_))) => Some(Err(exit.to_string())),
+        (_, Some(exit)) if *futile_exits >= EXITS_TO_GIVE_UP => {
+            // The reason is the better explanation, unless the next process runs already.
+            let explained = matches!(state, ReplicaState::BackingOff | ReplicaState::Failed);
+            let what = reason.clone().filter(|_| explained).unwrap_or_else(|| exit.to_string());
+            Some(Err(format!("{what}, {futile_exits} times in a row")))
+        }
+        _ => None,
+    }
+}

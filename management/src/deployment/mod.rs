@@ -1,0 +1,78 @@
+//! Running deployed models as processes on this host.
+//!
+//! # Layout
+//! - [`Deployments`] (`deployments.rs`): the handle by which the rest of management deploys, scales, stops and asks.
+//! - `replica.rs`: the actor of one replica; it obeys `lifecycle.rs`, the pure state machine of when to start its
+//!   process, when to end it and when to give it up.
+//! - `process.rs`: one process, its environment, its start through the guard ([`crate::guard`]) and its end.
+//! - `output.rs`: what replicas print.
+//! - [`Artifacts`] (`artifact.rs`): uploaded model files.
+//! - `spec.rs`, `status.rs`, `error.rs`: what is asked for, what is, and why not.
+
+use std::collections::HashSet;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use artifact::{ArtifactError, ArtifactId, Artifacts, MalformedArtifactId};
+pub use deployments::Deployments;
+pub use error::DeployError;
+pub use spec::{ContainerKind, DeploymentSpec, Run, UnknownContainerKind};
+pub use status::{DeploymentStatus, ReplicaState, ReplicaStatus};
+
+mod artifact;
+mod deployments;
+mod error;
+mod lifecycle;
+mod output;
+mod process;
+mod replica;
+mod spec;
+mod status;
+
+/// How replicas are run.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Holds `artifacts`, `logs` and `replicas`.
+    pub data_dir: PathBuf,
+    /// The interpreter of Python container kinds, where a deployment names none.
+    pub python: PathBuf,
+    /// A program and its arguments that run [`crate::guard::main`]; a replica's command follows them.
+    pub guard: Vec<OsString>,
+    /// How long a replica that is told to end may take before it is killed.
+    pub grace: Duration,
+    /// How long a replica may run without being connected to any frontend before it is started anew.
+    pub connect_timeout: Duration,
+    /// How long to wait for a frontend, where replicas are to start and there is none.
+    pub frontend_timeout: Duration,
+    /// The size of a log file at which it is set aside. Each replica has one, and one that was set aside.
+    pub log_bytes: u64,
+}
+
+impl Config {
+    /// The defaults for all that can have one.
+    pub fn new(data_dir: PathBuf, python: PathBuf, guard: Vec<OsString>) -> Self {
+        Self {
+            data_dir,
+            python,
+            guard,
+            grace: Duration::from_secs(5),
+            connect_timeout: Duration::from_secs(60),
+            frontend_timeout: Duration::from_secs(5),
+            log_bytes: 4 << 20,
+        }
+    }
+}
+
+/// What a frontend last reported, as far as deployments are concerned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FrontendView {
+    /// Where containers reach it, as `host:port`.
+    pub rpc_address: String,
+    /// The instances that are connected to it.
+    pub instances: HashSet<String>,
+}
+
+/// Every frontend that there is.
+type Frontends = Arc<[FrontendView]>;

@@ -1,0 +1,215 @@
+//! One process of a replica: what it is told, how it is started through the guard, and how it ends.
+//!
+//! Called by the replica's actor, on whose thread everything here waits without blocking. Invariant: when [`run`]
+//! returns, nothing of the process is left; when it is dropped instead, the guard sees to that.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use clipper_rpc::names::ModelId;
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::Pid;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::net::unix::OwnedReadHalf;
+use tokio::net::unix::pipe::Receiver;
+use tokio::process::{Child, Command};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use tracing::warn;
+
+use super::lifecycle::Exit;
+use super::output::Output;
+use super::{Config, DeploymentSpec};
+use crate::guard::Report;
+
+/// How long to wait for the last output of a process that is gone. Only where a guard cannot reach every descendant
+/// may one hold on to the pipe.
+const LAST_OUTPUT: Duration = Duration::from_secs(1);
+
+/// All that stays the same from one process of a replica to the next.
+#[derive(Debug)]
+pub(super) struct Launch {
+    pub(super) model: ModelId,
+    pub(super) number: u32,
+    pub(super) work_dir: PathBuf,
+    pub(super) log_file: PathBuf,
+    guard: Vec<OsString>,
+    command: Vec<OsString>,
+    model_path: Option<PathBuf>,
+    input_type: &'static str,
+    environment: Vec<(String, String)>,
+    grace: Duration,
+}
+
+impl Launch {
+    pub(super) fn new(config: &Config, spec: &DeploymentSpec, number: u32) -> Self {
+        let DeploymentSpec { model, input_type, run, environment, artifact, model_data_path, python, .. } =
+            spec;
+        let folder =
+            |kind: &str| config.data_dir.join(kind).join(model.name.as_str()).join(model.version.as_str());
+        let python = located(python.as_deref().unwrap_or(&config.python));
+        let artifact = artifact.as_ref().map(|id| config.data_dir.join("artifacts").join(id.as_str()));
+        Self {
+            model: model.clone(),
+            number,
+            work_dir: folder("replicas").join(number.to_string()),
+            log_file: folder("logs").join(format!("{number}.log")),
+            guard: config.guard.clone(),
+            command: run.command_line(&python),
+            model_path: artifact.or_else(|| model_data_path.as_deref().map(absolute)),
+            input_type: input_type.as_str(),
+            environment: environment.clone().into_iter().collect(),
+            grace: config.grace,
+        }
+    }
+
+    /// A command that starts the guard, with all that a container is told by `docs/protocol.md`.
+    fn command(&self, instance: &str, frontends: &[String]) -> io::Result<Command> {
+        let (program, arguments) =
+            self.guard.split_first().ok_or_else(|| io::Error::other("no guard is configured"))?;
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .args(&self.command)
+            .current_dir(&self.work_dir)
+            .process_group(0)
+            .env("CLIPPER_MODEL_NAME", self.model.name.as_str())
+            .env("CLIPPER_MODEL_VERSION", self.model.version.as_str())
+            .env("CLIPPER_INPUT_TYPE", self.input_type)
+            .env("CLIPPER_INSTANCE", instance)
+            .env("CLIPPER_REPLICA", self.number.to_string())
+            .env("PYTHONUNBUFFERED", "1")
+            .env_remove("CLIPPER_MODEL_PATH");
+        if let Some(path) = &self.model_path {
+            command.env("CLIPPER_MODEL_PATH", path);
+        }
+        if let [first, others @ ..] = frontends
+            && let Some((host, port)) = first.rsplit_once(':')
+        {
+            command
+                .env("CLIPPER_IP", host)
+                .env("CLIPPER_PORT", port)
+                .env("CLIPPER_FRONTENDS", others.join(","));
+        }
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        Ok(command)
+    }
+}
+
+/// Runs one process to its end, which `terminate` (or its sender's disappearance) brings about. Calls `started` with
+/// the process's id once it runs.
+pub(super) async fn run(
+    launch: &Launch,
+    instance: &str,
+    frontends: &[String],
+    output: &Output,
+    terminate: oneshot::Receiver<()>,
+    started: impl FnOnce(u32),
+) -> Exit {
+    let guarded = match start(launch, instance, frontends).await {
+        Ok(guarded) => guarded,
+        Err(error) => return Exit::NotStarted(error.to_string()),
+    };
+    let Guarded { mut guard, owner, printed } = guarded;
+    let capturing = tokio::spawn({
+        let output = output.clone();
+        async move { output.capture(printed).await }
+    });
+    let (report, hold) = owner.into_split();
+    let end = async {
+        tokio::select! {
+            status = guard.wait() => return status,
+            _ = terminate => signal(&guard, Signal::SIGTERM),
+        }
+        if let Ok(status) = timeout(launch.grace, guard.wait()).await {
+            return status;
+        }
+        // The guard takes this for our death, and kills what it guards.
+        drop(hold);
+        guard.wait().await
+    };
+    let (report, status) = tokio::join!(relay(report, started), end);
+    if timeout(LAST_OUTPUT, capturing).await.is_err() {
+        warn!(model = %launch.model, replica = launch.number, "somebody holds on to the output of a replica that is gone");
+    }
+    exit_of(report, status)
+}
+
+/// A guard that has been started.
+struct Guarded {
+    guard: Child,
+    /// Our end of the socket pair that is the guard's standard input.
+    owner: UnixStream,
+    /// What the command prints.
+    printed: Receiver,
+}
+
+async fn start(launch: &Launch, instance: &str, frontends: &[String]) -> io::Result<Guarded> {
+    tokio::fs::create_dir_all(&launch.work_dir).await?;
+    let (owner, standard_input) = StdUnixStream::pair()?;
+    let (printed, standard_output) = io::pipe()?;
+    owner.set_nonblocking(true)?;
+    let guard = launch
+        .command(instance, frontends)?
+        .stdin(Stdio::from(OwnedFd::from(standard_input)))
+        .stderr(standard_output.try_clone()?)
+        .stdout(standard_output)
+        .spawn()?;
+    let printed = Receiver::from_owned_fd(printed.into())?;
+    Ok(Guarded { guard, owner: UnixStream::from_std(owner)?, printed })
+}
+
+/// Reads what the guard reports, and passes the process id on.
+async fn relay(report: OwnedReadHalf, started: impl FnOnce(u32)) -> Option<Report> {
+    let line = BufReader::new(report).lines().next_line().await.ok().flatten()?;
+    let report = line.parse().ok();
+    if let Some(Report::Started(pid)) = report {
+        started(pid);
+    }
+    report
+}
+
+fn exit_of(report: Option<Report>, status: io::Result<ExitStatus>) -> Exit {
+    let pid = match report {
+        Some(Report::Refused(reason)) => return Exit::NotStarted(reason),
+        Some(Report::Started(pid)) => pid,
+        None => {
+            let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
+            return Exit::NotStarted(format!("the guard ended early: {status}"));
+        }
+    };
+    match status.map(|status| (status.code(), status.signal())) {
+        Ok((Some(code), _)) if code > 128 => Exit::Signal(code - 128),
+        Ok((Some(code), _)) => Exit::Code(code),
+        Ok((None, number)) => {
+            // Somebody killed the guard. Its command dies with it, but what that has started may not.
+            let _ = killpg(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
+            Exit::Signal(number.unwrap_or_default())
+        }
+        Err(error) => Exit::NotStarted(format!("its end cannot be waited for: {error}")),
+    }
+}
+
+/// Sends a signal to a guard that has not been waited for, so that the id is certainly its own.
+fn signal(guard: &Child, signal: Signal) {
+    if let Some(pid) = guard.id() {
+        let _ = kill(Pid::from_raw(pid.cast_signed()), signal);
+    }
+}
+
+/// A program by its path from here, since it will be run from elsewhere. A bare name is left to be searched for.
+pub(super) fn located(program: &Path) -> PathBuf {
+    if program.components().count() > 1 { absolute(program) } else { program.to_owned() }
+}
+
+/// Symbolic links are kept: a virtual environment's interpreter knows itself by its link.
+pub(super) fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}

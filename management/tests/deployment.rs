@@ -1,0 +1,453 @@
+//! Deployments of real processes, seen by frontends that exist in name only.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use clipper_management::deployment::{
+    Config, ContainerKind, DeployError, DeploymentSpec, Deployments, FrontendView, ReplicaState,
+    ReplicaStatus, Run,
+};
+use clipper_rpc::input::InputType;
+use clipper_rpc::names::ModelId;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+const GUARD: &str = env!("CARGO_BIN_EXE_clipper-test-guard");
+/// For what must happen, soon or late.
+const GENEROUS: Duration = Duration::from_secs(30);
+const SLEEP: &str = "exec sleep 1000";
+
+struct Host {
+    folder: tempfile::TempDir,
+    deployments: Deployments,
+}
+
+impl Host {
+    fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    fn with(adjust: impl FnOnce(&mut Config)) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = Config::new(folder.path().into(), "python3".into(), vec![GUARD.into()]);
+        adjust(&mut config);
+        Self { folder, deployments: Deployments::start(config) }
+    }
+
+    /// There are frontends from now on, which nobody ever connects to.
+    fn lonely_frontends(&self, addresses: &[&str]) {
+        let view = |address: &&str| FrontendView { rpc_address: (*address).to_owned(), instances: [].into() };
+        self.deployments.observe(addresses.iter().map(view).collect());
+    }
+
+    /// There is a frontend from now on, which every process connects to at once.
+    fn frontend(&self) -> actix_rt::task::JoinHandle<()> {
+        let deployments = self.deployments.clone();
+        actix_rt::spawn(async move {
+            loop {
+                let replicas =
+                    deployments.list().await.into_iter().flat_map(|deployment| deployment.replicas);
+                let instances =
+                    replicas.filter(|replica| replica.pid.is_some()).filter_map(|replica| replica.instance);
+                let view =
+                    FrontendView { rpc_address: "10.0.0.1:7000".into(), instances: instances.collect() };
+                deployments.observe(vec![view]);
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+    }
+
+    async fn replicas(&self) -> Vec<ReplicaStatus> {
+        self.deployments.list().await.into_iter().flat_map(|deployment| deployment.replicas).collect()
+    }
+
+    /// The only replica, once it is as described.
+    async fn replica_that(&self, what: &str, is: impl Fn(&ReplicaStatus) -> bool) -> ReplicaStatus {
+        until(what, async || self.replicas().await.into_iter().find(&is)).await
+    }
+
+    /// What a process wrote into a file of this name, once it has.
+    async fn number_in(&self, file: &str) -> i32 {
+        let path = self.folder.path().join(file);
+        until(file, async || std::fs::read_to_string(&path).ok()?.strip_suffix('\n')?.parse().ok()).await
+    }
+}
+
+/// Waits until `condition` has a value.
+async fn until<T, F: Future<Output = Option<T>>>(what: &str, condition: impl Fn() -> F) -> T {
+    let deadline = Instant::now() + GENEROUS;
+    loop {
+        if let Some(value) = condition().await {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "waited in vain for: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Whether a process exists and is no zombie.
+fn is_alive(pid: i32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| !stat.rsplit(')').next().unwrap().trim_start().starts_with('Z'))
+}
+
+async fn until_dead(pid: i32) {
+    until("the end of a process", async || (!is_alive(pid)).then_some(())).await;
+}
+
+fn kill_now(pid: i32) {
+    kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+}
+
+fn model() -> ModelId {
+    ModelId { name: "m".parse().unwrap(), version: "1".parse().unwrap() }
+}
+
+fn shell(script: &str) -> DeploymentSpec {
+    command(&["sh", "-c", script])
+}
+
+fn command(words: &[&str]) -> DeploymentSpec {
+    DeploymentSpec {
+        model: model(),
+        input_type: InputType::Doubles,
+        num_replicas: 1,
+        run: Run::Command(words.iter().map(|&word| word.to_owned()).collect()),
+        environment: BTreeMap::new(),
+        artifact: None,
+        model_data_path: None,
+        python: None,
+    }
+}
+
+/// A process that also starts one in a session of its own, whose id it writes into a file.
+fn with_daemon(file: &Path) -> DeploymentSpec {
+    let script = r#"setsid sh -c 'echo $$ >"$0.new"; mv "$0.new" "$0"; trap "" TERM; while :; do sleep 1; done' "$0" & wait"#;
+    command(&["sh", "-c", script, file.to_str().unwrap()])
+}
+
+#[actix_rt::test]
+async fn a_deployment_is_ready_once_every_replica_is_connected() {
+    let host = Host::new();
+    host.frontend();
+    host.deployments.deploy(DeploymentSpec { num_replicas: 3, ..shell(SLEEP) }, GENEROUS).await.unwrap();
+    let replicas = host.replicas().await;
+    assert!(replicas.iter().all(|replica| replica.state == ReplicaState::Ready && replica.reason.is_none()));
+    assert_eq!(replicas.iter().map(|replica| replica.replica_id).collect::<Vec<_>>(), [0, 1, 2]);
+    let again = host.deployments.deploy(shell(SLEEP), GENEROUS).await;
+    assert_eq!(again, Err(DeployError::AlreadyDeployed { model: model() }));
+    host.deployments.shutdown().await;
+    assert!(replicas.iter().all(|replica| !is_alive(replica.pid.unwrap() as i32)));
+    assert!(!host.folder.path().join("replicas/m/1/0").exists());
+}
+
+#[actix_rt::test]
+async fn a_replica_is_told_what_the_protocol_promises() {
+    let host = Host::new();
+    host.lonely_frontends(&["10.0.0.1:7000", "10.0.0.2:7001", "10.0.0.3:7002"]);
+    let spec = DeploymentSpec {
+        environment: [("GREETING".to_owned(), "hello".to_owned())].into(),
+        model_data_path: Some("/models/m".into()),
+        ..shell("pwd; env; exec sleep 1000")
+    };
+    host.deployments.restore(vec![spec]).await;
+    let log = until("the environment", async || {
+        let log = std::fs::read_to_string(host.folder.path().join("logs/m/1/0.log")).ok()?;
+        log.contains("GREETING").then_some(log)
+    });
+    let log = log.await;
+    let instance =
+        host.replica_that("an instance", |replica| replica.instance.is_some()).await.instance.unwrap();
+    let work_dir = host.folder.path().join("replicas/m/1/0");
+    for line in [
+        work_dir.to_str().unwrap(),
+        "CLIPPER_MODEL_NAME=m",
+        "CLIPPER_MODEL_VERSION=1",
+        "CLIPPER_INPUT_TYPE=doubles",
+        "CLIPPER_IP=10.0.0.1",
+        "CLIPPER_PORT=7000",
+        "CLIPPER_FRONTENDS=10.0.0.2:7001,10.0.0.3:7002",
+        "CLIPPER_MODEL_PATH=/models/m",
+        &format!("CLIPPER_INSTANCE={instance}"),
+        "CLIPPER_REPLICA=0",
+        "PYTHONUNBUFFERED=1",
+        "GREETING=hello",
+    ] {
+        assert!(log.lines().any(|printed| printed == line), "{line} is not in:\n{log}");
+    }
+    host.deployments.shutdown().await;
+}
+
+#[actix_rt::test]
+async fn a_container_kind_runs_in_the_given_python() {
+    let host = Host::new();
+    host.lonely_frontends(&["127.0.0.1:7000"]);
+    let python = Some(PathBuf::from("/bin/echo"));
+    let spec = DeploymentSpec { run: Run::Kind(ContainerKind::PythonClosure), python, ..shell("") };
+    let error = host.deployments.deploy(spec, GENEROUS).await.unwrap_err();
+    let DeployError::Replica { last_lines, .. } = error else { panic!("{error}") };
+    assert_eq!(last_lines, ["-m clipper_container python-closure", "-m clipper_container python-closure"]);
+    host.deployments.shutdown().await;
+}
+
+#[actix_rt::test]
+async fn a_deploy_whose_replica_exits_fails_with_its_last_lines() {
+    let host = Host::new();
+    host.lonely_frontends(&["127.0.0.1:7000"]);
+    let error = host.deployments.deploy(shell("echo out; echo err >&2; exit 3"), GENEROUS).await.unwrap_err();
+    let message = error.to_string();
+    assert!(message.starts_with("Replica 0 of m:1 exited with code 3, 2 times in a row."), "{message}");
+    assert!(message.ends_with("\n    out\n    err\n    out\n    err"), "{message}");
+    assert!(host.deployments.list().await.is_empty(), "nothing of it is left");
+    host.deployments.shutdown().await;
+}
+
+#[actix_rt::test]
+async fn a_restored_replica_that_always_exits_has_failed_after_five_times() {
+    let host = Host::new();
+    host.deployments.restore(vec![shell("echo $CLIPPER_REPLICA is unwell; kill -9 $$")]).await;
+    let waiting = &host.replicas().await[0];
+    assert_eq!((waiting.state, waiting.restarts), (ReplicaState::Starting, 0));
+    assert!(waiting.reason.as_ref().unwrap().contains("waiting for a frontend"));
+    host.lonely_frontends(&["127.0.0.1:7000"]);
+    let failed = host.replica_that("failure", |replica| replica.state == ReplicaState::Failed).await;
+    assert_eq!((failed.restarts, failed.pid, failed.instance), (4, None, None));
+    assert_eq!(failed.last_lines, ["0 is unwell"; 5]);
+    assert!(failed.reason.unwrap().starts_with("was killed by signal 9 (SIGKILL)"));
+    host.deployments.stop(vec![model()]).await;
+    assert!(host.deployments.list().await.is_empty());
+    host.deployments.shutdown().await;
+}
+
+#[actix_rt::test]
+async fn a_deploy_that_takes_too_long_fails_and_leaves_nothing() {
+    let host = Host::new();
+    host.lonely_frontends(&["127.0.0.1:7000"]);
+    let pid_file = host.folder.path().join("pid");
+    let script = format!("echo $$ >{}; echo loading; exec sleep 1000", pid_file.display());
+    let error = host.deployments.deploy(shell(&script), Duration::from_secs(1)).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "Replica 0 of m:1 is still starting after 1 s: running but not connected. The last that it printed:\n    loading"
+    );
+    assert!(!is_alive(host.number_in("pid").await));
+    assert!(host.deployments.list().await.is_empty());
+    host.deployments.shutdown().await;
+}
+
+#[actix_rt::test]
+async fn a_deploy_whose_caller_goes_away_is_taken_back() {
+    let host = Host::new();
+    host.lonely_frontends(&["127.0.0.1:7000"]);
+    let deploy = host.deployments.deploy(shell(SLEEP), GENEROUS);
+    let pid = tokio::select! {
+        _ = deploy => panic!("nobody connects"),
+        replica = host.replica_that("a process", |replica| replica.pid.is_some()) => replica.pid.unwrap(),
+    };
+    assert!(host.deployments.list().await.is_empty());
+    until_dead(pid as i32).await;
+    host.frontend();
+    host.deployments.deploy(shell(SLEEP), GENEROUS).await.unwrap();
+    host.deployments.shutdown().await;
+}
+
+#[actix_rt::test]
+async fn a_program_that_cannot_be_started_is_reported_at_once() {
+    let host = Host::new();
+    host.lonely_frontends(&["127.0.0.1:7000"]);
+    let error =
+        host.deployments.deploy(command(&["no-such-program"]), GENEROUS).await.unwrap_err().to_string();
+    assert!(error.contains("could not be started: 'no-such-program': No such file"), "{error}");
+    let data = host.folder.path().join("data");
+    std::fs::write(&data, "not a program").unwrap();
+    let spec = command(&[data.to_str().unwrap()]);
+    let error = host.deployments.deploy(spec, GENEROUS).await.unwrap_err().to_string();
+    assert!(error.contains("data': Permission denied"), "{error}");
+    host.deployments.shutdown().await;
+}
+
+#[actix_rt::test]
+async fn without_a_frontend_a_deploy_fails_soon_and_says_what_to_do() {
+    let host = Host::with(|config| config.frontend_timeout = Duration::from_millis(50));
+    let error = host.deployments.deploy(shell(SLEEP), GENEROUS).await.unwrap_err().to_string();
+    assert!(error.contains("clipper frontend --management URL"), "{error}");
+    assert!(host.deployments.list().await.is_empty());
+    host.deployments.shutdown().await;
+}
+
+#[actix_rt::test]
+async fn a_killed_replica_is_started_again() {
+    let host = Host::new();
+    host.frontend();
+    host.deployments.deploy(shell(SLEEP), GENEROUS).await.unwrap();
+    let first = host.replicas().await.remove(0);
+    kill_now(first.pid.unwrap() as i32);
+    let second =
+        host.replica_that("a second life", |replica| replica.restarts == 1 && replica.reason.is_none()).await;
+    assert_eq!(second.state, ReplicaState::Ready);
+    assert_ne!(second.instance, first.instance);
+    host.deployments.shutdown().await;
+}
+
+#[actix_rt::test]
+async fn a_replica_that_does_not_connect_is_started_again() {
+    let host = Host::with(|config| config.connect_timeout = Duration::from_millis(100));
+    host.lonely_frontends(&["127.0.0.1:7000"]);
+    host.deployments.restore(vec![shell(SLEEP)]).await;
+    let failed = host.replica_that("failure", |replica| replica.state == ReplicaState::Failed).await;
+    assert!(failed.reason.unwrap().starts_with("was ended: it had not connected within 0.1 s"));
+    host.deployments.shutdown().await;
+}
+
+#[actix_rt::test]
+async fn stopping_kills_whatever_a_replica_has_started() {
+    let host = Host::new();
+    host.frontend();
+    let file = host.folder.path().join("daemon");
+    host.deployments.deploy(with_daemon(&file), GENEROUS).await.unwrap();
+    let daemon = host.number_in("daemon").await;
+    let replica = host.replicas().await[0].pid.unwrap() as i32;
+    host.deployments.stop(vec![model()]).await;
+    assert!(!is_alive(daemon) && !is_alive(replica));
+    host.deployments.shutdown().await;
+}
+
+#[actix_rt::test]
+async fn a_replica_that_ignores_the_signal_is_killed_after_its_grace() {
+    let host = Host::with(|config| config.grace = Duration::from_millis(100));
+    host.frontend();
+    let script = "trap '' TERM; echo ready; while :; do sleep 1; done";
+    host.deployments.deploy(DeploymentSpec { num_replicas: 2, ..shell(script) }, GENEROUS).await.unwrap();
+    let pids: Vec<_> = host.replicas().await.into_iter().map(|replica| replica.pid.unwrap() as i32).collect();
+    host.replica_that("its trap", |replica| replica.last_lines == ["ready"]).await;
+    host.deployments.stop(vec![model()]).await;
+    assert!(pids.into_iter().all(|pid| !is_alive(pid)));
+    host.deployments.shutdown().await;
+}
+
+#[actix_rt::test]
+async fn a_replica_may_end_in_its_own_way() {
+    let host = Host::new();
+    host.frontend();
+    let script = "trap 'echo goodbye; exit 0' TERM; echo ready; while :; do sleep 0.01; done";
+    host.deployments.deploy(shell(script), GENEROUS).await.unwrap();
+    host.replica_that("its trap", |replica| replica.last_lines == ["ready"]).await;
+    host.deployments.stop(vec![model()]).await;
+    let log = std::fs::read_to_string(host.folder.path().join("logs/m/1/0.log")).unwrap();
+    assert_eq!(log, "ready\ngoodbye\n");
+    host.deployments.shutdown().await;
+}
+
+#[actix_rt::test]
+async fn the_number_of_replicas_goes_up_and_down() {
+    let host = Host::new();
+    let frontend = host.frontend();
+    host.deployments.deploy(shell("echo I am $CLIPPER_REPLICA; exec sleep 1000"), GENEROUS).await.unwrap();
+    let first = host.replicas().await.remove(0);
+    host.deployments.scale(model(), 3, GENEROUS).await.unwrap();
+    let replicas = host.replicas().await;
+    assert_eq!(replicas.len(), 3);
+    assert_eq!(replicas[0].instance, first.instance, "the first goes on undisturbed");
+    host.replica_that("a line", |replica| replica.last_lines == ["I am 2"]).await;
+    let logs = host.deployments.logs(model(), Some(2), 10).await.unwrap();
+    assert_eq!(logs, BTreeMap::from([("m:1:2".to_owned(), vec!["I am 2".to_owned()])]));
+    assert!(matches!(
+        host.deployments.logs(model(), Some(3), 10).await,
+        Err(DeployError::UnknownReplica { replica: 3, num_replicas: 3, .. })
+    ));
+    host.deployments.scale(model(), 1, GENEROUS).await.unwrap();
+    assert!(replicas[1..].iter().all(|replica| !is_alive(replica.pid.unwrap() as i32)));
+    assert_eq!(host.replicas().await.len(), 1);
+
+    // New replicas that do not become ready are taken back.
+    frontend.abort();
+    let instances = [first.instance.clone().unwrap()].into();
+    host.deployments.observe(vec![FrontendView { rpc_address: "10.0.0.1:7000".into(), instances }]);
+    let error = host.deployments.scale(model(), 2, Duration::from_millis(300)).await.unwrap_err();
+    assert!(error.to_string().starts_with("Replica 1 of m:1 is still starting after 0.3 s"), "{error}");
+    let deployment = host.deployments.list().await.remove(0);
+    assert_eq!((deployment.num_replicas, deployment.replicas.len()), (1, 1));
+    assert_eq!(deployment.replicas[0].pid, first.pid);
+    host.deployments.shutdown().await;
+}
+
+#[actix_rt::test]
+async fn a_deployment_can_be_stopped_while_somebody_waits_for_it() {
+    let host = Host::new();
+    host.lonely_frontends(&["127.0.0.1:7000"]);
+    let stop = async {
+        host.replica_that("a process", |replica| replica.pid.is_some()).await;
+        host.deployments.stop(vec![model()]).await;
+    };
+    let (deployed, ()) = tokio::join!(host.deployments.deploy(shell(SLEEP), GENEROUS), stop);
+    assert_eq!(deployed, Err(DeployError::Stopped { model: model() }));
+    host.deployments.shutdown().await;
+}
+
+#[actix_rt::test]
+async fn a_full_log_file_is_set_aside_and_the_last_lines_are_at_hand() {
+    let host = Host::with(|config| config.log_bytes = 1000);
+    host.frontend();
+    let script = "i=0; while [ $i -lt 300 ]; do echo line $i; i=$((i+1)); done; exec sleep 1000";
+    host.deployments.deploy(shell(script), GENEROUS).await.unwrap();
+    let is_done = |replica: &ReplicaStatus| replica.last_lines.last().is_some_and(|line| line == "line 299");
+    let replica = host.replica_that("all lines", is_done).await;
+    assert_eq!((replica.last_lines.len(), replica.last_lines[0].as_str()), (20, "line 280"));
+    let logs = host.deployments.logs(model(), None, 100).await.unwrap();
+    assert_eq!(logs["m:1:0"][0], "line 200");
+    for name in ["0.log", "0.log.1"] {
+        let bytes = std::fs::metadata(host.folder.path().join("logs/m/1").join(name)).unwrap().len();
+        // What is read at once is written at once, so a single write may be larger than the limit.
+        assert!((1..=1000.max(8 * 1024)).contains(&bytes), "{name} has {bytes} bytes");
+    }
+    host.deployments.shutdown().await;
+}
+
+#[actix_rt::test]
+async fn nothing_outlives_an_owner_that_is_killed() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("daemon");
+    let Run::Command(words) = with_daemon(&file).run else { unreachable!() };
+    // The guard's standard input is a pipe from a process that dies without a word.
+    let mut owner = std::process::Command::new("sleep").arg("1000").stdout(Stdio::piped()).spawn().unwrap();
+    let input = owner.stdout.take().unwrap();
+    let mut guard = std::process::Command::new(GUARD).args(words).stdin(input).spawn().unwrap();
+    let daemon =
+        until("the daemon", async || std::fs::read_to_string(&file).ok()?.trim().parse::<i32>().ok());
+    let daemon = daemon.await;
+    assert!(is_alive(daemon));
+    kill_now(owner.id() as i32);
+    owner.wait().unwrap();
+    let status = guard.wait().unwrap();
+    assert_eq!(status.code(), Some(128 + 9));
+    assert!(!is_alive(daemon));
+}
+
+#[actix_rt::test]
+async fn a_guard_that_is_killed_takes_its_command_with_it_and_the_replica_starts_again() {
+    let host = Host::new();
+    host.frontend();
+    host.deployments.deploy(shell("echo $PPID; sleep 1000 & wait"), GENEROUS).await.unwrap();
+    let replica = host.replica_that("a line", |replica| !replica.last_lines.is_empty()).await;
+    kill_now(replica.last_lines[0].parse().unwrap());
+    until_dead(replica.pid.unwrap() as i32).await;
+    host.replica_that("a second life", |replica| replica.restarts == 1 && replica.reason.is_none()).await;
+    host.deployments.shutdown().await;
+}
+
+#[test]
+fn a_guard_takes_over_the_exit_status() {
+    let status = |script: &str| {
+        let mut guard = std::process::Command::new(GUARD);
+        let mut guard = guard.args(["sh", "-c", script]).stdin(Stdio::piped()).spawn().unwrap();
+        // Waiting closes standard input, unless somebody else has it.
+        let _owner = guard.stdin.take();
+        guard.wait().unwrap().code()
+    };
+    assert_eq!(status("exit 7"), Some(7));
+    assert_eq!(status("kill -SEGV $$"), Some(128 + 11));
+    assert_eq!(status("sleep 1000 & exit 0"), Some(0));
+}
