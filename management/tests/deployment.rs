@@ -1,5 +1,7 @@
 //! Deployments of real processes, seen by frontends that exist in name only.
 
+#![allow(clippy::unwrap_used, reason = "clippy knows the functions marked as tests, not what they share")]
+
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -303,6 +305,17 @@ async fn a_replica_that_does_not_connect_is_started_again() {
 }
 
 #[actix_rt::test]
+async fn working_directories_that_a_killed_management_left_are_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let left = folder.path().join("replicas/old/1/0");
+    std::fs::create_dir_all(&left).unwrap();
+    let deployments =
+        Deployments::start(Config::new(folder.path().into(), "python3".into(), vec![GUARD.into()]));
+    assert!(!left.exists());
+    deployments.shutdown().await;
+}
+
+#[actix_rt::test]
 async fn stopping_kills_whatever_a_replica_has_started() {
     let host = Host::new();
     host.frontend();
@@ -400,8 +413,7 @@ async fn a_full_log_file_is_set_aside_and_the_last_lines_are_at_hand() {
     assert_eq!(logs["m:1:0"][0], "line 200");
     for name in ["0.log", "0.log.1"] {
         let bytes = std::fs::metadata(host.folder.path().join("logs/m/1").join(name)).unwrap().len();
-        // What is read at once is written at once, so a single write may be larger than the limit.
-        assert!((1..=1000.max(8 * 1024)).contains(&bytes), "{name} has {bytes} bytes");
+        assert!((1..=1000).contains(&bytes), "{name} has {bytes} bytes");
     }
     host.deployments.shutdown().await;
 }

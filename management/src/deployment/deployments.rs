@@ -4,6 +4,7 @@
 //! still run is in the [`Table`], in its deployment or among those that are leaving.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use clipper_rpc::names::ModelId;
 use futures_util::future::{join_all, try_join_all};
 use tokio::sync::{Mutex as AsyncMutex, watch};
 use tokio::time::{Instant, timeout_at};
-use tracing::info;
+use tracing::{info, warn};
 
 use super::lifecycle::Exit;
 use super::process::{absolute, located};
@@ -63,13 +64,20 @@ struct Deployment {
 }
 
 impl Deployments {
-    /// Begins with no deployments and no frontends. Must be called within an actix system.
+    /// Begins with no deployments and no frontends, and clears away the working directories that an earlier process
+    /// may have left. Must be called within an actix system. Blocks for as long as that takes.
     pub fn start(config: Config) -> Self {
         let mut config = config;
         // Replicas run in directories of their own, so every path they are given must hold from there.
         config.data_dir = absolute(&config.data_dir);
         if let Some(program) = config.guard.first_mut() {
             *program = located(program.as_ref()).into();
+        }
+        let left = config.data_dir.join("replicas");
+        if let Err(error) = std::fs::remove_dir_all(&left)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            warn!(path = %left.display(), %error, "working directories of former replicas cannot be removed");
         }
         let shared = Shared {
             config,

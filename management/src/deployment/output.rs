@@ -1,7 +1,7 @@
 //! What a replica prints: its last lines in memory, and all of it in a log file of bounded size.
 //!
 //! Standard output and standard error arrive together, through one pipe. Invariant: memory is bounded by
-//! [`TAIL_LINES`] lines of [`LINE_BYTES`], disk by two files of the stated limit.
+//! [`TAIL_LINES`] lines of [`LINE_BYTES`], disk by two files of the stated limit (or one line, if that is longer).
 
 use std::collections::VecDeque;
 use std::io;
@@ -138,20 +138,29 @@ impl LogFile {
     }
 
     async fn append(&mut self, lines: &[String]) -> io::Result<()> {
-        if lines.is_empty() {
-            return Ok(());
+        let mut text = String::new();
+        for line in lines {
+            if self.bytes + (text.len() + line.len()) as u64 >= self.limit {
+                self.write(&std::mem::take(&mut text)).await?;
+                self.set_aside().await?;
+            }
+            text.push_str(line);
+            text.push('\n');
         }
-        let mut text = lines.join("\n");
-        text.push('\n');
-        if self.bytes > 0 && self.bytes + text.len() as u64 > self.limit {
-            let mut former = self.path.clone().into_os_string();
-            former.push(".1");
-            fs::rename(&self.path, former).await?;
-            *self = Self::open(&self.path, self.limit).await?;
-        }
-        self.file.write_all(text.as_bytes()).await?;
-        self.file.flush().await?;
+        self.write(&text).await
+    }
+
+    async fn write(&mut self, text: &str) -> io::Result<()> {
         self.bytes += text.len() as u64;
+        self.file.write_all(text.as_bytes()).await?;
+        self.file.flush().await
+    }
+
+    async fn set_aside(&mut self) -> io::Result<()> {
+        let mut former = self.path.clone().into_os_string();
+        former.push(".1");
+        fs::rename(&self.path, former).await?;
+        *self = Self::open(&self.path, self.limit).await?;
         Ok(())
     }
 }
@@ -222,7 +231,7 @@ mod tests {
             cuts.extend([0, text.len()]);
             cuts.sort_unstable();
             for pair in cuts.windows(2) {
-                arrived.extend(lines.push(text[pair[0]..pair[1]].as_bytes()));
+                arrived.extend(lines.push(&text.as_bytes()[pair[0]..pair[1]]));
             }
             arrived.extend(lines.finish());
             prop_assert_eq!(arrived, text.lines().collect::<Vec<_>>());
