@@ -333,15 +333,25 @@ def test_a_folder_that_is_missing_is_named(connection: ClipperConnection, tmp_pa
 
 def test_an_instance_is_inspected_as_a_dictionary(fake: FakeCluster, connection: ClipperConnection) -> None:
     fake.answer("/metrics", {"meters": []})
+    fake.answer("/admin/metrics", "applications 1\n")
     for path in ("get_all_applications", "get_all_models", "get_all_containers", "get_deployments"):
         fake.answer(f"/admin/{path}", [{"from": path}])
     assert connection.inspect_instance() == {
-        "metrics": {"meters": []},
+        "metrics": {"query": {"meters": []}, "management": "applications 1\n"},
         "applications": [{"from": "get_all_applications"}],
         "models": [{"from": "get_all_models"}],
         "model_replicas": [{"from": "get_all_containers"}],
         "deployments": [{"from": "get_deployments"}],
     }
+
+
+def test_a_server_that_counts_nothing_has_no_metrics(
+    fake: FakeCluster, connection: ClipperConnection
+) -> None:
+    for path in ("get_all_applications", "get_all_models", "get_all_containers", "get_deployments"):
+        fake.answer(f"/admin/{path}", [])
+    fake.answer("/metrics", {"error": "Not found", "cause": "there is no /metrics"}, status=404)
+    assert connection.inspect_instance()["metrics"]["query"] is None
 
 
 def test_logs_are_saved_in_one_file_a_process(

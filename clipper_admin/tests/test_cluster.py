@@ -133,7 +133,7 @@ def test_the_state_the_logs_and_the_metrics_can_be_seen(conn: ClipperConnection,
     instance = conn.inspect_instance()
     assert "talkative" in [app["name"] for app in instance["applications"]]
     assert "talkative" in [model["model_name"] for model in instance["models"]]
-    assert instance["metrics"]
+    assert "applications" in instance["metrics"]["management"]
     [deployment] = [d for d in instance["deployments"] if d["model_name"] == "talkative"]
     assert [replica["state"] for replica in deployment["replicas"]] == ["ready"]
     [lines] = conn.get_replica_logs("talkative").values()

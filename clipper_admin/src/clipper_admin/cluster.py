@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Callable, Union
 
 from .artifact import archive
-from .exceptions import ClipperException, UnconnectedException
+from .exceptions import ClipperException, RefusedException, UnconnectedException
 from .function_check import answers
 from .http_interface import DEFAULT_TIMEOUT_SECONDS, HttpInterface
 from .local_container_manager import LocalContainerManager
@@ -86,11 +87,15 @@ class Cluster:
         """Returns what the cluster knows and measures.
 
         Returns:
-            `metrics`, as the query frontend counts them, and the verbose lists of `applications`, `models`,
-            `model_replicas` and `deployments`.
+            `metrics`, with what the `query` and the `management` server count (JSON decoded, Prometheus'
+            format as text, None from a server that counts nothing), and the verbose lists of `applications`,
+            `models`, `model_replicas` and `deployments`.
         """
         return {
-            "metrics": self._connected_query().get("/metrics"),
+            "metrics": {
+                "query": _metrics(self._connected_query(), "/metrics"),
+                "management": _metrics(self._connected_admin(), "/admin/metrics"),
+            },
             "applications": self.get_all_apps(verbose=True),
             "models": self.get_all_models(verbose=True),
             "model_replicas": self.get_all_model_replicas(verbose=True),
@@ -484,6 +489,15 @@ class Cluster:
         if version is not None:
             query["version"] = str(version)
         return self._connected_query().post(f"/{app_name}/predict", query, timeout_seconds)
+
+
+def _metrics(interface: HttpInterface, path: str) -> Any:
+    try:
+        return interface.get(path)
+    except RefusedException as refusal:
+        if refusal.status == HTTPStatus.NOT_FOUND:
+            return None
+        raise
 
 
 def _model(name: str, version: Version | None) -> dict[str, Any]:
