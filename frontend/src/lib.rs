@@ -32,4 +32,4 @@ pub mod reception;
 pub mod task;
 
 pub use self::frontend::{Config, Error, Frontend};
-pub use self::management_client::ManagementClient;
+pub use self::management_client::{ManagementClient, UrlError};

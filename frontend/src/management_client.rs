@@ -9,6 +9,11 @@ use futures_util::future::BoxFuture;
 /// Longer than management holds a request that has no news.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
+/// An address at which management cannot be.
+#[derive(Debug, thiserror::Error)]
+#[error("'{0}' is not the address of management; expected one such as http://10.0.0.1:1338")]
+pub struct UrlError(String);
+
 /// Follows management at a URL.
 pub struct ManagementClient {
     client: reqwest::Client,
@@ -17,12 +22,19 @@ pub struct ManagementClient {
 
 impl ManagementClient {
     /// A client of management at `url`, such as `http://10.0.0.1:1338`.
-    pub fn new(url: &str) -> Self {
-        let client = reqwest::Client::builder().timeout(TIMEOUT).no_proxy().build();
-        Self {
-            client: client.expect("a client without TLS has nothing that could fail"),
-            url: format!("{}/admin/follow", url.trim_end_matches('/')),
+    ///
+    /// # Errors
+    /// If that is not an HTTP address.
+    pub fn new(url: &str) -> Result<Self, UrlError> {
+        let follow = format!("{}/admin/follow", url.trim_end_matches('/'));
+        let valid =
+            reqwest::Url::parse(&follow).is_ok_and(|parsed| parsed.scheme() == "http" && parsed.has_host());
+        if !valid {
+            return Err(UrlError(url.to_owned()));
         }
+        let client = reqwest::Client::builder().timeout(TIMEOUT).no_proxy().build();
+        let client = client.expect("a client without TLS has nothing that could fail");
+        Ok(Self { client, url: follow })
     }
 
     async fn try_follow(&self, request: &FollowRequest) -> Result<FollowResponse, FollowError> {

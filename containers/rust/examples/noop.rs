@@ -11,6 +11,6 @@ impl Model for Noop {
 }
 
 fn main() -> Result<(), Error> {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt().with_ansi(false).with_writer(std::io::stderr).init();
     serve(Config::from_environment()?, Noop)
 }

@@ -7,7 +7,7 @@ struct Sum;
 impl Model for Sum {
     fn predict(&mut self, inputs: &InputBatch) -> Result<OutputBatch, String> {
         let sums: Vec<f64> = match inputs.numbers() {
-            Some(vectors) => vectors.map(|vector| vector.iter().sum()).collect(),
+            Some(vectors) => vectors.map(|vector| vector.iter().fold(0.0, |sum, element| sum + element)).collect(),
             None => inputs.lengths().iter().map(|&length| f64::from(length)).collect(),
         };
         Ok(OutputBatch::doubles(&sums))
@@ -15,6 +15,6 @@ impl Model for Sum {
 }
 
 fn main() -> Result<(), Error> {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt().with_ansi(false).with_writer(std::io::stderr).init();
     serve(Config::from_environment()?, Sum)
 }

@@ -1,0 +1,182 @@
+//! What each role of a process starts, and in which order it stops.
+//!
+//! Invariant: `addresses.json` is there exactly while a process listens on what it says, unless the process was killed.
+
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context;
+use clipper_frontend::{Frontend, ManagementClient};
+use clipper_management::Management;
+use serde::Serialize;
+use tempfile::NamedTempFile;
+use tokio::sync::oneshot;
+use tracing::warn;
+
+use crate::settings::{FrontendSettings, ManagementSettings, Role};
+use crate::signals::Shutdown;
+
+/// Runs a role until a signal asks for its end.
+///
+/// # Errors
+/// If it cannot start, or fails.
+pub async fn run(role: Role) -> anyhow::Result<()> {
+    let shutdown = Shutdown::on_signals().context("cannot receive signals")?;
+    match role {
+        Role::Start { management, frontend } => run_cluster(management, frontend, shutdown).await,
+        Role::Management { management } => run_management(management, shutdown).await,
+        Role::Frontend { management_url, frontend } => {
+            run_frontend(&management_url, frontend, shutdown).await
+        }
+        Role::Guard { .. } => unreachable!("the guard runs before there is a runtime"),
+    }
+}
+
+/// Management and a frontend in one process. The frontend stops first: while it finishes what it accepted, the
+/// processes of the models still run.
+async fn run_cluster(
+    management: ManagementSettings,
+    frontend: FrontendSettings,
+    shutdown: Shutdown,
+) -> anyhow::Result<()> {
+    let data_dir = management.data_dir.clone();
+    let admin_address = management.admin_address;
+    let management = open(management).await?;
+    let frontend = Frontend::bind(frontend.into())?;
+    let (listener, admin) = listen(admin_address)?;
+    let addresses = Addresses {
+        query: Some(frontend.query_address()),
+        admin: Some(admin),
+        rpc: Some(frontend.rpc_address()),
+    };
+    let _announced = addresses.announce(Some(data_dir))?;
+
+    let follower = management.follower();
+    let (running, frontend_stopped) = oneshot::channel::<()>();
+    let serve = async {
+        let result = frontend.run(follower, shutdown.asked()).await;
+        drop(running);
+        result.map_err(anyhow::Error::from)
+    };
+    let manage = async {
+        let stop = async {
+            let _ = frontend_stopped.await;
+        };
+        Ok(management.run(listener, stop).await?)
+    };
+    tokio::try_join!(serve, manage)?;
+    Ok(())
+}
+
+async fn run_management(settings: ManagementSettings, shutdown: Shutdown) -> anyhow::Result<()> {
+    let data_dir = settings.data_dir.clone();
+    let admin_address = settings.admin_address;
+    let management = open(settings).await?;
+    let (listener, admin) = listen(admin_address)?;
+    let _announced = Addresses { admin: Some(admin), ..Addresses::default() }.announce(Some(data_dir))?;
+    Ok(management.run(listener, shutdown.asked()).await?)
+}
+
+async fn run_frontend(
+    management_url: &str,
+    settings: FrontendSettings,
+    shutdown: Shutdown,
+) -> anyhow::Result<()> {
+    let management = Arc::new(ManagementClient::new(management_url)?);
+    let frontend = Frontend::bind(settings.into())?;
+    let addresses = Addresses {
+        query: Some(frontend.query_address()),
+        rpc: Some(frontend.rpc_address()),
+        ..Addresses::default()
+    };
+    let _announced = addresses.announce(None)?;
+    Ok(frontend.run(management, shutdown.asked()).await?)
+}
+
+async fn open(settings: ManagementSettings) -> anyhow::Result<Management> {
+    let program = std::env::current_exe().context("cannot find this program's own file")?;
+    Ok(Management::open(clipper_management::Config {
+        data_dir: settings.data_dir,
+        python: settings.python,
+        guard: vec![program.into(), "guard".into(), "--".into()],
+        max_artifact_bytes: settings.max_artifact_bytes,
+    })
+    .await?)
+}
+
+fn listen(address: SocketAddr) -> anyhow::Result<(TcpListener, SocketAddr)> {
+    let bound = TcpListener::bind(address).and_then(|listener| {
+        let address = listener.local_addr()?;
+        Ok((listener, address))
+    });
+    bound.with_context(|| format!("cannot listen for operators on {address}"))
+}
+
+/// Where a process listens, with the ports that were picked.
+#[derive(Debug, Default, Serialize)]
+struct Addresses {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    query: Option<SocketAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    admin: Option<SocketAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rpc: Option<SocketAddr>,
+}
+
+impl Addresses {
+    /// Prints them, a line each, and writes them to the data directory, if there is one.
+    fn announce(&self, data_dir: Option<PathBuf>) -> anyhow::Result<Option<AddressFile>> {
+        let mut stdout = std::io::stdout().lock();
+        let named = [("query", self.query, "http"), ("admin", self.admin, "http"), ("rpc", self.rpc, "tcp")];
+        for (name, address, scheme) in named {
+            if let Some(address) = address {
+                // Nobody has to read it.
+                let _ = writeln!(stdout, "{name} {scheme}://{address}");
+            }
+        }
+        let _ = stdout.flush();
+        data_dir.map(|data_dir| AddressFile::write(self, data_dir)).transpose()
+    }
+}
+
+/// `addresses.json`, removed when the process ends in order.
+struct AddressFile(PathBuf);
+
+impl AddressFile {
+    fn write(addresses: &Addresses, data_dir: PathBuf) -> anyhow::Result<Self> {
+        let path = data_dir.join("addresses.json");
+        let write = || -> std::io::Result<()> {
+            let mut file = NamedTempFile::new_in(&data_dir)?;
+            serde_json::to_writer(&mut file, addresses)?;
+            file.persist(&path)?;
+            Ok(())
+        };
+        write().with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for AddressFile {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.0) {
+            warn!(%error, file = %self.0.display(), "cannot remove the address file");
+        }
+    }
+}
+
+impl From<FrontendSettings> for clipper_frontend::Config {
+    fn from(settings: FrontendSettings) -> Self {
+        Self {
+            query_address: settings.query_address,
+            rpc_address: settings.rpc_address,
+            advertised_host: settings.advertised_host,
+            http_workers: settings.http_workers,
+            max_body_bytes: settings.max_body_bytes,
+            queue_capacity: settings.queue_capacity,
+            max_batch_size: settings.max_batch_size,
+            ..Self::default()
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! What the command line, the environment and `clipper.toml` say.
+//!
+//! Each setting is declared once, as a flag with its variable and its default. The file's keys are the flags' names with
+//! underscores; its values take the place of the defaults, so that the order is defaults < file < environment < flag.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, anyhow, bail};
+use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+
+/// The file that is read if it is there and no other is named.
+const DEFAULT_FILE: &str = "clipper.toml";
+
+const EXAMPLES: &str = "\
+Examples:
+  clipper start                                   a whole cluster in one process
+  clipper start --data-dir ./data --query-address 127.0.0.1:0
+  clipper management --admin-address 0.0.0.0:1338 and, on other hosts,
+  clipper frontend --management http://10.0.0.1:1338
+
+Then register an application, deploy a model, and ask:
+  curl -d '{\"name\": \"hello\", \"input_type\": \"doubles\", \"default_output\": \"-1.0\",
+           \"latency_slo_micros\": 100000, \"linked_models\": [\"sum\"]}' localhost:1338/admin/add_app
+  curl -d '{\"model_name\": \"sum\", \"model_version\": 1, \"input_type\": \"doubles\",
+           \"container_kind\": \"sum\"}' localhost:1338/admin/deploy_model
+  curl -d '{\"input\": [1, 2, 3]}' localhost:1337/hello/predict
+
+Every flag can also be given as a variable (shown as [env: ...]) or in clipper.toml (query_address = \"0.0.0.0:80\").";
+
+/// A prediction-serving cluster: one REST endpoint in front of machine-learning models of any framework.
+#[derive(Debug, Parser)]
+#[command(name = "clipper", version, after_long_help = EXAMPLES, after_help = "`clipper --help` shows examples.")]
+pub struct Settings {
+    /// Read settings from this file [default: clipper.toml, if it is there]
+    #[arg(long, env = "CLIPPER_CONFIG", global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// How to write the logs, which go to standard error
+    #[arg(long, env = "CLIPPER_LOG_FORMAT", global = true, value_enum, default_value_t = LogFormat::Human)]
+    pub log_format: LogFormat,
+    /// What to log: a level (error, warn, info, debug, trace), or one for each part (info,clipper_frontend=debug)
+    #[arg(long, env = "CLIPPER_LOG_LEVEL", global = true, default_value = "info,actix_server=warn", value_name = "FILTER")]
+    pub log_level: String,
+    /// What to run
+    #[command(subcommand)]
+    pub role: Role,
+}
+
+/// How logs are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// One line an event, coloured on a terminal.
+    Human,
+    /// One JSON object an event.
+    Json,
+}
+
+/// What a process of the cluster does.
+#[derive(Debug, Subcommand)]
+pub enum Role {
+    /// Run a whole cluster in this process: management and one frontend.
+    Start {
+        /// How management runs.
+        #[command(flatten)]
+        management: ManagementSettings,
+        /// How the frontend runs.
+        #[command(flatten)]
+        frontend: FrontendSettings,
+    },
+    /// Run management alone: what the cluster serves, and the processes of deployed models.
+    Management {
+        /// How management runs.
+        #[command(flatten)]
+        management: ManagementSettings,
+    },
+    /// Run a frontend alone: it answers predictions, and follows management.
+    Frontend {
+        /// Where management is reached, such as http://10.0.0.1:1338
+        #[arg(long = "management", id = "management_url", env = "CLIPPER_MANAGEMENT", value_name = "URL")]
+        management_url: String,
+        /// How the frontend runs.
+        #[command(flatten)]
+        frontend: FrontendSettings,
+    },
+    /// Run a command, and kill all that it started when standard input ends.
+    #[command(hide = true)]
+    Guard {
+        /// The command.
+        #[arg(last = true, required = true)]
+        command: Vec<OsString>,
+    },
+}
+
+/// How management runs.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub struct ManagementSettings {
+    /// Keep everything here: metadata, model files, logs
+    #[arg(long, env = "CLIPPER_DATA_DIR", value_name = "DIR", default_value_os_t = default_data_dir())]
+    pub data_dir: PathBuf,
+    /// Answer operators here; port 0 picks a free one
+    #[arg(long, env = "CLIPPER_ADMIN_ADDRESS", value_name = "ADDR", default_value = "127.0.0.1:1338")]
+    pub admin_address: SocketAddr,
+    /// Run Python model containers with this interpreter, where a deployment names none
+    #[arg(long, env = "CLIPPER_PYTHON", value_name = "PROGRAM", default_value = "python3")]
+    pub python: PathBuf,
+    /// Accept archives of model files up to this size, in bytes
+    #[arg(long, env = "CLIPPER_MAX_ARTIFACT_BYTES", value_name = "BYTES", default_value_t = 1 << 30)]
+    pub max_artifact_bytes: u64,
+}
+
+/// How a frontend runs.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub struct FrontendSettings {
+    /// Answer applications here; port 0 picks a free one
+    #[arg(long, env = "CLIPPER_QUERY_ADDRESS", value_name = "ADDR", default_value = "0.0.0.0:1337")]
+    pub query_address: SocketAddr,
+    /// Let model containers connect here; port 0 picks a free one
+    #[arg(long, env = "CLIPPER_RPC_ADDRESS", value_name = "ADDR", default_value = "0.0.0.0:7000")]
+    pub rpc_address: SocketAddr,
+    /// Tell containers and other frontends to reach this one under this host [default: the bound address]
+    #[arg(long, env = "CLIPPER_ADVERTISED_HOST", value_name = "HOST")]
+    pub advertised_host: Option<String>,
+    /// Answer HTTP with this many threads [default: one for each core]
+    #[arg(long, env = "CLIPPER_HTTP_WORKERS", value_name = "NUMBER")]
+    pub http_workers: Option<NonZeroUsize>,
+    /// Accept request bodies up to this size, in bytes
+    #[arg(long, env = "CLIPPER_MAX_BODY_BYTES", value_name = "BYTES", default_value_t = 64 << 20)]
+    pub max_body_bytes: usize,
+    /// Let at most this many queries wait for one version of one model
+    #[arg(long, env = "CLIPPER_QUEUE_CAPACITY", value_name = "NUMBER", default_value_t = 10_000)]
+    pub queue_capacity: usize,
+    /// Send at most this many inputs in one batch, where the model states no number of its own
+    #[arg(long, env = "CLIPPER_MAX_BATCH_SIZE", value_name = "NUMBER", default_value_t = 64)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_batch_size: u32,
+}
+
+impl Settings {
+    /// Reads the command line, the environment and the settings file. Ends the process on `--help` and on a bad flag.
+    ///
+    /// # Errors
+    /// If the settings file cannot be used.
+    pub fn read() -> anyhow::Result<Self> {
+        let arguments: Vec<OsString> = std::env::args_os().collect();
+        let mut command = Self::command();
+        if let Some(file) = file_of(&arguments) {
+            command = with_file(command, &file)?;
+        }
+        let matches = command.get_matches_from(arguments);
+        Ok(Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit()))
+    }
+}
+
+/// The settings file that is named, or the default one if it is there.
+fn file_of(arguments: &[OsString]) -> Option<PathBuf> {
+    let matches = Settings::command().ignore_errors(true).try_get_matches_from(arguments).ok()?;
+    let named = matches.get_one::<PathBuf>("config").cloned();
+    named.or_else(|| Some(PathBuf::from(DEFAULT_FILE)).filter(|file| file.exists()))
+}
+
+/// The command with the file's values in place of its defaults.
+fn with_file(command: Command, file: &Path) -> anyhow::Result<Command> {
+    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    with_text(command, &text).with_context(|| file.display().to_string())
+}
+
+fn with_text(mut command: Command, text: &str) -> anyhow::Result<Command> {
+    let table: toml::Table = text
+        .parse()
+        .map_err(|error: toml::de::Error| anyhow!("{} in '{}'", error.message(), line_of(text, &error)))?;
+    let mut expected: Vec<String> = std::iter::once(&command)
+        .chain(command.get_subcommands().filter(|subcommand| !subcommand.is_hide_set()))
+        .flat_map(Command::get_arguments)
+        .filter_map(|argument| argument.get_long().map(key_of))
+        .filter(|key| !["config", "help", "version"].contains(&key.as_str()))
+        .collect();
+    expected.sort();
+    expected.dedup();
+    for (key, value) in table {
+        if !expected.contains(&key) {
+            bail!("unknown key '{key}'; expected one of {}", expected.join(", "));
+        }
+        let value = match value {
+            toml::Value::String(text) => text,
+            toml::Value::Integer(number) => number.to_string(),
+            toml::Value::Boolean(truth) => truth.to_string(),
+            _ => bail!("'{key}' must be a text, a number or a truth value"),
+        };
+        command = with_default(command, &key, &value);
+    }
+    Ok(command)
+}
+
+fn line_of<'a>(text: &'a str, error: &toml::de::Error) -> &'a str {
+    let start = error.span().map_or(0, |span| span.start.min(text.len()));
+    text.get(..start).and_then(|before| text.lines().nth(before.matches('\n').count())).unwrap_or_default()
+}
+
+/// Gives a flag a default, in the command and in every subcommand that has it.
+fn with_default(command: Command, key: &str, value: &str) -> Command {
+    let value = value.to_owned();
+    command
+        .mut_args(|argument| {
+            if argument.get_long().is_some_and(|long| key_of(long) == key) {
+                argument.default_value(value.clone()).required(false)
+            } else {
+                argument
+            }
+        })
+        .mut_subcommands(|subcommand| with_default(subcommand, key, &value))
+}
+
+/// `query-address` is `query_address` in the file.
+fn key_of(long: &str) -> String {
+    long.replace('-', "_")
+}
+
+fn default_data_dir() -> PathBuf {
+    std::env::home_dir().unwrap_or_default().join(".clipper")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str, arguments: &[&str]) -> Result<Settings, String> {
+        let command = with_text(Settings::command(), text).map_err(|error| error.to_string())?;
+        let matches = command.try_get_matches_from(arguments).map_err(|error| error.to_string())?;
+        Settings::from_arg_matches(&matches).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_command_is_well_formed() {
+        Settings::command().debug_assert();
+    }
+
+    #[test]
+    fn a_flag_beats_the_file_and_the_file_beats_the_default() {
+        let file = "query_address = \"127.0.0.1:1\"\nadmin_address = \"127.0.0.1:2\"\nqueue_capacity = 7";
+        let settings = read(file, &["clipper", "start", "--query-address", "127.0.0.1:3"]).unwrap();
+        let Role::Start { management, frontend } = settings.role else { panic!("expected start") };
+        assert_eq!(frontend.query_address.port(), 3);
+        assert_eq!(management.admin_address.port(), 2);
+        assert_eq!(frontend.queue_capacity, 7);
+        assert_eq!(frontend.rpc_address.port(), 7000);
+    }
+
+    #[test]
+    fn a_required_flag_may_come_from_the_file() {
+        let settings = read("management = \"http://10.0.0.1:1338\"", &["clipper", "frontend"]).unwrap();
+        let Role::Frontend { management_url, .. } = settings.role else { panic!("expected frontend") };
+        assert_eq!(management_url, "http://10.0.0.1:1338");
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_those_that_there_are() {
+        let error = read("quary_address = \"x\"", &["clipper", "start"]).unwrap_err();
+        assert!(error.starts_with("unknown key 'quary_address'; expected one of admin_address,"), "{error}");
+        assert_eq!(
+            read("data_dir = 1\nquery_address 7", &["clipper", "start"]).unwrap_err(),
+            "key with no value, expected `=` in 'query_address 7'"
+        );
+        assert!(read("data_dir = [1]", &["clipper", "start"]).unwrap_err().contains("must be a text"));
+    }
+
+    #[test]
+    fn a_bad_value_is_refused_by_the_name_of_its_flag() {
+        let error = read("query_address = \"somewhere\"", &["clipper", "start"]).unwrap_err();
+        assert!(error.contains("'somewhere' for '--query-address <ADDR>'"), "{error}");
+        assert!(read("", &["clipper", "start", "--max-batch-size", "0"]).is_err());
+    }
+}
