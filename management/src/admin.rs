@@ -1,9 +1,9 @@
-//! What the admin interface can do that takes more than one edit or more than the catalog: changes that frontends have
-//! applied when they are answered, and deployments, whose processes and records move together.
+//! What the admin interface can do that takes more than one edit or more than the catalog: changes that
+//! frontends have applied when they are answered, and deployments, whose processes and records move together.
 //!
-//! Transport-neutral; the HTTP handlers are thin wrappers. Everything that changes something runs in a task of its own, so that
-//! a client that hangs up does not leave it half done. Invariant: at every moment the records say at least what runs,
-//! so a restart after a kill starts what was ready and removes what was not.
+//! Transport-neutral; the HTTP handlers are thin wrappers. Everything that changes something runs in a task of
+//! its own, so that a client that hangs up does not leave it half done. Invariant: at every moment the records
+//! say at least what runs, so a restart after a kill starts what was ready and removes what was not.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::follow::Follow;
 use crate::frontends::Frontends;
 use crate::models;
 use crate::refusal::Refusal;
-use crate::store::Store;
+use crate::writer::Writer;
 
 /// A handle to everything that management consists of. Cloned handles share it.
 #[derive(Clone)]
@@ -32,8 +32,8 @@ pub(crate) struct Admin {
 }
 
 impl Admin {
-    fn store(&self) -> &Store {
-        &self.follow.store
+    fn writer(&self) -> &Writer {
+        &self.follow.writer
     }
 
     fn feed(&self) -> &Feed {
@@ -69,17 +69,18 @@ impl Admin {
         T: Send + 'static,
         F: FnOnce(&Catalog) -> Result<(T, Edit), Refusal> + Send + 'static,
     {
-        let committed = self.store().edit(decide).await?;
+        let committed = self.writer().edit(decide).await?;
         self.frontends().settled(committed.revision).await;
         Ok(committed.value)
     }
 
     /// Whether edits can be made.
     pub(crate) async fn probe(&self) -> Result<(), EditError> {
-        self.store().edit(|_| Ok(((), Edit::default()))).await.map(drop)
+        self.writer().edit(|_| Ok(((), Edit::default()))).await.map(drop)
     }
 
-    /// Registers a version, starts its replicas, and makes it current once all are ready; or leaves nothing of it.
+    /// Registers a version, starts its replicas, and makes it current once all are ready; or leaves nothing of
+    /// it.
     pub(crate) async fn deploy(
         &self,
         spec: DeploymentSpec,
@@ -168,8 +169,8 @@ impl Admin {
         }
     }
 
-    /// Removes the artifacts that a deployment named before and none does now. Others may have just been uploaded, to be
-    /// deployed next.
+    /// Removes the artifacts that a deployment named before and none does now. Others may have just been
+    /// uploaded, to be deployed next.
     async fn remove_artifacts_since(&self, before: &Catalog) {
         let now = artifacts_of(&self.catalog());
         let unused: Vec<_> = artifacts_of(before).difference(&now).cloned().collect();

@@ -1,7 +1,8 @@
 //! What can be done to applications and their links: pure decisions from the catalog as it is to an edit of it.
 //!
-//! Called by the HTTP handlers inside the store's single writer. Invariant: an application is linked to at most one
-//! model, as the single linked model is its only policy, and that model's current version takes the application's inputs.
+//! Called by the HTTP handlers inside the store's single writer. Invariant: an application is linked to at most
+//! one model, as the single linked model is its only policy, and that model's current version takes the
+//! application's inputs.
 
 use clipper_rpc::catalog::{Application, Change};
 use clipper_rpc::names::{AppName, ModelName};

@@ -1,8 +1,8 @@
 //! All that management knows, as values in memory, and the edits that lead from one state to the next.
 //!
-//! The store keeps the same records on disk and is the only one to apply edits; everyone else reads. Pure: no clock, no
-//! disk. Invariant: a catalog equals the one that it was before plus the edits since, and each change of what frontends
-//! follow raises the revision by one.
+//! The store keeps the same records on disk and is the only one to apply edits; everyone else reads. Pure: no
+//! clock, no disk. Invariant: a catalog equals the one that it was before plus the edits since, and each change
+//! of what frontends follow raises the revision by one.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

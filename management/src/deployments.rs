@@ -1,9 +1,9 @@
 //! The records of deployments: which processes management has to keep running, restarts of its own included.
 //!
-//! Pure decisions like those of `models.rs`; the processes themselves are the business of `deployment/`. A deployment is
-//! stored `pending` together with its version, which is not current yet; once its replicas are ready, one edit removes
-//! the mark and makes the version current. Invariant: every deployment serves a registered version, and what is still
-//! pending when management starts never became ready and is removed.
+//! Pure decisions like those of `models.rs`; the processes themselves are the business of `deployment/`. A
+//! deployment is stored `pending` together with its version, which is not current yet; once its replicas are
+//! ready, one edit removes the mark and makes the version current. Invariant: every deployment serves a
+//! registered version, and what is still pending when management starts never became ready and is removed.
 
 use clipper_rpc::catalog::{Change, Model, ModelVersionSpec};
 use clipper_rpc::names::{ModelId, ModelName};
@@ -103,8 +103,8 @@ pub enum Selection {
     All,
 }
 
-/// The deployments of a selection, and the edit that forgets them. One that is pending is stopped too, but stays on
-/// record until the failure of its deployment has removed its version as well.
+/// The deployments of a selection, and the edit that forgets them. One that is pending is stopped too, but
+/// stays on record until the failure of its deployment has removed its version as well.
 ///
 /// # Errors
 /// If there is no deployment of something that was named.
@@ -186,4 +186,95 @@ pub fn import(
         all.deployments.push((spec.model.clone(), Some(Deployment { spec, pending: false })));
     }
     Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use clipper_rpc::input::InputType;
+
+    use super::*;
+    use crate::applications::tests::{app, edited};
+    use crate::deployment::{ContainerKind, Run};
+    use crate::models::tests::{doubles, model_id, registered};
+
+    fn spec(id: &ModelId) -> DeploymentSpec {
+        DeploymentSpec {
+            model: id.clone(),
+            input_type: InputType::Doubles,
+            num_replicas: 1,
+            run: Run::Kind(ContainerKind::Noop),
+            environment: BTreeMap::new(),
+            artifact: None,
+            model_data_path: None,
+            python: None,
+        }
+    }
+
+    fn begun(catalog: Catalog, id: &ModelId) -> Catalog {
+        let edit = begin(&catalog, spec(id), doubles());
+        edited(catalog, edit)
+    }
+
+    fn deployed(catalog: Catalog, id: &ModelId) -> Catalog {
+        let catalog = begun(catalog, id);
+        let edit = complete(&catalog, id);
+        edited(catalog, edit)
+    }
+
+    #[test]
+    fn a_version_is_current_only_once_its_deployment_is_ready() {
+        let (first, second) = (model_id("m", "1"), model_id("m", "2"));
+        let catalog = registered(Catalog::default(), &first, doubles());
+        let catalog = begun(catalog, &second);
+        assert_eq!(catalog.models["m"].current_version, Some(first.version));
+        let edit = complete(&catalog, &second);
+        let catalog = edited(catalog, edit);
+        assert_eq!(catalog.models["m"].current_version, Some(second.version.clone()));
+        assert!(!catalog.deployments[&second].pending);
+    }
+
+    #[test]
+    fn what_was_being_deployed_at_a_kill_is_removed_and_the_rest_stays() {
+        let ready = deployed(Catalog::default(), &model_id("m", "1"));
+        let mut catalog =
+            begun(begun(begun(ready.clone(), &model_id("m", "2")), &model_id("n", "1")), &model_id("n", "2"));
+        catalog.apply(&abandon_all(&catalog));
+        assert_eq!((catalog.models, catalog.deployments), (ready.models, ready.deployments));
+        assert!(catalog.revision > ready.revision);
+    }
+
+    #[test]
+    fn a_deployment_that_was_deleted_on_the_way_is_not_completed() {
+        let id = model_id("m", "1");
+        let catalog = begun(Catalog::default(), &id);
+        let edit = models::delete_version(&catalog, &id);
+        let catalog = edited(catalog, edit);
+        let refused = complete(&catalog, &id).unwrap_err();
+        assert!(refused.to_string().ends_with("was stopped or deleted while it was being deployed"));
+        assert!(abandon(&catalog, &id).is_empty());
+    }
+
+    #[test]
+    fn a_deployment_is_not_completed_under_an_application_of_other_inputs() {
+        let id = model_id("m", "1");
+        let catalog = begun(Catalog::default(), &id);
+        let mut other = app("a", &["m"]);
+        other.input_type = InputType::Ints;
+        let edit = crate::applications::add(&catalog, other);
+        let catalog = edited(catalog, edit);
+        assert!(matches!(complete(&catalog, &id), Err(Refusal::IncompatibleVersion { .. })));
+    }
+
+    #[test]
+    fn stopping_forgets_what_was_ready_and_leaves_what_is_pending_to_its_own_failure() {
+        let (ready, pending) = (model_id("m", "1"), model_id("m", "2"));
+        let catalog = begun(deployed(Catalog::default(), &ready), &pending);
+        let (stopped, edit) = stop(&catalog, &Selection::All).unwrap();
+        assert_eq!(stopped, [ready.clone(), pending]);
+        assert_eq!(edit.deployments, [(ready, None)]);
+        let (inactive, _) = stop(&catalog, &Selection::Inactive(vec!["m".parse().unwrap()])).unwrap();
+        assert!(inactive.is_empty(), "neither the current version nor the one that is about to be");
+    }
 }

@@ -31,7 +31,10 @@ pub enum OpenError {
         source: io::Error,
     },
     /// What is in it makes no sense.
-    #[error("the database in {} is corrupt: {what}; restore it from a copy, or start on another directory", .directory.display())]
+    #[error(
+        "the database in {} is corrupt: {what}; restore the directory from a copy, or start on another one",
+        .directory.display()
+    )]
     Corrupt {
         /// The directory.
         directory: PathBuf,

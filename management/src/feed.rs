@@ -1,7 +1,7 @@
 //! The catalog as it stands, and the recent changes that led to it: what frontends are told.
 //!
-//! Written by the store's thread once an edit is on disk, read by everyone. Invariant: applying the changes since any
-//! revision that the ring still reaches to the catalog of that revision gives the catalog of now.
+//! Written by the store's thread once an edit is on disk, read by everyone. Invariant: applying the changes
+//! since any revision that the ring still reaches to the catalog of that revision gives the catalog of now.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -1,8 +1,9 @@
 //! The long poll by which frontends follow the catalog, the same in one process and over HTTP.
 //!
-//! A call says all about the frontend and where it stands. It is answered at once if the catalog or the list of frontends is
-//! not what the frontend knows, and otherwise when one of them changes, or after [`POLL_TIME`] with no news. Invariant: a
-//! frontend that applies each answer and calls again misses no change, whatever calls and answers are lost.
+//! A call says all about the frontend and where it stands. It is answered at once if the catalog or the list of
+//! frontends is not what the frontend knows, and otherwise when one of them changes, or after [`POLL_TIME`]
+//! with no news. Invariant: a frontend that applies each answer and calls again misses no change, whatever
+//! calls and answers are lost.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use uuid::Uuid;
 use crate::catalog::{Catalog, Edit};
 use crate::feed::Feed;
 use crate::frontends::{Frontends, Presentation};
-use crate::store::Store;
+use crate::writer::Writer;
 
 /// How long a call waits for news.
 const POLL_TIME: Duration = Duration::from_secs(10);
@@ -26,7 +27,7 @@ const POLL_TIME: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone)]
 pub struct Follow {
     /// Allots numbers.
-    pub(crate) store: Store,
+    pub(crate) writer: Writer,
     /// What is followed.
     pub(crate) feed: Arc<Feed>,
     /// Who follows.
@@ -82,7 +83,7 @@ impl Follow {
         match claimed {
             Some(number) if number < next => Ok(number),
             _ => self
-                .store
+                .writer
                 .edit(move |catalog| Ok(allot(catalog, claimed)))
                 .await
                 .map(|committed| committed.value)
@@ -91,8 +92,8 @@ impl Follow {
     }
 }
 
-/// The number that was claimed, which a store that was lost may have given, or the next; and the edit that keeps it from
-/// being given again.
+/// The number that was claimed, which a store that was lost may have given, or the next; and the edit that
+/// keeps it from being given again.
 fn allot(catalog: &Catalog, claimed: Option<u64>) -> (u64, Edit) {
     let number = claimed.unwrap_or(catalog.next_frontend_number);
     let next = catalog.next_frontend_number.max(number.saturating_add(1));
@@ -123,8 +124,8 @@ mod tests {
     use crate::applications::{self, tests::app};
 
     async fn service(directory: &tempfile::TempDir) -> Follow {
-        let (store, feed) = Store::open(directory.path().into()).await.unwrap();
-        Follow { store, feed, frontends: Frontends::default() }
+        let (writer, feed) = Writer::open(directory.path().into()).await.unwrap();
+        Follow { writer, feed, frontends: Frontends::default() }
     }
 
     fn request(frontend: u128) -> FollowRequest {
@@ -180,7 +181,7 @@ mod tests {
         }
         for name in ["a", "b", "c"] {
             let committed = service
-                .store
+                .writer
                 .edit(move |catalog| Ok(((), applications::add(catalog, app(name, &[]))?)))
                 .await
                 .unwrap();
@@ -208,7 +209,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let before = service(&directory).await;
         let first = call(&before, &request(1)).await;
-        before.store.close().await.unwrap();
+        before.writer.close().await.unwrap();
         let after = service(&directory).await;
         let other = call(&after, &request(2)).await;
         let again = call(&after, &next(request(1), &first)).await;

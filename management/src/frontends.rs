@@ -1,7 +1,8 @@
 //! The frontends of the cluster, as each presents itself by its long poll.
 //!
-//! A frontend is present while one of its calls is waiting and for [`GRACE`] afterwards, so it stays between two calls.
-//! Invariant: of two frontends that are present, no two have the same address for containers, or the same number.
+//! A frontend is present while one of its calls is waiting and for [`GRACE`] afterwards, so it stays between
+//! two calls. Invariant: of two frontends that are present, no two have the same address for containers, or the
+//! same number.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
@@ -98,8 +99,8 @@ impl Frontends {
         registry.present.values().map(view).collect()
     }
 
-    /// The containers of the cluster, in order of model and replica. One that several frontends report occurs once, with the
-    /// replica number that the frontend of the lowest number gave it.
+    /// The containers of the cluster, in order of model and replica. One that several frontends report occurs
+    /// once, with the replica number that the frontend of the lowest number gave it.
     pub(crate) fn containers(&self) -> Vec<ConnectedContainer> {
         let registry = self.0.borrow();
         let mut frontends: Vec<_> = registry.present.values().map(|it| &it.presentation).collect();
@@ -120,8 +121,8 @@ impl Frontends {
         self.0.borrow().present.len()
     }
 
-    /// Waits until every frontend that is present has applied a revision, for at most a second: one that is stuck must not
-    /// keep management from answering.
+    /// Waits until every frontend that is present has applied a revision, for at most a second: one that is
+    /// stuck must not keep management from answering.
     pub(crate) async fn settled(&self, revision: Revision) {
         let mut registry = self.0.subscribe();
         let settled = registry.wait_for(|registry| {
@@ -147,7 +148,8 @@ impl Frontends {
         self.0.borrow().closed
     }
 
-    /// Forgets frontends when their time has come, and calls `observe` with the views whenever they differ. Runs for ever.
+    /// Forgets frontends when their time has come, and calls `observe` with the views whenever they differ.
+    /// Runs for ever.
     pub(crate) async fn supervise(&self, observe: impl Fn(Vec<FrontendView>)) {
         let mut changes = self.0.subscribe();
         let mut observed = Vec::new();

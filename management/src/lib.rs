@@ -1,15 +1,17 @@
-//! The management process of a cluster: what it serves, kept on disk, told to every frontend, and run as processes.
+//! The management process of a cluster: what it serves, kept on disk, told to every frontend, and run as
+//! processes.
 //!
 //! # Layout
-//! - `applications`, `models`, `deployments`: what can be done to each, as pure functions from the [`catalog`] to an
-//!   edit of it, or to a [`refusal`].
-//! - [`store`]: the catalog on disk; `lock`: one process a directory.
+//! - `applications`, `models`, `deployments`: what can be done to each, as pure functions from the [`catalog`]
+//!   to an edit of it, or to a [`refusal`].
+//! - [`writer`]: the one thread that edits the catalog; `store`: the catalog on disk; `lock`: one process a
+//!   directory.
 //! - [`feed`], `frontends`, [`follow`]: the recent changes, who follows them, and the long poll by which they do.
 //! - [`deployment`], [`guard`]: the processes of deployed models.
 //! - `admin`: what takes more than one of these; `http`: all of it over HTTP.
 //!
-//! A change goes `http` → `admin` → `store` (decide, write, fsync) → `feed` → each frontend's `follow` → `frontends`
-//! (acknowledged) → the answer.
+//! A change goes `http` → `admin` → `writer` (decide, write, fsync) → `feed` → each frontend's `follow` →
+//! `frontends` (acknowledged) → the answer.
 
 use std::ffi::OsString;
 use std::net::TcpListener;
@@ -23,7 +25,7 @@ use crate::deployment::{Artifacts, Deployments};
 use crate::follow::Follow;
 use crate::frontends::Frontends;
 use crate::http::Uploads;
-use crate::store::Store;
+use crate::writer::Writer;
 
 mod admin;
 pub mod applications;
@@ -39,7 +41,8 @@ mod http;
 mod lock;
 pub mod models;
 pub mod refusal;
-pub mod store;
+mod store;
+pub mod writer;
 
 /// How management runs.
 #[derive(Debug, Clone)]
@@ -68,8 +71,8 @@ impl Management {
     /// # Errors
     /// One clear line: see [`OpenError`].
     pub async fn open(config: Config) -> Result<Self, OpenError> {
-        let (store, feed) = Store::open(config.data_dir.clone()).await?;
-        let abandoned = store.edit(|catalog| Ok(((), deployments::abandon_all(catalog)))).await;
+        let (writer, feed) = Writer::open(config.data_dir.clone()).await?;
+        let abandoned = writer.edit(|catalog| Ok(((), deployments::abandon_all(catalog)))).await;
         abandoned.map_err(|error| OpenError::corrupt(&config.data_dir, error.to_string()))?;
 
         let used = admin::artifacts_of(&feed.catalog());
@@ -79,10 +82,9 @@ impl Management {
             artifacts.retain(&used)?;
             Ok((artifacts, Uploads::open(opened.data_dir.join("uploads"), opened.max_artifact_bytes)?))
         };
-        let (artifacts, uploads) = admin::blocking(folders)
-            .await
-            .map_err(|error| OpenError::unreadable(&config.data_dir, error))?;
-        let follow = Follow { store, feed, frontends: Frontends::default() };
+        let (artifacts, uploads) =
+            admin::blocking(folders).await.map_err(|error| OpenError::unreadable(&config.data_dir, error))?;
+        let follow = Follow { writer, feed, frontends: Frontends::default() };
         Ok(Self { config, follow, artifacts, uploads })
     }
 
@@ -91,8 +93,8 @@ impl Management {
         Arc::new(self.follow.clone())
     }
 
-    /// Serves the admin interface and runs the deployments until `shutdown`; then lets requests finish, stops every
-    /// process, closes the database and unlocks the directory. Must be called within an actix system.
+    /// Serves the admin interface and runs the deployments until `shutdown`; then lets requests finish, stops
+    /// every process, closes the database and unlocks the directory. Must be called within an actix system.
     ///
     /// # Errors
     /// If the interface cannot be served, or the last of the database not be written.
@@ -102,7 +104,7 @@ impl Management {
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), RunError> {
         let Self { config, follow, artifacts, uploads } = self;
-        let Follow { store, frontends, feed } = follow.clone();
+        let Follow { writer, frontends, feed } = follow.clone();
         let deployments =
             Deployments::start(deployment::Config::new(config.data_dir, config.python, config.guard));
         let specs = feed.catalog().deployments.values().map(|deployment| deployment.spec.clone()).collect();
@@ -128,7 +130,7 @@ impl Management {
             () = supervise => Ok(()),
         };
         deployments.shutdown().await;
-        store.close().await?;
+        writer.close().await?;
         Ok(served?)
     }
 }

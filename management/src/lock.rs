@@ -1,7 +1,7 @@
 //! The lock of a data directory: one process at a time, and a second one is told which holds it.
 //!
-//! The lock is the operating system's, so it ends with the process however that ends; the process id in the file is for
-//! people. Invariant: while a [`DirectoryLock`] lives, nobody else holds one of the same directory.
+//! The lock is the operating system's, so it ends with the process however that ends; the process id in the
+//! file is for people. Invariant: while a [`DirectoryLock`] lives, nobody else holds one of the same directory.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Seek, Write};

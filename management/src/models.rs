@@ -1,7 +1,7 @@
 //! What can be done to models and their versions: pure decisions from the catalog as it is to an edit of it.
 //!
-//! Called by the HTTP handlers inside the store's single writer. Invariant: a current version is one of the registered
-//! ones and takes the inputs of every application that its model is linked to.
+//! Called by the HTTP handlers inside the store's single writer. Invariant: a current version is one of the
+//! registered ones and takes the inputs of every application that its model is linked to.
 
 use std::collections::BTreeMap;
 
@@ -67,8 +67,8 @@ pub fn add(
 /// Makes a registered version the current one.
 ///
 /// # Errors
-/// If the model or the version is not there or not yet deployed, or an application that is linked to the model has
-/// other inputs.
+/// If the model or the version is not there or not yet deployed, or an application that is linked to the model
+/// has other inputs.
 pub fn set_version(catalog: &Catalog, id: &ModelId) -> Result<Edit, Refusal> {
     let ModelId { name, version } = id.clone();
     let Some(model) = catalog.models.get(&name) else { return Err(Refusal::NoModelToSet { model: name }) };
@@ -83,7 +83,8 @@ pub fn set_version(catalog: &Catalog, id: &ModelId) -> Result<Edit, Refusal> {
     Ok(Edit::change(Change::PutModel { model }))
 }
 
-/// Deletes a version, its deployment with it. Without its current version a model has none; without any it is gone.
+/// Deletes a version, its deployment with it. Without its current version a model has none; without any it is
+/// gone.
 ///
 /// # Errors
 /// If that version is not there.

@@ -69,7 +69,10 @@ pub enum Refusal {
     NoSuchArtifact { artifact: String },
     #[error(transparent)]
     Deployment(#[from] DeployError),
-    #[error("Model with name '{}' and version '{}' was stopped or deleted while it was being deployed", .model.name, .model.version)]
+    #[error(
+        "Model with name '{}' and version '{}' was stopped or deleted while it was being deployed",
+        .model.name, .model.version
+    )]
     DeploymentStopped { model: ModelId },
     #[error("The catalog is not empty; an import needs an empty one")]
     ImportIntoCatalog,

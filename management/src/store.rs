@@ -1,26 +1,24 @@
 //! The catalog on disk: the only file that knows sled.
 //!
-//! # Writing
-//! One thread owns the database. Whoever wants an edit sends it a decision, a pure function from the catalog to an edit or a
-//! refusal; the thread takes the decisions that are waiting, one after the other, each upon the catalog that the one before
-//! left, writes each edit in one transaction with its revision, and makes them durable together: `flush` hands sled's buffers to
-//! the kernel, `fsync` of the database file takes them to the disk. Only then is the catalog published and anybody
-//! answered. As there is one writer, what a decision read is still true when its edit is written. Should a write fail, the
-//! state of the disk is unknown, so the store refuses every edit from then on; a restart reads what is there.
+//! An edit is one transaction, with the revision that it leads to. [`Store::sync`] makes everything before it
+//! durable: `flush` hands sled's buffers to the kernel, `fsync` of the database file takes them to the disk.
+//! Blocks; called by the writer's thread only.
 //!
 //! # Format
-//! Trees `applications`, `models` and `deployments` hold records as JSON `{"version": 1, "record": ...}` under their name
-//! (`M:V` for deployments); `meta` holds `schema` (u32), `store` (16 bytes), `revision` and `next_frontend_number` (u64), big-endian.
-//! A record is cut into pieces of [`PIECE`] bytes under `name 0x00 piece-number (u32)`: sled moves tree nodes (16 entries) above
-//! 128 KiB into files of their own, which it neither syncs nor reliably removes (2,000 rewrites of 20 records of 300 kB left
-//! 1.1 GB behind). With nodes below that, its segment cleaner bounds the file: 30,000 rewrites of 20 records of 2 kB leave
-//! 2.6 MB, whether after 6,000 or all of them.
+//! Trees `applications`, `models` and `deployments` hold records as JSON `{"version": 1, "record": ...}` under
+//! their name (`M:V` for deployments); `meta` holds `schema` (u32), `store` (16 bytes), `revision` and
+//! `next_frontend_number` (u64), big-endian. A record is cut into pieces of [`PIECE`] bytes under `name 0x00
+//! piece-number (u32)`: sled moves tree nodes (16 entries) above 128 KiB into files of their own, which it
+//! neither syncs nor reliably removes (2,000 rewrites of 20 records of 300 kB left 1.1 GB behind). With nodes
+//! below that, its segment cleaner bounds the file: 30,000 rewrites of 20 records of 2 kB leave 2.6 MB, whether
+//! after 6,000 or all of them.
 //!
-//! Invariant: what [`Store::edit`] returned `Ok` for is on disk, whole, and so is everything before it.
+//! Invariant: whatever ends the process, the next finds all edits up to the last sync, and of those after it
+//! the first few, each whole.
 
 use std::fs::{self, File};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
@@ -29,24 +27,18 @@ use clipper_rpc::catalog::{Application, Change, Model, Revision};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sled::transaction::{ConflictableTransactionError, Transactional, TransactionalTree};
-use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use crate::catalog::{Catalog, Edit};
 use crate::deployments::Deployment;
-use crate::error::{EditError, OpenError, StoreError};
-use crate::feed::Feed;
-use crate::lock::DirectoryLock;
-use crate::refusal::Refusal;
+use crate::error::{OpenError, StoreError};
 
-/// The layout of the database that this code writes. Raise it with a migration in [`Database::open`].
+/// The layout of the database that this code writes. Raise it with a migration in [`Store::open`].
 const SCHEMA: u32 = 1;
 /// The version of the records' envelope.
 const RECORD_VERSION: u32 = 1;
 /// See the module's documentation: 16 entries of a node, and some more before it is split, stay below 128 KiB.
 const PIECE: usize = 4096;
-/// The most edits that share one `fsync`.
-const GROUP: usize = 128;
 /// sled can loop for ever on a file that is garbage. A sound one of a million records opens well within this.
 const OPEN_TIME: Duration = Duration::from_secs(60);
 /// The thread that opens the database.
@@ -56,163 +48,8 @@ const FOLDER: &str = "catalog";
 /// The note of which store is in the data directory.
 const IDENTITY_FILE: &str = "clipper.store";
 
-/// A handle to the thread that owns the database.
-#[derive(Debug, Clone)]
-pub struct Store {
-    orders: mpsc::Sender<Order>,
-}
-
-/// An edit that is on disk.
-#[derive(Debug)]
-pub struct Committed<T> {
-    /// What the decision returned beside the edit.
-    pub value: T,
-    /// The revision that contains the edit.
-    pub revision: Revision,
-}
-
-enum Order {
-    Edit(Decision),
-    Close(oneshot::Sender<Result<(), StoreError>>),
-}
-
-/// Decides upon the catalog, and is told the outcome once that is final.
-type Decision = Box<dyn FnOnce(&Catalog) -> (Edit, Outcome) + Send>;
-type Outcome = Box<dyn FnOnce(Result<Revision, StoreError>) + Send>;
-
-impl Store {
-    /// Locks the data directory, opens or creates its database and starts the thread. The feed begins at what is stored.
-    ///
-    /// # Errors
-    /// One clear line: see [`OpenError`].
-    pub async fn open(directory: PathBuf) -> Result<(Self, Arc<Feed>), OpenError> {
-        tokio::task::spawn_blocking(move || Self::open_blocking(&directory))
-            .await
-            .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
-    }
-
-    fn open_blocking(directory: &Path) -> Result<(Self, Arc<Feed>), OpenError> {
-        let lock = DirectoryLock::acquire(directory)?;
-        let (database, store, catalog) = Database::open_within(directory, OPEN_TIME)?;
-        let feed = Arc::new(Feed::new(store, catalog));
-        let (orders, received) = mpsc::channel();
-        let writer = Writer { database, feed: feed.clone(), failed: None, _lock: lock };
-        thread::Builder::new()
-            .name("clipper-store".into())
-            .spawn(move || writer.run(&received))
-            .map_err(|error| OpenError::unreadable(directory, error))?;
-        Ok((Self { orders }, feed))
-    }
-
-    /// Makes an edit that is decided upon the latest catalog; `Ok` once it is on disk and published. A dropped call
-    /// may still be carried out.
-    ///
-    /// # Errors
-    /// The decision's refusal, or that the store cannot write.
-    pub async fn edit<T, F>(&self, decide: F) -> Result<Committed<T>, EditError>
-    where
-        T: Send + 'static,
-        F: FnOnce(&Catalog) -> Result<(T, Edit), Refusal> + Send + 'static,
-    {
-        let (answer, answered) = oneshot::channel();
-        let decision: Decision = Box::new(move |catalog| {
-            let (value, edit) = match decide(catalog) {
-                Ok((value, edit)) => (Ok(value), edit),
-                Err(refusal) => (Err(refusal), Edit::default()),
-            };
-            let outcome: Outcome = Box::new(move |result| {
-                let committed = match (value, result) {
-                    (Ok(value), Ok(revision)) => Ok(Committed { value, revision }),
-                    (Err(refusal), Ok(_)) => Err(EditError::Refused(refusal)),
-                    (_, Err(error)) => Err(EditError::Store(error)),
-                };
-                // The caller may have gone; the edit stands.
-                let _ = answer.send(committed);
-            });
-            (edit, outcome)
-        });
-        self.orders.send(Order::Edit(decision)).map_err(|_| StoreError::Closed)?;
-        answered.await.unwrap_or(Err(EditError::Store(StoreError::Closed)))
-    }
-
-    /// Completes the edits before it, closes the database and unlocks the directory. Later edits are refused.
-    ///
-    /// # Errors
-    /// If the last of the database could not be written.
-    pub async fn close(&self) -> Result<(), StoreError> {
-        let (answer, answered) = oneshot::channel();
-        if self.orders.send(Order::Close(answer)).is_err() {
-            return Ok(());
-        }
-        answered.await.unwrap_or(Ok(()))
-    }
-}
-
-/// What the thread owns.
-struct Writer {
-    database: Database,
-    feed: Arc<Feed>,
-    /// Why nothing is written any more.
-    failed: Option<StoreError>,
-    /// Released after the database is closed: fields are dropped in order.
-    _lock: DirectoryLock,
-}
-
-impl Writer {
-    fn run(mut self, orders: &mpsc::Receiver<Order>) {
-        while let Ok(first) = orders.recv() {
-            let mut group = Vec::new();
-            let mut close = None;
-            for order in std::iter::once(first).chain(orders.try_iter()).take(GROUP) {
-                match order {
-                    Order::Edit(decision) => group.push(decision),
-                    Order::Close(answer) => {
-                        close = Some(answer);
-                        break;
-                    }
-                }
-            }
-            self.commit(group);
-            if let Some(answer) = close {
-                let result = self.database.sync();
-                drop(self);
-                let _ = answer.send(result);
-                return;
-            }
-        }
-    }
-
-    /// Writes a group of edits and makes them durable together.
-    fn commit(&mut self, group: Vec<Decision>) {
-        let mut catalog = self.feed.catalog();
-        let mut changes = Vec::new();
-        let mut outcomes = Vec::with_capacity(group.len());
-        let mut result = self.failed.clone().map_or(Ok(false), Err);
-        for decision in group {
-            let (edit, outcome) = decision(&catalog);
-            if !edit.is_empty() {
-                Arc::make_mut(&mut catalog).apply(&edit);
-                result = result.and_then(|_| self.database.write(&edit, catalog.revision)).map(|()| true);
-                changes.extend(edit.changes);
-            }
-            outcomes.push((outcome, catalog.revision));
-        }
-        let result = result.and_then(|written| if written { self.database.sync() } else { Ok(()) });
-        match &result {
-            Ok(()) => self.feed.publish(catalog, changes),
-            Err(error) => {
-                tracing::error!(%error, "the catalog is read-only from now on");
-                self.failed = Some(error.clone());
-            }
-        }
-        for (outcome, revision) in outcomes {
-            outcome(result.clone().map(|()| revision));
-        }
-    }
-}
-
 /// The open database.
-struct Database {
+pub(crate) struct Store {
     sled: sled::Db,
     applications: sled::Tree,
     models: sled::Tree,
@@ -222,17 +59,20 @@ struct Database {
     file: File,
 }
 
-impl Database {
-    /// Opens on a thread of its own: on a file that is garbage, sled returns an error, panics, or never returns.
-    fn open_within(directory: &Path, time: Duration) -> Result<(Self, Uuid, Catalog), OpenError> {
+impl Store {
+    /// Opens the database of a data directory, or creates it; also returns which store it is, and what it holds.
+    ///
+    /// Does so on a thread of its own: on a file that is garbage, sled returns an error, panics, or never
+    /// returns.
+    pub(crate) fn open(directory: &Path) -> Result<(Self, Uuid, Catalog), OpenError> {
         let (answer, answered) = mpsc::channel();
         let path = directory.to_owned();
         silence_opening_threads();
         thread::Builder::new()
             .name(OPENING_THREAD.into())
-            .spawn(move || answer.send(Self::open(&path)))
+            .spawn(move || drop(answer.send(Self::open_here(&path))))
             .map_err(|error| OpenError::unreadable(directory, error))?;
-        answered.recv_timeout(time).unwrap_or_else(|error| {
+        answered.recv_timeout(OPEN_TIME).unwrap_or_else(|error| {
             Err(OpenError::corrupt(
                 directory,
                 match error {
@@ -243,7 +83,7 @@ impl Database {
         })
     }
 
-    fn open(directory: &Path) -> Result<(Self, Uuid, Catalog), OpenError> {
+    fn open_here(directory: &Path) -> Result<(Self, Uuid, Catalog), OpenError> {
         let folder = directory.join(FOLDER);
         let explain = |error| match error {
             sled::Error::Io(source) => OpenError::unreadable(directory, source),
@@ -256,7 +96,7 @@ impl Database {
             .open()
             .map_err(explain)?;
         let tree = |name: &str| sled.open_tree(name).map_err(explain);
-        let database = Self {
+        let opened = Self {
             applications: tree("applications")?,
             models: tree("models")?,
             deployments: tree("deployments")?,
@@ -264,14 +104,14 @@ impl Database {
             file: File::open(folder.join("db")).map_err(|error| OpenError::unreadable(directory, error))?,
             sled,
         };
-        let store = database.check_schema(directory)?;
-        let catalog = database.load().map_err(|what| OpenError::corrupt(directory, what))?;
+        let store = opened.check_schema(directory)?;
+        let catalog = opened.load().map_err(|what| OpenError::corrupt(directory, what))?;
         // sled syncs neither what it wrote while it opened nor the names of its files.
-        database.sled.flush().map_err(explain)?;
+        opened.sled.flush().map_err(explain)?;
         sync_folder(&folder)
             .and_then(|()| check_identity(directory, store))
             .map_err(|error| OpenError::unreadable(directory, error))?
-            .then_some((database, store, catalog))
+            .then_some((opened, store, catalog))
             .ok_or_else(|| OpenError::corrupt(directory, "it is not the database that was created here"))
     }
 
@@ -330,7 +170,7 @@ impl Database {
     }
 
     /// Writes an edit and the revision that it leads to, whole or not at all, not yet durably.
-    fn write(&self, edit: &Edit, revision: Revision) -> Result<(), StoreError> {
+    pub(crate) fn write(&self, edit: &Edit, revision: Revision) -> Result<(), StoreError> {
         let encoded = Encoded::of(edit)?;
         (&self.applications, &self.models, &self.deployments, &self.meta)
             .transaction(|(applications, models, deployments, meta)| {
@@ -353,7 +193,7 @@ impl Database {
     }
 
     /// Makes everything written durable.
-    fn sync(&self) -> Result<(), StoreError> {
+    pub(crate) fn sync(&self) -> Result<(), StoreError> {
         self.sled.flush().map_err(|error| StoreError::Failed(error.to_string()))?;
         self.file.sync_all().map_err(|error| StoreError::Failed(error.to_string()))
     }
@@ -460,8 +300,9 @@ fn silence_opening_threads() {
     });
 }
 
-/// Whether the store is the one that was first opened in this directory, of which a note is made then. sled takes a file
-/// whose beginning is damaged for an empty log: without the note, a catalog could be lost in silence.
+/// Whether the store is the one that was first opened in this directory, of which a note is made then. sled
+/// takes a file whose beginning is damaged for an empty log: without the note, a catalog could be lost in
+/// silence.
 fn check_identity(directory: &Path, store: Uuid) -> io::Result<bool> {
     let path = directory.join(IDENTITY_FILE);
     match fs::read_to_string(&path) {
@@ -487,163 +328,107 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use clipper_rpc::names::ModelId;
-
     use super::*;
-    use crate::applications::{self, tests::app};
-    use crate::models::{self, Adding, tests::doubles, tests::model_id};
+    use crate::applications::tests::app;
 
-    async fn open(directory: &tempfile::TempDir) -> Result<(Store, Arc<Feed>), OpenError> {
-        Store::open(directory.path().into()).await
+    struct Fixture {
+        directory: tempfile::TempDir,
     }
 
-    async fn refusal(directory: &tempfile::TempDir) -> String {
-        open(directory).await.unwrap_err().to_string()
-    }
-
-    async fn add_app(store: &Store, name: &str, default_output: String) -> Result<Revision, EditError> {
-        let application = Application { default_output, ..app(name, &[]) };
-        let committed = store.edit(|catalog| Ok(((), applications::add(catalog, application)?))).await;
-        committed.map(|committed| committed.revision)
-    }
-
-    async fn add_version(store: &Store, id: ModelId) {
-        let added =
-            store.edit(move |catalog| Ok(((), models::add(catalog, &id, doubles(), Adding::Current)?))).await;
-        added.unwrap();
-    }
-
-    #[tokio::test]
-    async fn what_was_stored_is_there_after_a_restart() {
-        let directory = tempfile::tempdir().unwrap();
-        let (store, feed) = open(&directory).await.unwrap();
-        add_app(&store, "a", "-1.0".into()).await.unwrap();
-        for version in 0..300 {
-            add_version(&store, model_id("m", &version.to_string())).await;
+    impl Fixture {
+        fn new() -> Self {
+            Self { directory: tempfile::tempdir().unwrap() }
         }
-        add_version(&store, model_id("n", "1")).await;
-        store.edit(|catalog| Ok(((), models::delete_version(catalog, &model_id("n", "1"))?))).await.unwrap();
-        store.close().await.unwrap();
 
-        let (_store, again) = open(&directory).await.unwrap();
-        assert_eq!(again.catalog(), feed.catalog());
-        assert_eq!(again.store(), feed.store());
-        assert_eq!(again.catalog().revision, 303);
-    }
+        fn open(&self) -> Result<(Store, Uuid, Catalog), OpenError> {
+            Store::open(self.directory.path())
+        }
 
-    #[tokio::test]
-    async fn a_record_of_any_length_is_replaced_by_a_shorter_one() {
-        let directory = tempfile::tempdir().unwrap();
-        let (store, feed) = open(&directory).await.unwrap();
-        for length in [0, PIECE, 10 * PIECE + 1, 3] {
-            let default_output = "x".repeat(length);
-            if length > 0 {
-                store
-                    .edit(|catalog| Ok(((), applications::delete(catalog, "a".parse().unwrap())?)))
-                    .await
-                    .unwrap();
+        fn refusal(&self) -> String {
+            match self.open() {
+                Ok(_) => panic!("it opened"),
+                Err(error) => error.to_string(),
             }
-            add_app(&store, "a", default_output).await.unwrap();
         }
-        store.close().await.unwrap();
-        let (_store, again) = open(&directory).await.unwrap();
-        assert_eq!(again.catalog(), feed.catalog());
+
+        fn folder(&self) -> std::path::PathBuf {
+            self.directory.path().join(FOLDER)
+        }
     }
 
-    #[tokio::test]
-    async fn edits_at_the_same_time_are_decided_one_after_the_other() {
-        let directory = tempfile::tempdir().unwrap();
-        let (store, feed) = open(&directory).await.unwrap();
-        let edits = (0..50).map(|index| {
-            let store = store.clone();
-            tokio::spawn(
-                async move { add_app(&store, &format!("a{}", index / 2), String::new()).await.is_ok() },
-            )
-        });
-        let added = futures_util::future::join_all(edits).await;
-        assert_eq!(added.into_iter().filter(|added| *added.as_ref().unwrap()).count(), 25);
-        assert_eq!(feed.catalog().revision, 25);
+    fn put_app(default_output: String) -> Edit {
+        Edit::change(Change::PutApplication { application: Application { default_output, ..app("a", &[]) } })
     }
 
-    #[tokio::test]
-    async fn a_closed_store_refuses_edits() {
-        let directory = tempfile::tempdir().unwrap();
-        let (store, _) = open(&directory).await.unwrap();
-        store.close().await.unwrap();
-        let refused = add_app(&store, "a", String::new()).await.unwrap_err();
-        assert_eq!(refused.to_string(), "the catalog is closed, as management is shutting down");
+    #[test]
+    fn a_record_of_any_length_is_replaced_by_one_of_any_other() {
+        let fixture = Fixture::new();
+        for length in [0, PIECE, 10 * PIECE + 1, 3] {
+            let edit = put_app("x".repeat(length));
+            let (store, identity, mut catalog) = fixture.open().unwrap();
+            catalog.apply(&edit);
+            store.write(&edit, catalog.revision).unwrap();
+            store.sync().unwrap();
+            drop(store);
+            let (_store, same, read) = fixture.open().unwrap();
+            assert_eq!((same, read), (identity, catalog));
+        }
     }
 
-    #[tokio::test]
-    async fn a_directory_in_use_is_refused_with_its_user() {
-        let directory = tempfile::tempdir().unwrap();
-        let _open = open(&directory).await.unwrap();
-        let refused = refusal(&directory).await;
-        assert!(refused.ends_with(&format!("is in use by process {}", std::process::id())), "{refused}");
+    #[test]
+    fn a_newer_schema_is_refused() {
+        let fixture = Fixture::new();
+        let (store, ..) = fixture.open().unwrap();
+        store.meta.insert("schema", &2u32.to_be_bytes()).unwrap();
+        store.sync().unwrap();
+        drop(store);
+        let refused = fixture.refusal();
+        assert!(
+            refused.ends_with("schema 2, this Clipper knows schemas up to 1: use a newer Clipper"),
+            "{refused}"
+        );
     }
 
-    #[tokio::test]
-    async fn a_file_in_place_of_the_directory_is_refused() {
-        let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("file");
-        fs::write(&file, "").unwrap();
-        let refused = Store::open(file).await.unwrap_err().to_string();
-        assert!(refused.ends_with("is not a directory"), "{refused}");
-    }
-
-    #[tokio::test]
-    async fn a_newer_schema_is_refused() {
-        let directory = tempfile::tempdir().unwrap();
-        let newer = sled::open(directory.path().join(FOLDER)).unwrap();
-        newer.open_tree("meta").unwrap().insert("schema", &2u32.to_be_bytes()).unwrap();
-        drop(newer);
-        let refused = refusal(&directory).await;
-        assert!(refused.ends_with("schemas up to 1: use a newer Clipper"), "{refused}");
-    }
-
-    #[tokio::test]
-    async fn a_corrupt_database_is_refused_in_one_line() {
-        let directory = tempfile::tempdir().unwrap();
-        let (store, _) = open(&directory).await.unwrap();
-        add_app(&store, "a", String::new()).await.unwrap();
-        store.close().await.unwrap();
-        let sound = fs::read(directory.path().join(FOLDER).join("db")).unwrap();
+    #[test]
+    fn a_corrupt_database_is_refused_in_one_line() {
+        let fixture = Fixture::new();
+        let (store, ..) = fixture.open().unwrap();
+        store.write(&put_app(String::new()), 1).unwrap();
+        store.sync().unwrap();
+        drop(store);
+        let file = fixture.folder().join("db");
+        let sound = fs::read(&file).unwrap();
         // sled takes the first for an empty log.
         for damaged in [vec![0xa5; sound.len()], Vec::new()] {
-            fs::write(directory.path().join(FOLDER).join("db"), damaged).unwrap();
-            let refused = refusal(&directory).await;
+            fs::write(&file, damaged).unwrap();
+            let refused = fixture.refusal();
             assert!(refused.contains(" is corrupt: ") && !refused.contains('\n'), "{refused}");
         }
     }
 
-    #[tokio::test]
-    async fn an_unreadable_record_is_named() {
-        let directory = tempfile::tempdir().unwrap();
-        let (store, _) = open(&directory).await.unwrap();
-        store.close().await.unwrap();
-        let database = sled::open(directory.path().join(FOLDER)).unwrap();
-        let applications = database.open_tree("applications").unwrap();
-        applications.insert(piece_key("a", 0), "{\"version\": 9, \"record\": {}}").unwrap();
-        drop((applications, database));
-        let refused = refusal(&directory).await;
+    #[test]
+    fn an_unreadable_record_is_named() {
+        let fixture = Fixture::new();
+        let (store, ..) = fixture.open().unwrap();
+        store.applications.insert(piece_key("a", 0), "{\"version\": 9, \"record\": {}}").unwrap();
+        store.sync().unwrap();
+        drop(store);
+        let refused = fixture.refusal();
         assert!(refused.contains("the record 'a' is unreadable"), "{refused}");
     }
 
-    #[tokio::test]
-    async fn churn_does_not_let_the_database_grow_without_end() {
-        let directory = tempfile::tempdir().unwrap();
-        let (store, _) = open(&directory).await.unwrap();
+    #[test]
+    fn churn_does_not_let_the_database_grow_without_end() {
+        let fixture = Fixture::new();
+        let (store, ..) = fixture.open().unwrap();
         for round in 0..300 {
-            let default_output = "x".repeat(100_000 + round);
-            add_app(&store, "a", default_output).await.unwrap();
-            store
-                .edit(|catalog| Ok(((), applications::delete(catalog, "a".parse().unwrap())?)))
-                .await
-                .unwrap();
+            store.write(&put_app("x".repeat(100_000 + round)), round as u64).unwrap();
+            let delete = Change::DeleteApplication { name: "a".parse().unwrap() };
+            store.write(&Edit::change(delete), round as u64).unwrap();
+            store.sync().unwrap();
         }
-        let folder = directory.path().join(FOLDER);
-        let length = fs::metadata(folder.join("db")).unwrap().len();
+        let length = fs::metadata(fixture.folder().join("db")).unwrap().len();
         assert!(length < 16 << 20, "{length}");
-        assert_eq!(fs::read_dir(folder.join("blobs")).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(fixture.folder().join("blobs")).unwrap().count(), 0);
     }
 }
