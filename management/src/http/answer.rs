@@ -1,4 +1,5 @@
-//! What handlers answer with besides JSON values: sentences, and the parts of the interface's description that all share.
+//! What handlers answer with besides JSON values: sentences, and the parts of the interface's description that
+//! all share.
 
 use std::collections::BTreeMap;
 

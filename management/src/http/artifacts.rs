@@ -1,7 +1,7 @@
 //! Uploads of models' files.
 //!
-//! Invariant: an upload is on disk before it is looked into, and no more of it than the limit; whatever becomes of it, its
-//! file is removed.
+//! Invariant: an upload is on disk before it is looked into, and no more of it than the limit; whatever becomes
+//! of it, its file is removed.
 
 use std::io;
 use std::path::PathBuf;

@@ -1,7 +1,7 @@
 //! JSON request bodies, and what a client is told about one that does not fit.
 //!
-//! Invariant: a handler that takes a [`Body`] runs only on a JSON object that has all fields, no others, and values of the
-//! right types.
+//! Invariant: a handler that takes a [`Body`] runs only on a JSON object that has all fields, no others, and
+//! values of the right types.
 
 use std::future::Future;
 use std::pin::Pin;

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use actix_web::{HttpRequest, get, post, web};
-use clipper_rpc::catalog::{Application, FollowRequest, FollowResponse, Model, Revision};
+use clipper_rpc::catalog::{Application, FollowError, FollowRequest, FollowResponse, Model, Revision};
 use serde::{Deserialize, Serialize};
 use utoipa::openapi::{ObjectBuilder, RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
@@ -11,6 +11,7 @@ use utoipa::{PartialSchema, ToSchema};
 use super::answer::{Refused, Sentence, Spoken, counted};
 use super::body::{Body, RequestBody};
 use super::error::ApiError;
+use super::hangup::hung_up;
 use crate::admin::Admin;
 use crate::deployment::DeploymentSpec;
 use crate::deployments;
@@ -47,7 +48,10 @@ pub(super) async fn follow(
     Body(FollowBody(body)): Body<FollowBody>,
 ) -> Result<web::Json<FollowResponse>, ApiError> {
     let caller = request.peer_addr().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |address| address.ip());
-    Ok(web::Json(admin.follow.follow(body, caller).await?))
+    tokio::select! {
+        answer = admin.follow.follow(body, caller) => Ok(web::Json(answer?)),
+        () = hung_up(&request) => Err(FollowError("the caller has hung up".into()).into()),
+    }
 }
 
 /// All records, deployments included; not the files of artifacts.

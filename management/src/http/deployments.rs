@@ -243,7 +243,10 @@ async fn stop(admin: &Admin, selection: Selection) -> Spoken {
 /// Shows what replicas printed last.
 #[utoipa::path(
     request_body = LogsOf,
-    responses((status = 200, body = BTreeMap<String, Vec<String>>, description = "Lines by `M:V:replica`, oldest first"), Refused),
+    responses(
+        (status = 200, body = BTreeMap<String, Vec<String>>, description = "Lines by `M:V:replica`, oldest first"),
+        Refused
+    ),
     tag = "deployments"
 )]
 #[post("/admin/get_replica_logs")]

@@ -2,10 +2,11 @@
 //!
 //! # Layout
 //! - `applications`, `models`, `deployments`, `artifacts`, `catalog`, `status`: the handlers.
-//! - `body`: how bodies are read; `answer`: how answers are said; `error`: how refusals are.
+//! - `body`: how bodies are read; `answer`: how answers are said; `error`: how refusals are; `hangup`: whether
+//!   anybody still listens.
 //!
-//! Paths stand once, at the handlers; the description at `/openapi.json` is generated from them and also tells a wrong
-//! method (405) from a wrong path (404).
+//! Paths stand once, at the handlers; the description at `/openapi.json` is generated from them and also tells
+//! a wrong method (405) from a wrong path (404).
 
 use std::net::TcpListener;
 
@@ -27,6 +28,7 @@ mod body;
 mod catalog;
 mod deployments;
 mod error;
+mod hangup;
 mod models;
 mod status;
 
@@ -125,5 +127,6 @@ pub(crate) fn server(listener: TcpListener, admin: Admin, uploads: Uploads) -> s
             .configure(routes)
             .default_service(web::to(unknown))
     });
+    let server = server.on_connect(hangup::keep_socket);
     Ok(server.workers(WORKERS).shutdown_timeout(DRAIN_SECONDS).disable_signals().listen(listener)?.run())
 }

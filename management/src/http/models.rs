@@ -215,7 +215,10 @@ pub(super) async fn get_model(
 /// Lists the containers that are connected to frontends.
 #[utoipa::path(
     request_body = Listing,
-    responses((status = 200, body = List<ContainerInfo>, description = "`M:V:replica`, or objects if verbose"), Refused),
+    responses(
+        (status = 200, body = List<ContainerInfo>, description = "`M:V:replica`, or objects if verbose"),
+        Refused
+    ),
     tag = "models"
 )]
 #[post("/admin/get_all_containers")]

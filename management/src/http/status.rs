@@ -23,7 +23,10 @@ pub(super) struct About {
 }
 
 /// Says what this is.
-#[utoipa::path(responses((status = 200, body = About, description = "What this is, and where to look")), tag = "status")]
+#[utoipa::path(
+    responses((status = 200, body = About, description = "What this is, and where to look")),
+    tag = "status"
+)]
 #[get("/")]
 pub(super) async fn about() -> web::Json<About> {
     web::Json(About {
@@ -35,14 +38,20 @@ pub(super) async fn about() -> web::Json<About> {
 }
 
 /// Answers.
-#[utoipa::path(responses((status = 200, content_type = "text/plain", body = String, description = "PONG")), tag = "status")]
+#[utoipa::path(
+    responses((status = 200, content_type = "text/plain", body = String, description = "PONG")),
+    tag = "status"
+)]
 #[get("/admin/ping")]
 pub(super) async fn ping() -> &'static str {
     "PONG"
 }
 
 /// Says that the process runs.
-#[utoipa::path(responses((status = 200, content_type = "text/plain", body = String, description = "It does")), tag = "status")]
+#[utoipa::path(
+    responses((status = 200, content_type = "text/plain", body = String, description = "It does")),
+    tag = "status"
+)]
 #[get("/livez")]
 pub(super) async fn livez() -> &'static str {
     "ok"
@@ -89,7 +98,10 @@ impl From<ReplicaState> for State {
 }
 
 /// Reports counts in the text format of Prometheus.
-#[utoipa::path(responses((status = 200, content_type = "text/plain", body = String, description = "Metrics")), tag = "status")]
+#[utoipa::path(
+    responses((status = 200, content_type = "text/plain", body = String, description = "Metrics")),
+    tag = "status"
+)]
 #[get("/admin/metrics")]
 pub(super) async fn metrics(admin: web::Data<Admin>) -> Result<HttpResponse, ApiError> {
     let catalog = admin.catalog();
