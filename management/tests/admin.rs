@@ -1,0 +1,409 @@
+//! Every call of the admin interface over HTTP: the words of success, and those of each refusal.
+
+#![allow(clippy::unwrap_used, reason = "all of this is a test")]
+
+mod harness;
+
+use std::time::{Duration, Instant};
+
+use harness::{Client, Server, model};
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+async fn server() -> (tempfile::TempDir, Server, Client) {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::start(directory.path()).await;
+    let client = server.client.clone();
+    (directory, server, client)
+}
+
+#[tokio::test]
+async fn applications_are_added_described_and_deleted() {
+    let (_directory, _server, client) = server().await;
+    let a =
+        json!({"name": "a", "input_type": "int", "default_output": "-1.0", "latency_slo_micros": 100_000});
+    assert_eq!(client.says("add_app", a.clone()).await, "Successfully added application with name 'a'");
+    assert_eq!(client.refuses("add_app", a).await, "application 'a' already exists");
+    let b = json!({"name": "b", "input_type": "strings", "default_output": {"no": [1, 2.50]},
+        "latency_slo_micros": 1, "linked_models": ["later"]});
+    client.says("add_app", b).await;
+
+    assert_eq!(client.answers("get_all_applications", json!({"verbose": false})).await, json!(["a", "b"]));
+    assert_eq!(client.answers("get_all_applications", json!({})).await, json!(["a", "b"]));
+    let described_a = json!({"name": "a", "input_type": "integers", "default_output": "-1.0",
+        "latency_slo_micros": 100_000, "policy": "default_output", "linked_models": []});
+    let described_b = json!({"name": "b", "input_type": "strings", "default_output": "{\"no\":[1,2.50]}",
+        "latency_slo_micros": 1, "policy": "default_output", "linked_models": ["later"]});
+    // The default output keeps the digits that it was given.
+    let all = client.answers("get_all_applications", json!({"verbose": true})).await;
+    assert_eq!(all[0], described_a);
+    assert_eq!(all[1]["default_output"].as_str().unwrap().replace(' ', ""), "{\"no\":[1,2.5]}");
+    assert_eq!(all[1]["linked_models"], described_b["linked_models"]);
+    assert_eq!(client.answers("get_application", json!({"name": "a"})).await, described_a);
+    assert_eq!(client.answers("get_application", json!({"name": "c"})).await, json!({}));
+
+    assert_eq!(
+        client.says("delete_app", json!({"name": "a"})).await,
+        "Successfully deleted application with name 'a'"
+    );
+    assert_eq!(client.refuses("delete_app", json!({"name": "a"})).await, "Application 'a' does not exist");
+}
+
+#[tokio::test]
+async fn an_application_that_makes_no_sense_is_refused() {
+    let (_directory, _server, client) = server().await;
+    let app = |change: Value| {
+        let mut app =
+            json!({"name": "a", "input_type": "ints", "default_output": "", "latency_slo_micros": 1});
+        app.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        app
+    };
+    for (change, cause) in [
+        (json!({"name": "a/b"}), "'a/b' is not a valid application name: it must consist of 1 to 63 letters"),
+        (json!({"name": "metrics"}), "'metrics' is reserved and cannot name an application"),
+        (json!({"name": 1.5}), "expected a application name"),
+        (json!({"input_type": "tensor"}), "'tensor' is not an input type; expected one of: bytes, ints"),
+        (json!({"latency_slo_micros": 0}), "The latency objective must be at least 1 microsecond, it is 0"),
+        (json!({"latency_slo_micros": -1}), "expected u64"),
+        (json!({"linked_models": ["m", "n"]}), "A model with name m is already linked to 'a'."),
+        (json!({"selection_policy": "exp3"}), "unknown field `selection_policy`, expected one of `name`"),
+    ] {
+        let refused = client.refuses("add_app", app(change)).await;
+        assert!(refused.contains(cause), "{refused}");
+    }
+    assert_eq!(client.answers("get_all_applications", json!({})).await, json!([]));
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_fit_is_refused_with_the_schema() {
+    let (_directory, _server, client) = server().await;
+    for (body, what) in [
+        ("", "EOF while parsing a value"),
+        ("{", "EOF while parsing an object"),
+        ("{}", "missing field `name`"),
+        ("[\"a\"]", "invalid type: array, expected an object"),
+        ("{\"name\": \"a\"} x", "trailing characters"),
+        ("{\"name\": \"a\", \"name\": \"b\"}", "duplicate field `name`"),
+    ] {
+        let refused = client.refuses_text("get_application", body.into()).await;
+        let (found, schema) = refused
+            .strip_prefix("Error parsing JSON: ")
+            .unwrap()
+            .split_once(". Expected JSON schema: ")
+            .unwrap();
+        assert!(found.contains(what), "{refused}");
+        let schema: Value = serde_json::from_str(schema).unwrap();
+        assert_eq!(schema["required"], json!(["name"]));
+    }
+    let (status, text) = client.post_text("/admin/add_app", vec![b' '; 2 << 20]).await;
+    assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
+    assert!(text.contains("longer than 1048576 bytes"), "{text}");
+}
+
+#[tokio::test]
+async fn models_are_linked_and_unlinked() {
+    let (_directory, _server, client) = server().await;
+    client.add_app("a", "doubles").await;
+    client.add_model("m", "1", "doubles").await;
+    client.add_model("n", "1", "doubles").await;
+    client.add_model("whole", "1", "ints").await;
+    let links = |app: &str, models: &[&str]| json!({"app_name": app, "model_names": models});
+
+    for (app, models, cause) in [
+        ("b", vec!["m"], "No app with name 'b' exists."),
+        ("a", vec!["x"], "No model with name 'x' exists."),
+        (
+            "a",
+            vec!["whole"],
+            "Model with name 'whole' has incompatible input_type 'ints'. Requested app to link to has input_type \
+             'doubles'.",
+        ),
+        ("a", vec![], "The list of model names is empty"),
+        ("a", vec!["m", "n"], "A model with name m is already linked to 'a'."),
+    ] {
+        assert_eq!(client.refuses("add_model_links", links(app, &models)).await, cause);
+    }
+    assert_eq!(client.answers("get_linked_models", json!({"app_name": "a"})).await, json!([]));
+    assert_eq!(
+        client.says("add_model_links", links("a", &["m"])).await,
+        "Successfully linked model with name 'm' to application 'a'"
+    );
+    assert_eq!(client.answers("get_linked_models", json!({"app_name": "a"})).await, json!(["m"]));
+    assert_eq!(
+        client.refuses("add_model_links", links("a", &["m"])).await,
+        "The model with name 'm' is already linked to 'a'"
+    );
+    assert_eq!(
+        client.refuses("add_model_links", links("a", &["n"])).await,
+        "A model with name m is already linked to 'a'."
+    );
+    assert_eq!(
+        client.refuses("get_linked_models", json!({"app_name": "b"})).await,
+        "No application with name 'b' exists."
+    );
+
+    for (app, model) in [("a", "n"), ("b", "m")] {
+        assert_eq!(
+            client.refuses("delete_model_links", links(app, &[model])).await,
+            format!("Cannot remove nonexistent link between app {app} and model {model}")
+        );
+    }
+    assert_eq!(client.says("delete_model_links", links("a", &["m"])).await, "Success!");
+    client.says("add_model_links", links("a", &["n"])).await;
+
+    // A new application of the same name begins without the links of the old one.
+    client.says("delete_app", json!({"name": "a"})).await;
+    client.add_app("a", "ints").await;
+    assert_eq!(client.answers("get_linked_models", json!({"app_name": "a"})).await, json!([]));
+}
+
+#[tokio::test]
+async fn versions_of_models_are_added_switched_and_deleted() {
+    let (_directory, _server, client) = server().await;
+    assert_eq!(
+        client.says("add_model", model("m", "1", "doubles")).await,
+        "Successfully added model with name 'm' and input type 'doubles'"
+    );
+    assert_eq!(
+        client.refuses("add_model", model("m", "1", "doubles")).await,
+        "model with name 'm' and version '1' already exists"
+    );
+    for batch_size in [0, -2] {
+        let mut zero = model("m", "2", "doubles");
+        zero["batch_size"] = batch_size.into();
+        assert_eq!(
+            client.refuses("add_model", zero).await,
+            "The batch size must be positive or DEFAULT_BATCH_SIZE, which is -1"
+        );
+    }
+    // All that need not be said, and a version as a number.
+    client
+        .says("add_model", json!({"model_name": "m", "model_version": 2, "input_type": "i", "labels": null}))
+        .await;
+
+    let described = |version: &str, current: bool| {
+        json!({"model_name": "m", "model_version": version, "load": 0.0, "input_type": "doubles",
+            "container_name": "noop", "model_data_path": "/models", "labels": ["blue"], "is_current_version": current})
+    };
+    let named = |version: &str| json!({"model_name": "m", "model_version": version});
+    assert_eq!(client.answers("get_all_models", json!({})).await, json!(["m:1", "m:2"]));
+    let all = client.answers("get_all_models", json!({"verbose": true})).await;
+    assert_eq!(all[0], described("1", false));
+    assert_eq!((&all[1]["input_type"], &all[1]["is_current_version"]), (&json!("integers"), &json!(true)));
+    assert_eq!(client.answers("get_model", named("1")).await, described("1", false));
+    assert_eq!(client.answers("get_model", named("9")).await, json!({}));
+
+    assert_eq!(
+        client.says("set_model_version", named("1")).await,
+        "Successfully set model with name 'm' to version '1'"
+    );
+    assert_eq!(client.answers("get_model", named("1")).await, described("1", true));
+    assert_eq!(
+        client.refuses("set_model_version", json!({"model_name": "x", "model_version": "1"})).await,
+        "Cannot set version for nonexistent model 'x'"
+    );
+    assert_eq!(
+        client.refuses("set_model_version", named("9")).await,
+        "Cannot set non-existent version '9' for model with name 'm'"
+    );
+
+    client.add_app("a", "doubles").await;
+    client.says("add_model_links", json!({"app_name": "a", "model_names": ["m"]})).await;
+    let incompatible = "Model with name 'm' is already linked to app 'a' using input type 'doubles'. The input type you \
+                        provided for a new version of the model, 'ints', is not compatible.";
+    assert_eq!(client.refuses("set_model_version", named("2")).await, incompatible);
+    assert_eq!(client.refuses("add_model", model("m", "3", "ints")).await, incompatible);
+
+    assert_eq!(
+        client.says("delete_versioned_model", named("1")).await,
+        "Successfully deleted model with name 'm' and version '1'"
+    );
+    assert_eq!(
+        client.refuses("delete_versioned_model", named("1")).await,
+        "model with name 'm' and version '1' does not exist"
+    );
+    assert_eq!(client.answers("get_model", named("2")).await["is_current_version"], json!(false));
+    client.says("delete_versioned_model", named("2")).await;
+    assert_eq!(client.answers("get_all_models", json!({})).await, json!([]));
+}
+
+#[tokio::test]
+async fn the_selection_state_is_readable() {
+    let (_directory, _server, client) = server().await;
+    client.add_app("a", "doubles").await;
+    for uid in [json!(7), json!("someone")] {
+        assert_eq!(
+            client.answers("get_state", json!({"app_name": "a", "uid": uid})).await,
+            json!({"app_name": "a", "uid": uid, "policy": "default_output", "state": {}})
+        );
+    }
+    assert_eq!(
+        client.refuses("get_state", json!({"app_name": "b", "uid": 0})).await,
+        "No application with name 'b' exists."
+    );
+    let refused = client.refuses("get_state", json!({"app_name": "a", "uid": []})).await;
+    assert!(refused.contains("expected uid to be an integer or a text"), "{refused}");
+}
+
+fn follow_request(applied: &Value, known_frontends: &Value) -> Value {
+    json!({"frontend": "00000000-0000-0000-0000-000000000001", "number": null, "query_address": "0.0.0.0:1337",
+    "rpc_address": "0.0.0.0:7000", "applied": applied, "known_frontends": known_frontends, "containers": [
+        {"model": {"name": "m", "version": "1"}, "replica": 0, "instance": "x", "input_type": "doubles", "batch_size": 9},
+        {"model": {"name": "m", "version": "1"}, "replica": 1, "instance": null, "input_type": "doubles", "batch_size": 9}
+    ]})
+}
+
+#[tokio::test]
+async fn a_frontend_follows_and_its_containers_are_listed() {
+    let (_directory, _server, client) = server().await;
+    let mut registered = model("m", "1", "doubles");
+    registered["batch_size"] = json!(5);
+    client.says("add_model", registered).await;
+    let first = client.answers("follow", follow_request(&Value::Null, &json!([]))).await;
+    assert_eq!(first["update"]["snapshot"]["models"][0]["name"], "m");
+    assert_eq!(first["frontends"], json!(["127.0.0.1:7000"]));
+
+    assert_eq!(client.answers("get_all_containers", json!({})).await, json!(["m:1:0", "m:1:1"]));
+    let described = json!({"model_name": "m", "model_version": "1", "model_id": "m:1", "model_replica_id": 1,
+        "batch_size": 5, "input_type": "doubles"});
+    let all = client.answers("get_all_containers", json!({"verbose": true})).await;
+    assert_eq!(all[1], described);
+    let named = |replica: u32| json!({"model_name": "m", "model_version": "1", "replica_id": replica});
+    assert_eq!(client.answers("get_container", named(1)).await, described);
+    assert_eq!(client.answers("get_container", named(2)).await, json!({}));
+
+    // A change ends the call that waits; while nobody acknowledges it, the operator waits no more than a second.
+    let waiting = follow_request(&first["position"], &first["frontends"]);
+    let began = Instant::now();
+    let (second, ()) = tokio::join!(client.answers("follow", waiting), client.add_app("a", "doubles"));
+    assert_eq!(second["update"]["changes"][0]["application"]["name"], "a");
+    assert!(began.elapsed() >= Duration::from_secs(1) && began.elapsed() < Duration::from_secs(2));
+    let refused = client.refuses("follow", json!({})).await;
+    assert!(refused.contains("missing field `frontend`"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_frontend_that_is_killed_is_forgotten() {
+    let (_directory, _server, client) = server().await;
+    let first = client.answers("follow", follow_request(&Value::Null, &json!([]))).await;
+    let waiting = follow_request(&first["position"], &first["frontends"]);
+    // Its connection breaks in the middle of a call that would have waited for ten seconds.
+    let cut = tokio::time::timeout(Duration::from_millis(300), client.answers("follow", waiting)).await;
+    assert!(cut.is_err());
+    let began = Instant::now();
+    harness::until("the frontend is forgotten", async || {
+        let metrics = client.get("/admin/metrics").await.1;
+        metrics.contains("clipper_management_frontends 0\n").then_some(())
+    })
+    .await;
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn unknown_paths_and_wrong_methods_are_answered_in_json() {
+    let (_directory, _server, client) = server().await;
+    for (method, path, status, cause) in [
+        (Method::GET, "/nothing", 404, "There is nothing at /nothing; GET / says what there is"),
+        (Method::POST, "/admin/nothing", 404, "There is nothing at /admin/nothing; GET / says what there is"),
+        (Method::GET, "/admin/add_app", 405, "/admin/add_app takes POST, not GET"),
+        (Method::DELETE, "/admin/add_app", 405, "/admin/add_app takes POST, not DELETE"),
+        (Method::POST, "/admin/ping", 405, "/admin/ping takes GET, not POST"),
+    ] {
+        let response = client.http.request(method, format!("{}{path}", client.base)).send().await.unwrap();
+        assert_eq!(response.status().as_u16(), status);
+        assert_eq!(response.headers().contains_key("allow"), status == 405);
+        let body: Value = response.json().await.unwrap();
+        assert_eq!(body["cause"], cause);
+    }
+}
+
+#[tokio::test]
+async fn the_interface_describes_itself() {
+    let (_directory, _server, client) = server().await;
+    assert_eq!(client.get("/admin/ping").await, (StatusCode::OK, "PONG".into()));
+    for path in ["/", "/livez", "/readyz"] {
+        assert_eq!(client.get(path).await.0, StatusCode::OK);
+    }
+    let document: Value = serde_json::from_str(&client.get("/openapi.json").await.1).unwrap();
+    let paths = document["paths"].as_object().unwrap();
+    assert!(paths.len() > 30);
+    for (path, item) in paths {
+        let status = match item.get("get") {
+            Some(_) => client.get(path).await.0,
+            None => client.post_text(path, "?").await.0,
+        };
+        assert!(matches!(status.as_u16(), 200 | 400), "{path}: {status}");
+    }
+    // Every reference leads somewhere.
+    let text = document.to_string();
+    for reference in text.split("#/components/schemas/").skip(1) {
+        let name = reference.split('"').next().unwrap();
+        assert!(document["components"]["schemas"].get(name).is_some(), "{name}");
+    }
+    // Sentences are text, as the original's clients read them.
+    let body = json!({"name": "a", "input_type": "ints", "default_output": "", "latency_slo_micros": 1});
+    let added = client.http.post(format!("{}/admin/add_app", client.base)).body(body.to_string());
+    let added = added.send().await.unwrap();
+    assert!(added.headers()["content-type"].to_str().unwrap().starts_with("text/plain"));
+}
+
+#[tokio::test]
+async fn metrics_count_what_there_is() {
+    let (_directory, _server, client) = server().await;
+    client.add_app("a", "ints").await;
+    client.add_model("m", "1", "ints").await;
+    let metrics = client.get("/admin/metrics").await.1;
+    for line in [
+        "clipper_management_applications 1",
+        "clipper_management_models 1",
+        "clipper_management_deployments 0",
+        "clipper_management_frontends 0",
+        "clipper_management_catalog_revision 2",
+        "clipper_management_replicas{state=\"backing_off\"} 0",
+    ] {
+        assert!(metrics.lines().any(|found| found == line), "{line} in {metrics}");
+    }
+}
+
+#[tokio::test]
+async fn an_export_is_imported_into_an_empty_catalog_only() {
+    let (_directory, _server, client) = server().await;
+    client.add_app("a", "ints").await;
+    client.add_model("m", "1", "ints").await;
+    client.says("add_model_links", json!({"app_name": "a", "model_names": ["m"]})).await;
+    let export: Value = serde_json::from_str(&client.get("/admin/export").await.1).unwrap();
+    assert_eq!(
+        client.refuses("import", export.clone()).await,
+        "The catalog is not empty; an import needs an empty one"
+    );
+
+    let (_other_directory, _other_server, other) = server().await;
+    assert_eq!(
+        other.says("import", export.clone()).await,
+        "Successfully imported 1 application, 1 model and 0 deployments"
+    );
+    let mut again: Value = serde_json::from_str(&other.get("/admin/export").await.1).unwrap();
+    again["revision"] = export["revision"].clone();
+    assert_eq!(again, export);
+
+    let (_third_directory, _third_server, third) = server().await;
+    let broken = |pointer: &str, value: Value| {
+        let mut broken = export.clone();
+        *broken.pointer_mut(pointer).unwrap() = value;
+        broken
+    };
+    for (import, cause) in [
+        (broken("/version", json!(9)), "it has version 9, expected 1"),
+        (
+            broken("/models/0/current_version", json!("7")),
+            "the current version '7' of model 'm' is not registered",
+        ),
+        (broken("/models/0/versions", json!({})), "model 'm' has no versions"),
+        (broken("/applications/0/input_type", json!("doubles")), "has incompatible input_type 'ints'"),
+        (broken("/applications/0/name", json!("a b")), "is not a valid application name"),
+    ] {
+        let refused = third.refuses("import", import).await;
+        assert!(refused.contains(cause), "{refused}");
+    }
+    third.says("import", export).await;
+}

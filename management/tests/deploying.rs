@@ -1,0 +1,314 @@
+//! Deployments through the admin interface, with real processes and a frontend that exists in name only.
+
+#![allow(clippy::unwrap_used, reason = "all of this is a test")]
+
+mod harness;
+
+use std::time::Duration;
+
+use harness::{Client, Server, until};
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+
+/// Reports every process that runs as connected, or none, until it is aborted.
+fn frontend(client: Client, connects: bool) -> tokio::task::JoinHandle<()> {
+    tokio::spawn(async move {
+        loop {
+            let deployments = client.answers("get_deployments", json!({})).await;
+            let containers: Vec<Value> = deployments
+                .as_array()
+                .unwrap()
+                .iter()
+                .flat_map(|deployment| {
+                    deployment["replicas"].as_array().unwrap().iter().map(move |it| (deployment, it))
+                })
+                .filter(|(_, replica)| connects && !replica["pid"].is_null())
+                .map(|(deployment, replica)| {
+                    json!({"model": {"name": deployment["model_name"], "version": deployment["model_version"]},
+                        "replica": replica["replica_id"], "instance": replica["instance"],
+                        "input_type": deployment["input_type"], "batch_size": 1})
+                })
+                .collect();
+            // Without a position the answer comes at once, so nothing is ever acknowledged.
+            let request = json!({"frontend": "00000000-0000-0000-0000-000000000001", "number": null,
+                "query_address": "127.0.0.1:1", "rpc_address": "127.0.0.1:2", "applied": null,
+                "known_frontends": [], "containers": containers});
+            let first = client.answers("follow", request.clone()).await;
+            let mut again = request;
+            again["applied"] = first["position"].clone();
+            again["known_frontends"] = first["frontends"].clone();
+            let _ = tokio::time::timeout(Duration::from_millis(30), client.answers("follow", again)).await;
+        }
+    })
+}
+
+struct Cluster {
+    directory: tempfile::TempDir,
+    server: Server,
+    client: Client,
+    frontend: tokio::task::JoinHandle<()>,
+}
+
+impl Cluster {
+    async fn start() -> Self {
+        Self::on(tempfile::tempdir().unwrap()).await
+    }
+
+    async fn on(directory: tempfile::TempDir) -> Self {
+        let server = Server::start(directory.path()).await;
+        let client = server.client.clone();
+        let frontend = frontend(client.clone(), true);
+        Self { directory, server, client, frontend }
+    }
+
+    async fn restart(self) -> Self {
+        self.frontend.abort();
+        let _ = self.frontend.await;
+        self.server.stop().await;
+        Self::on(self.directory).await
+    }
+}
+
+fn deployment(name: &str, version: &str, script: &str) -> Value {
+    json!({"model_name": name, "model_version": version, "input_type": "doubles", "num_replicas": 1,
+        "command": ["sh", "-c", script], "timeout_seconds": 20})
+}
+
+const SLEEP: &str = "echo started; exec sleep 1000";
+
+async fn current(client: &Client, name: &str, version: &str) -> Value {
+    let model = client.answers("get_model", json!({"model_name": name, "model_version": version})).await;
+    model["is_current_version"].clone()
+}
+
+async fn pids(client: &Client) -> Vec<u64> {
+    let deployments = client.answers("get_deployments", json!({})).await;
+    let replicas = deployments.as_array().unwrap().iter().flat_map(|it| it["replicas"].as_array().unwrap());
+    replicas.filter_map(|replica| replica["pid"].as_u64()).collect()
+}
+
+fn runs(pid: u64) -> bool {
+    std::path::Path::new(&format!("/proc/{pid}")).exists()
+}
+
+#[tokio::test]
+async fn a_model_is_deployed_scaled_restarted_and_stopped() {
+    let cluster = Cluster::start().await;
+    let client = &cluster.client;
+    assert_eq!(
+        client.says("deploy_model", deployment("m", "1", SLEEP)).await,
+        "Successfully deployed model with name 'm' and version '1' with 1 replica"
+    );
+    assert_eq!(current(client, "m", "1").await, json!(true));
+    assert_eq!(
+        client.refuses("deploy_model", deployment("m", "1", SLEEP)).await,
+        "model with name 'm' and version '1' already exists"
+    );
+    assert_eq!(
+        client.says("set_num_replicas", json!({"model_name": "m", "num_replicas": 2})).await,
+        "Successfully set the number of replicas of model with name 'm' and version '1' to 2"
+    );
+    let logs = client.answers("get_replica_logs", json!({"model_name": "m", "lines": 1})).await;
+    assert_eq!(logs, json!({"m:1:0": ["started"], "m:1:1": ["started"]}));
+    let deployments = client.answers("get_deployments", json!({})).await;
+    assert_eq!(deployments[0]["num_replicas"], 2);
+    assert_eq!(deployments[0]["replicas"][1]["state"], "ready");
+
+    let before = pids(client).await;
+    let cluster = cluster.restart().await;
+    let client = &cluster.client;
+    assert!(before.iter().all(|pid| !runs(*pid)));
+    let after = until("both replicas run again", async || {
+        let pids = pids(client).await;
+        (pids.len() == 2).then_some(pids)
+    })
+    .await;
+
+    assert_eq!(client.says("stop_models", json!({"model_names": ["m"]})).await, "Stopped 1 deployment");
+    assert!(after.iter().all(|pid| !runs(*pid)));
+    assert_eq!(client.answers("get_deployments", json!({})).await, json!([]));
+    // It stays registered.
+    assert_eq!(current(client, "m", "1").await, json!(true));
+    cluster.frontend.abort();
+}
+
+#[tokio::test]
+async fn a_failed_deployment_leaves_nothing_behind() {
+    let cluster = Cluster::start().await;
+    let client = &cluster.client;
+    client.says("deploy_model", deployment("m", "1", SLEEP)).await;
+    let refused = client.refuses("deploy_model", deployment("m", "2", "echo no such weights; exit 3")).await;
+    assert!(refused.contains("no such weights") && refused.contains("code 3"), "{refused}");
+    assert_eq!(client.answers("get_all_models", json!({})).await, json!(["m:1"]));
+    assert_eq!(current(client, "m", "1").await, json!(true));
+    assert_eq!(client.answers("get_deployments", json!({})).await.as_array().unwrap().len(), 1);
+    // The same version can be tried again.
+    client.says("deploy_model", deployment("m", "2", SLEEP)).await;
+    assert_eq!(current(client, "m", "2").await, json!(true));
+    cluster.frontend.abort();
+}
+
+#[tokio::test]
+async fn a_deployment_goes_on_when_its_client_hangs_up() {
+    let cluster = Cluster::start().await;
+    let client = &cluster.client;
+    let script = "sleep 0.3; echo started; exec sleep 1000";
+    let deploying = client.says("deploy_model", deployment("m", "1", script));
+    assert!(tokio::time::timeout(Duration::from_millis(20), deploying).await.is_err());
+    until("it is deployed", async || (current(client, "m", "1").await == true).then_some(())).await;
+    cluster.frontend.abort();
+}
+
+#[tokio::test]
+async fn a_deployment_that_is_deleted_on_the_way_is_gone() {
+    let server_directory = tempfile::tempdir().unwrap();
+    let server = Server::start(server_directory.path()).await;
+    let client = server.client.clone();
+    let frontend = frontend(client.clone(), false);
+    let deploying = client.clone();
+    let deploying =
+        tokio::spawn(async move { deploying.refuses("deploy_model", deployment("m", "1", SLEEP)).await });
+    let version = json!({"model_name": "m", "model_version": "1"});
+    until("the version is there", async || {
+        (client.answers("get_model", version.clone()).await != json!({})).then_some(())
+    })
+    .await;
+    assert_eq!(
+        client.refuses("set_model_version", version.clone()).await,
+        "Cannot set version '1' for model with name 'm' while it is being deployed"
+    );
+    assert_eq!(
+        client
+            .refuses("set_num_replicas", json!({"model_name": "m", "model_version": "1", "num_replicas": 2}))
+            .await,
+        "No deployment of model with name 'm' and version '1' exists."
+    );
+    client.says("delete_versioned_model", version).await;
+    let refused = deploying.await.unwrap();
+    assert!(refused.contains("stopped"), "{refused}");
+    assert_eq!(client.answers("get_all_models", json!({})).await, json!([]));
+    assert_eq!(client.answers("get_deployments", json!({})).await, json!([]));
+    frontend.abort();
+}
+
+#[tokio::test]
+async fn deployments_are_stopped_by_version_by_being_inactive_and_all() {
+    let cluster = Cluster::start().await;
+    let client = &cluster.client;
+    for (name, version) in [("m", "1"), ("m", "2"), ("n", "1")] {
+        client.says("deploy_model", deployment(name, version, SLEEP)).await;
+    }
+    for (call, body, cause) in [
+        ("stop_models", json!({"model_names": ["m", "x"]}), "No deployment of model with name 'x' exists."),
+        (
+            "stop_versioned_models",
+            json!({"model_versions": {"m": ["1", "9"]}}),
+            "No deployment of model with name 'm' and version '9' exists.",
+        ),
+        (
+            "set_num_replicas",
+            json!({"model_name": "m", "model_version": "9", "num_replicas": 2}),
+            "No deployment of model with name 'm' and version '9' exists.",
+        ),
+        (
+            "set_num_replicas",
+            json!({"model_name": "x", "num_replicas": 2}),
+            "Model with name 'x' has no current version: name the version that is meant",
+        ),
+        (
+            "get_replica_logs",
+            json!({"model_name": "m", "model_version": "9"}),
+            "No deployment of model with name 'm' and version '9' exists.",
+        ),
+    ] {
+        assert_eq!(client.refuses(call, body).await, cause);
+    }
+    assert_eq!(pids(client).await.len(), 3);
+    let models = json!({"model_names": ["m", "n"]});
+    assert_eq!(client.says("stop_inactive_model_versions", models.clone()).await, "Stopped 1 deployment");
+    assert_eq!(client.says("stop_inactive_model_versions", models).await, "Stopped 0 deployments");
+    let versions = json!({"model_versions": {"m": [2]}});
+    assert_eq!(client.says("stop_versioned_models", versions).await, "Stopped 1 deployment");
+    assert_eq!(client.says("stop_all_models", json!({})).await, "Stopped 1 deployment");
+    assert_eq!(client.says("stop_all_models", json!({})).await, "Stopped 0 deployments");
+    assert_eq!(client.answers("get_all_models", json!({})).await, json!(["m:1", "m:2", "n:1"]));
+    cluster.frontend.abort();
+}
+
+#[tokio::test]
+async fn a_deployment_that_makes_no_sense_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::start(directory.path()).await;
+    let client = &server.client;
+    let absent = "0".repeat(64);
+    for (change, cause) in [
+        (json!({"container_kind": "noop"}), "Exactly one of container_kind and command must be given"),
+        (json!({"command": null}), "Exactly one of container_kind and command must be given"),
+        (json!({"command": []}), "The command must begin with the program to run"),
+        (json!({"batch_size": 0}), "The batch size must be positive or DEFAULT_BATCH_SIZE, which is -1"),
+        (
+            json!({"artifact": absent, "model_data_path": "/models"}),
+            "At most one of artifact and model_data_path can be given",
+        ),
+        (json!({"artifact": absent}), "is not stored; upload it with /admin/add_artifact first"),
+        (json!({"artifact": "x"}), "does not identify an artifact"),
+        (
+            json!({"command": null, "container_kind": "tensorflow"}),
+            "unknown variant `tensorflow`, expected one of",
+        ),
+        (json!({"image": "x"}), "unknown field `image`"),
+    ] {
+        let mut body = deployment("m", "1", SLEEP);
+        body.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        let refused = client.refuses("deploy_model", body).await;
+        assert!(refused.contains(cause), "{refused}");
+    }
+    client.add_app("a", "ints").await;
+    client.says("delete_app", json!({"name": "a"})).await;
+    let app = json!({"name": "a", "input_type": "ints", "default_output": "", "latency_slo_micros": 1,
+        "linked_models": ["m"]});
+    client.says("add_app", app).await;
+    let refused = client.refuses("deploy_model", deployment("m", "1", SLEEP)).await;
+    assert!(refused.contains("already linked to app 'a' using input type 'ints'"), "{refused}");
+    assert_eq!(client.answers("get_all_models", json!({})).await, json!([]));
+}
+
+fn archive(content: &[u8]) -> Vec<u8> {
+    let mut archive = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(content.len() as u64);
+    header.set_mode(0o644);
+    archive.append_data(&mut header, "weights", content).unwrap();
+    archive.into_inner().unwrap()
+}
+
+#[tokio::test]
+async fn an_artifact_is_given_to_replicas_and_removed_with_its_deployment() {
+    let cluster = Cluster::start().await;
+    let client = &cluster.client;
+    let (status, first) = client.post_text("/admin/add_artifact", archive(b"42")).await;
+    assert_eq!(status, StatusCode::OK);
+    let (_, second) = client.post_text("/admin/add_artifact", archive(b"42")).await;
+    assert_eq!(first, second);
+    let artifact = serde_json::from_str::<Value>(&first).unwrap()["artifact"].clone();
+    let folder = cluster.directory.path().join("artifacts").join(artifact.as_str().unwrap());
+
+    let mut body = deployment("m", "1", "cat $CLIPPER_MODEL_PATH/weights; echo; exec sleep 1000");
+    body["artifact"] = artifact;
+    client.says("deploy_model", body).await;
+    until("it prints its weights", async || {
+        let logs = client.answers("get_replica_logs", json!({"model_name": "m"})).await;
+        (logs == json!({"m:1:0": ["42"]})).then_some(())
+    })
+    .await;
+    assert!(folder.exists());
+    client.says("delete_versioned_model", json!({"model_name": "m", "model_version": "1"})).await;
+    assert!(!folder.exists());
+
+    let refused = client.refuses_text("add_artifact", "not a tar archive".repeat(100)).await;
+    assert!(refused.contains("is not a readable tar archive"), "{refused}");
+    let (status, text) = client.post_text("/admin/add_artifact", vec![0; 100_001]).await;
+    assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE, "{text}");
+    assert_eq!(std::fs::read_dir(cluster.directory.path().join("uploads")).unwrap().count(), 0);
+    cluster.frontend.abort();
+}
