@@ -1,0 +1,65 @@
+# The two commands of the README, and the steps that they are made of.
+
+# Quickstart's flags: --exit stops the cluster at the end, --stop only stops a former one.
+ARGS ?=
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Python's build output is of no interest while it succeeds.
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+
+.PHONY: quickstart test check-rust check-python test-rust test-python lock clean
+
+quickstart: $(VENV)
+	@echo "==> Building Clipper (some minutes the first time)"
+	cargo build --release --locked --package clipper-cli
+	@echo "==> Installing it into $(VENV)"
+	$(PIP) install --constraint constraints.txt ./clipper_admin scikit-learn
+	@$(BIN)/python examples/quickstart.py $(ARGS)
+
+# Everything: formatting, lints, every test, and the quickstart itself.
+test: check-rust check-python test-rust test-python
+	$(MAKE) quickstart ARGS=--exit
+
+check-rust:
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- --deny warnings
+	RUSTDOCFLAGS="--deny warnings" cargo doc --workspace --no-deps --locked
+
+# The containers of the cluster's tests are built before the tests that start them.
+test-rust: $(VENV)/tests
+	cargo build --workspace --bins --examples --locked
+	CLIPPER_TEST_PYTHON=$(abspath $(BIN)/python) cargo test --workspace --locked
+
+check-python: $(VENV)/tests
+	$(BIN)/ruff check clipper_admin containers/python examples
+	$(BIN)/ruff format --check clipper_admin containers/python examples
+	cd containers/python && $(abspath $(BIN))/mypy
+	cd clipper_admin && $(abspath $(BIN))/mypy
+
+test-python: $(VENV)/tests
+	cargo build --package clipper-cli --locked
+	cd containers/python && $(abspath $(BIN))/python -m pytest
+	cd clipper_admin && CLIPPER_BINARY=$(abspath target/debug/clipper) $(abspath $(BIN))/python -m pytest
+
+# A virtual environment, for which Debian wants a package of its own.
+$(VENV):
+	@$(PYTHON) -m venv $(VENV) 2>/dev/null || { rm -rf $(VENV); \
+	    echo "==> Installing python3-venv"; \
+	    $$(test "$$(id -u)" = 0 || echo sudo) sh -c 'apt-get update -q && apt-get install -qy python3-venv' && \
+	    $(PYTHON) -m venv $(VENV); }
+
+# What the tests of the Python packages need; the packages themselves are used from their folders.
+$(VENV)/tests: constraints.txt containers/python/pyproject.toml clipper_admin/pyproject.toml | $(VENV)
+	@echo "==> Installing what the Python tests need"
+	$(PIP) install --constraint constraints.txt --editable 'containers/python[test]' psutil requests types-psutil types-requests
+	touch $@
+
+# Pins anew what pip installs.
+lock: $(VENV)/tests
+	$(PIP) install --upgrade --upgrade-strategy eager --editable 'containers/python[test]' \
+	    psutil requests types-psutil types-requests scikit-learn maturin
+	$(BIN)/python -m pip freeze --exclude-editable > constraints.txt
+
+clean:
+	rm -rf target $(VENV) .quickstart
