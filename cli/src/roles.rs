@@ -4,7 +4,7 @@
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -51,7 +51,7 @@ async fn run_cluster(
         admin: Some(admin),
         rpc: Some(frontend.rpc_address()),
     };
-    let _announced = addresses.announce(Some(data_dir))?;
+    let _announced = addresses.announce(Some(&data_dir))?;
 
     let follower = management.follower();
     let (running, frontend_stopped) = oneshot::channel::<()>();
@@ -75,7 +75,7 @@ async fn run_management(settings: ManagementSettings, shutdown: Shutdown) -> any
     let admin_address = settings.admin_address;
     let management = open(settings).await?;
     let (listener, admin) = listen(admin_address)?;
-    let _announced = Addresses { admin: Some(admin), ..Addresses::default() }.announce(Some(data_dir))?;
+    let _announced = Addresses { admin: Some(admin), ..Addresses::default() }.announce(Some(&data_dir))?;
     Ok(management.run(listener, shutdown.asked()).await?)
 }
 
@@ -127,7 +127,7 @@ struct Addresses {
 
 impl Addresses {
     /// Prints them, a line each, and writes them to the data directory, if there is one.
-    fn announce(&self, data_dir: Option<PathBuf>) -> anyhow::Result<Option<AddressFile>> {
+    fn announce(&self, data_dir: Option<&Path>) -> anyhow::Result<Option<AddressFile>> {
         let mut stdout = std::io::stdout().lock();
         let named = [("query", self.query, "http"), ("admin", self.admin, "http"), ("rpc", self.rpc, "tcp")];
         for (name, address, scheme) in named {
@@ -145,10 +145,10 @@ impl Addresses {
 struct AddressFile(PathBuf);
 
 impl AddressFile {
-    fn write(addresses: &Addresses, data_dir: PathBuf) -> anyhow::Result<Self> {
+    fn write(addresses: &Addresses, data_dir: &Path) -> anyhow::Result<Self> {
         let path = data_dir.join("addresses.json");
         let write = || -> std::io::Result<()> {
-            let mut file = NamedTempFile::new_in(&data_dir)?;
+            let mut file = NamedTempFile::new_in(data_dir)?;
             serde_json::to_writer(&mut file, addresses)?;
             file.persist(&path)?;
             Ok(())

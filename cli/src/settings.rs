@@ -41,7 +41,13 @@ pub struct Settings {
     #[arg(long, env = "CLIPPER_LOG_FORMAT", global = true, value_enum, default_value_t = LogFormat::Human)]
     pub log_format: LogFormat,
     /// What to log: a level (error, warn, info, debug, trace), or one for each part (info,clipper_frontend=debug)
-    #[arg(long, env = "CLIPPER_LOG_LEVEL", global = true, default_value = "info,actix_server=warn", value_name = "FILTER")]
+    #[arg(
+        long,
+        env = "CLIPPER_LOG_LEVEL",
+        global = true,
+        default_value = "info,actix_server=warn",
+        value_name = "FILTER"
+    )]
     pub log_level: String,
     /// What to run
     #[command(subcommand)]

@@ -121,7 +121,7 @@ impl Session {
                 self.fail(now);
             }
             State::Open(open) if open.last_sent + open.heartbeat <= now => {
-                self.send(now, &FromContainer::Heartbeat)
+                self.send(now, &FromContainer::Heartbeat);
             }
             _ => {}
         }

@@ -3,20 +3,16 @@
 //! No generic JSON value is built on the way: the application's input type chooses a visitor that writes each number where it
 //! will travel. Invariant: what parses has exactly one of `input` and `input_batch`, of the application's type.
 
+mod input;
+
 use std::fmt;
 use std::time::Duration;
 
-use base64::Engine;
-use base64::alphabet::STANDARD;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use clipper_rpc::input::{Input, InputType};
 use clipper_rpc::names::ModelVersion;
-use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, Visitor};
 
-const BASE64: GeneralPurpose = GeneralPurpose::new(
-    &STANDARD,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
+use self::input::{BatchSeed, InputSeed};
 
 /// Every field of the body.
 const FIELDS: &[&str] = &["input", "input_batch", "uid", "version", "context", "latency_slo_micros"];
@@ -119,8 +115,12 @@ impl<'de> Visitor<'de> for QueryVisitor {
                 }
                 "version" => version = at(field, map.next_value())?,
                 "latency_slo_micros" => latency_slo = Some(at(field, map.next_value_seed(Micros))?),
-                "uid" => drop(at(field, map.next_value::<Uid>())?),
-                "context" => drop(at(field, map.next_value::<Vec<f64>>())?),
+                "uid" => {
+                    let _: Uid = at(field, map.next_value())?;
+                }
+                "context" => {
+                    let _: Vec<f64> = at(field, map.next_value())?;
+                }
                 other => unreachable!("'{other}' is none of the fields that deserialise"),
             }
         }
@@ -210,184 +210,6 @@ impl Visitor<'_> for Micros {
             0 => Err(E::invalid_value(de::Unexpected::Unsigned(0), &self)),
             _ => Ok(Duration::from_micros(micros)),
         }
-    }
-}
-
-struct BatchSeed {
-    input_type: InputType,
-}
-
-impl<'de> DeserializeSeed<'de> for BatchSeed {
-    type Value = Vec<Input>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Vec<Input>, D::Error> {
-        deserializer.deserialize_seq(self)
-    }
-}
-
-impl<'de> Visitor<'de> for BatchSeed {
-    type Value = Vec<Input>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a list of inputs")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Vec<Input>, A::Error> {
-        let mut inputs = Vec::new();
-        loop {
-            let seed = InputSeed { input_type: self.input_type };
-            match at(format_args!("input {}", inputs.len()), sequence.next_element_seed(seed))? {
-                Some(input) => inputs.push(input),
-                None => return Ok(inputs),
-            }
-        }
-    }
-}
-
-/// Reads one input of the given type.
-struct InputSeed {
-    input_type: InputType,
-}
-
-impl<'de> DeserializeSeed<'de> for InputSeed {
-    type Value = Input;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Input, D::Error> {
-        if self.input_type.is_numeric() {
-            deserializer.deserialize_seq(self)
-        } else {
-            deserializer.deserialize_str(self)
-        }
-    }
-}
-
-impl<'de> Visitor<'de> for InputSeed {
-    type Value = Input;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.input_type {
-            InputType::Bytes => "a base64 text (the application takes bytes)",
-            InputType::Ints => "a list of integers (the application takes ints)",
-            InputType::Floats => "a list of numbers (the application takes floats)",
-            InputType::Doubles => "a list of numbers (the application takes doubles)",
-            InputType::Strings => "a text (the application takes strings)",
-        })
-    }
-
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<Input, E> {
-        match self.input_type {
-            InputType::Strings => Ok(Input::string(text)),
-            InputType::Bytes => {
-                let bytes = BASE64.decode(text);
-                bytes.map(Input::bytes).map_err(|error| E::custom(format_args!("not base64: {error}")))
-            }
-            _ => Err(E::invalid_type(de::Unexpected::Str(text), &self)),
-        }
-    }
-
-    fn visit_string<E: de::Error>(self, text: String) -> Result<Input, E> {
-        match self.input_type {
-            InputType::Strings => Ok(Input::string(text)),
-            _ => self.visit_str(&text),
-        }
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, sequence: A) -> Result<Input, A::Error> {
-        let data = match self.input_type {
-            InputType::Ints => elements::<IntSeed, 4, A>(sequence)?,
-            InputType::Floats => elements::<FloatSeed, 4, A>(sequence)?,
-            InputType::Doubles => elements::<DoubleSeed, 8, A>(sequence)?,
-            InputType::Bytes | InputType::Strings => {
-                return Err(de::Error::invalid_type(de::Unexpected::Seq, &self));
-            }
-        };
-        Ok(Input::from_little_endian(self.input_type, data.into()))
-    }
-}
-
-/// Writes the elements of a list back to back.
-fn elements<'de, S, const WIDTH: usize, A>(mut sequence: A) -> Result<Vec<u8>, A::Error>
-where
-    S: DeserializeSeed<'de, Value = [u8; WIDTH]> + Default,
-    A: SeqAccess<'de>,
-{
-    let mut data = Vec::new();
-    loop {
-        match sequence.next_element_seed(S::default()) {
-            Ok(Some(element)) => data.extend_from_slice(&element),
-            Ok(None) => return Ok(data),
-            Err(error) => return at(format_args!("element {}", data.len() / WIDTH), Err(error)),
-        }
-    }
-}
-
-/// Declares how one element of a numeric input is read, and into which bytes.
-macro_rules! element {
-    ($seed:ident, $width:literal, $expecting:literal, { $($method:ident($number:ident: $type:ty) => $bytes:expr),+ }) => {
-        #[derive(Default)]
-        struct $seed;
-
-        impl<'de> DeserializeSeed<'de> for $seed {
-            type Value = [u8; $width];
-
-            fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-                deserializer.deserialize_any(self)
-            }
-        }
-
-        impl Visitor<'_> for $seed {
-            type Value = [u8; $width];
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str($expecting)
-            }
-
-            $(fn $method<E: de::Error>(self, $number: $type) -> Result<Self::Value, E> {
-                $bytes
-            })+
-        }
-    };
-}
-
-element!(IntSeed, 4, "a 32-bit integer, -2147483648 to 2147483647", {
-    visit_i64(number: i64) => int(number),
-    visit_u64(number: u64) => int(number)
-});
-element!(FloatSeed, 4, "a number", {
-    visit_f64(number: f64) => float(number),
-    visit_i64(number: i64) => float(number as f64),
-    visit_u64(number: u64) => float(number as f64)
-});
-element!(DoubleSeed, 8, "a number", {
-    visit_f64(number: f64) => Ok(number.to_le_bytes()),
-    visit_i64(number: i64) => Ok((number as f64).to_le_bytes()),
-    visit_u64(number: u64) => Ok((number as f64).to_le_bytes())
-});
-
-fn int<E: de::Error, T: TryInto<i32> + fmt::Display + Copy>(number: T) -> Result<[u8; 4], E> {
-    match number.try_into() {
-        Ok(number) => Ok(number.to_le_bytes()),
-        Err(_) => Err(E::custom(format_args!("{number} is out of range, expected {}", Expected(&IntSeed)))),
-    }
-}
-
-fn float<E: de::Error>(number: f64) -> Result<[u8; 4], E> {
-    let narrowed = number as f32;
-    if narrowed.is_finite() {
-        return Ok(narrowed.to_le_bytes());
-    }
-    Err(E::custom(format_args!(
-        "{number:e} is out of range, expected a 32-bit float, at most {:e}",
-        f32::MAX
-    )))
-}
-
-/// Displays what a visitor expects.
-struct Expected<'a, V>(&'a V);
-
-impl<'de, V: Visitor<'de>> fmt::Display for Expected<'_, V> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.expecting(f)
     }
 }
 
