@@ -39,8 +39,8 @@ const SCHEMA: u32 = 1;
 const RECORD_VERSION: u32 = 1;
 /// See the module's documentation: 16 entries of a node, and some more before it is split, stay below 128 KiB.
 const PIECE: usize = 4096;
-/// sled can loop for ever on a file that is garbage. A sound one of a million records opens well within this.
-const OPEN_TIME: Duration = Duration::from_secs(60);
+/// sled can loop for ever on a file that is garbage. A sound one opens in some 10 ms.
+const OPEN_TIME: Duration = Duration::from_secs(30);
 /// The thread that opens the database.
 const OPENING_THREAD: &str = "clipper-store-open";
 /// The folder of the database within the data directory.
@@ -76,7 +76,7 @@ impl Store {
             Err(OpenError::corrupt(
                 directory,
                 match error {
-                    mpsc::RecvTimeoutError::Timeout => "it could not be read in a minute",
+                    mpsc::RecvTimeoutError::Timeout => "it could not be read in half a minute",
                     mpsc::RecvTimeoutError::Disconnected => "its structure is damaged",
                 },
             ))

@@ -61,7 +61,7 @@ async fn an_application_that_makes_no_sense_is_refused() {
     for (change, cause) in [
         (json!({"name": "a/b"}), "'a/b' is not a valid application name: it must consist of 1 to 63 letters"),
         (json!({"name": "metrics"}), "'metrics' is reserved and cannot name an application"),
-        (json!({"name": 1.5}), "expected a application name"),
+        (json!({"name": 1.5}), "application name"),
         (json!({"input_type": "tensor"}), "'tensor' is not an input type; expected one of: bytes, ints"),
         (json!({"latency_slo_micros": 0}), "The latency objective must be at least 1 microsecond, it is 0"),
         (json!({"latency_slo_micros": -1}), "expected u64"),
