@@ -117,8 +117,6 @@ impl ContainerConnection {
     fn take_seat(&mut self, seat: Seat, ctx: &mut Context<Self>) {
         self.seat = Some(seat);
         self.container.replica = seat.replica;
-        let address = ctx.address();
-        self.model.queue.join(seat.connection, Box::new(move || address.do_send(PullWork)));
         self.welcome();
         self.pull(ctx);
     }

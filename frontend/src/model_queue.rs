@@ -10,7 +10,7 @@ use actix::prelude::*;
 use clipper_rpc::catalog::ConnectedContainer;
 use tracing::info;
 
-use crate::container_connection::{ContainerConnection, FrontendsChanged, Superseded};
+use crate::container_connection::{ContainerConnection, FrontendsChanged, PullWork, Superseded};
 use crate::queue::{ConnectionId, Queue};
 
 /// What the rest of the frontend holds of one version of one model. Cheap to clone.
@@ -49,7 +49,7 @@ pub struct TakeSeat {
     pub container: ConnectedContainer,
 }
 
-/// A place among the replicas of a model's version.
+/// A place among the replicas of a model's version, and in its queue, which the connection must leave in the end.
 #[derive(Debug, Clone, Copy, MessageResponse)]
 pub struct Seat {
     /// Names the connection in the queue.
@@ -114,6 +114,9 @@ impl Handler<TakeSeat> for ModelQueue {
         self.next_connection += 1;
         let id = self.next_connection;
         info!(model = %container.model, replica, instance = container.instance, "container connected");
+        // Before its predecessor leaves, so that what that one held goes to it.
+        let address = connection.clone();
+        self.queue.join(id, Box::new(move || address.do_send(PullWork)));
         if let Some(former) = self.seats.insert(replica, Occupant { id, connection, container }) {
             former.connection.do_send(Superseded);
         }
