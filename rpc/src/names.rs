@@ -104,7 +104,7 @@ impl Visitor<'_> for NameVisitor {
     type Value = String;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "a {}", self.0)
+        write!(f, "text that is a valid {}", self.0)
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<String, E> {

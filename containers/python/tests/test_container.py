@@ -348,14 +348,18 @@ def test_serves_the_frontends_that_a_frontend_names(frontend, another_frontend, 
     assert another_frontend.receive().type == "heartbeat", "the two spellings of its address are one session"
 
 
-def test_leaves_a_frontend_that_is_no_longer_named(frontend, another_frontend, start):
+def test_a_frontend_that_is_no_longer_named_is_kept_while_it_answers(frontend, another_frontend, start):
     start("noop", frontend)
     peer = frontend.accept(frontends=[frontend.address, another_frontend.address])
     other = another_frontend.accept()
+    another_frontend.outputs(other, "doubles", [[1]])
     frontend.send(peer, "heartbeat", frontends=[frontend.address])
     another_frontend.send(other, "heartbeat", frontends=[frontend.address])
-    another_frontend.receive("goodbye", peer=other)
     assert len(frontend.outputs(peer, "doubles", [[1]])) == 1
+    assert len(another_frontend.outputs(other, "doubles", [[1]])) == 1
+    another_frontend.send(other, "drain")
+    another_frontend.receive("goodbye", peer=other)
+    assert another_frontend.hears_nothing_for(1), "it is neither named nor accepts the container any more"
 
 
 def test_an_address_that_no_frontend_calls_its_own_is_left_for_the_listed_one(

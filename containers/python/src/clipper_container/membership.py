@@ -1,6 +1,7 @@
 """Owns the question with which frontends a container should have sessions.
 
-Invariant: while no frontend accepts the container, no frontend that it knows of is given up.
+Invariant: while no frontend accepts the container, no frontend that it knows of is given up; and none that does is
+given up because a list leaves it out, since lists are short of members while a cluster's management restarts.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Membership:
             elif address not in names and address in self._configured:
                 self._aliases |= {address}
             listed |= names
-        return listed | (self._configured - self._aliases)
+        return listed | ((self._configured | accepted.keys()) - self._aliases)
 
     def _addresses(self, names: list[str] | None) -> set[Address]:
         """Reads a list of frontends, leaving out what is no address."""
