@@ -54,6 +54,7 @@ impl Container {
             .env("CLIPPER_INPUT_TYPE", serves.input_type)
             .env("CLIPPER_IP", frontend.ip().to_string())
             .env("CLIPPER_PORT", frontend.port().to_string())
+            .env("MODEL_DIARY", directory.path().join("diary"))
             .stdout(log.try_clone().expect("a file can be shared"))
             .stderr(log)
             .spawn()
@@ -80,6 +81,12 @@ impl Container {
     /// What it has printed.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(self.log_file()).unwrap_or_default()).into_owned()
+    }
+
+    /// The sizes of the batches that its model has begun, if that is `served:slow_sum`.
+    pub fn batches(&self) -> Vec<usize> {
+        let diary = std::fs::read_to_string(self.directory.path().join("diary")).unwrap_or_default();
+        diary.lines().map(|line| line.parse().expect("the model writes numbers")).collect()
     }
 
     fn log_file(&self) -> PathBuf {

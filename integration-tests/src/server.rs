@@ -111,6 +111,11 @@ impl Server {
         self.launch.addresses
     }
 
+    /// Whether it was started, and neither killed nor waited for since.
+    pub fn is_running(&self) -> bool {
+        self.child.is_some()
+    }
+
     /// Its process id.
     pub fn pid(&self) -> Pid {
         let child = self.child.as_ref().expect("it runs");

@@ -1,7 +1,7 @@
 """Owns the question with which frontends a container should have sessions.
 
-Invariant: while no frontend accepts the container, no frontend that it knows of is given up; and none that does is
-given up because a list leaves it out, since lists are short of members while a cluster's management restarts.
+Invariant: while no frontend accepts the container, no frontend that it knows of is given up; and none that
+does is given up because a list leaves it out: lists lack members while a cluster's management restarts.
 """
 
 from __future__ import annotations
