@@ -24,7 +24,7 @@ test: check-rust check-python test-rust test-python
 check-rust:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- --deny warnings
-	RUSTDOCFLAGS="--deny warnings" cargo doc --workspace --no-deps --locked
+	RUSTDOCFLAGS="--deny warnings" cargo doc --workspace --no-deps --document-private-items --locked
 
 # The containers of the cluster's tests are built before the tests that start them.
 test-rust: $(VENV)/tests

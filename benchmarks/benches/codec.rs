@@ -38,8 +38,12 @@ fn prediction(criterion: &mut Criterion) {
     let forms =
         [("doubles", OutputBatch::doubles(&[0.5; BATCH])), ("texts", OutputBatch::texts(vec!["0.5"; BATCH]))];
     for (form, outputs) in forms {
-        let message =
-            FromContainer::Prediction(Prediction { id: 1, elapsed_micros: 900, outputs, errors: BTreeMap::new() });
+        let message = FromContainer::Prediction(Prediction {
+            id: 1,
+            elapsed_micros: 900,
+            outputs,
+            errors: BTreeMap::new(),
+        });
         let frames = message.encode();
         group.bench_function(BenchmarkId::new("decode", form), |bencher| {
             bencher.iter(|| FromContainer::decode(black_box(&frames)));

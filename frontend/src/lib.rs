@@ -2,7 +2,7 @@
 //!
 //! # Layout
 //! The path of a prediction, from the door to the container:
-//! - [`http`]: the REST interface; [`query`] parses a body straight into what will travel.
+//! - `http`: the REST interface; [`query`] parses a body straight into what will travel.
 //! - [`prediction`]: asks the right queue, and answers by the deadline whatever happens.
 //! - [`queue`] and [`task`]: the queries that wait for a model.
 //! - [`container_connection`]: pulls batches, and hands them to the router's thread.

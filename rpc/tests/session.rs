@@ -24,11 +24,11 @@ struct Ears(Sender<Heard>);
 
 impl Reception for Ears {
     fn received(&mut self, peer: PeerId, message: Result<FromContainer, CodecError>) {
-        self.0.send(Heard::Message(peer, message)).unwrap();
+        // The test may be over.
+        let _ = self.0.send(Heard::Message(peer, message));
     }
 
     fn lost(&mut self, peer: PeerId, loss: Loss) {
-        // The test may be over.
         let _ = self.0.send(Heard::Lost(peer, loss));
     }
 }
@@ -100,14 +100,14 @@ impl Frontend {
 impl Drop for Frontend {
     fn drop(&mut self) {
         self.handle.shut_down();
-        self.router.take().unwrap().join();
+        self.router.take().expect("it is taken here only").join();
     }
 }
 
 fn step(session: &mut Session) -> Option<SessionEvent> {
     session.tick(Instant::now());
     if let Some(socket) = session.socket() {
-        socket.poll(zmq::POLLIN, 1).unwrap();
+        socket.poll(zmq::POLLIN, 1).expect("the socket is open");
     }
     session.receive(Instant::now())
 }

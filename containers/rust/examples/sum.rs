@@ -7,7 +7,9 @@ struct Sum;
 impl Model for Sum {
     fn predict(&mut self, inputs: &InputBatch) -> Result<OutputBatch, String> {
         let sums: Vec<f64> = match inputs.numbers() {
-            Some(vectors) => vectors.map(|vector| vector.iter().fold(0.0, |sum, element| sum + element)).collect(),
+            Some(vectors) => {
+                vectors.map(|vector| vector.iter().fold(0.0, |sum, element| sum + element)).collect()
+            }
             None => inputs.lengths().iter().map(|&length| f64::from(length)).collect(),
         };
         Ok(OutputBatch::doubles(&sums))

@@ -49,7 +49,10 @@ impl Config {
         let port: u16 = number("CLIPPER_PORT", optional("CLIPPER_PORT"))?.unwrap_or(7000);
         let mut frontends = vec![format!("{host}:{port}")];
         frontends.extend(
-            optional("CLIPPER_FRONTENDS").iter().flat_map(|list| list.split(',')).map(|one| one.trim().to_owned()),
+            optional("CLIPPER_FRONTENDS")
+                .iter()
+                .flat_map(|list| list.split(','))
+                .map(|one| one.trim().to_owned()),
         );
         Ok(Self {
             frontends,
@@ -68,9 +71,13 @@ impl Config {
     }
 }
 
-fn number<T: std::str::FromStr>(variable: &'static str, text: Option<String>) -> Result<Option<T>, ConfigError> {
+fn number<T: std::str::FromStr>(
+    variable: &'static str,
+    text: Option<String>,
+) -> Result<Option<T>, ConfigError> {
     text.map(|text| {
-        text.parse().map_err(|_| ConfigError { variable, problem: format!("expected a number, found '{text}'") })
+        text.parse()
+            .map_err(|_| ConfigError { variable, problem: format!("expected a number, found '{text}'") })
     })
     .transpose()
 }
@@ -103,7 +110,8 @@ mod tests {
     #[test]
     fn a_bad_variable_is_named_with_what_was_expected() {
         let model = [("CLIPPER_MODEL_NAME", "m"), ("CLIPPER_MODEL_VERSION", "1")];
-        let error = read(&[&model[..], &[("CLIPPER_INPUT_TYPE", "tensors")]].concat()).unwrap_err().to_string();
+        let error =
+            read(&[&model[..], &[("CLIPPER_INPUT_TYPE", "tensors")]].concat()).unwrap_err().to_string();
         assert!(error.starts_with("CLIPPER_INPUT_TYPE: 'tensors' is not an input type"), "{error}");
         let error = read(&[("CLIPPER_INPUT_TYPE", "d"), ("CLIPPER_PORT", "http")]).unwrap_err().to_string();
         assert_eq!(error, "CLIPPER_PORT: expected a number, found 'http'");
