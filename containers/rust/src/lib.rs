@@ -1,4 +1,4 @@
-//! Serve a model from Rust: implement [`Model`], call [`serve`].
+//! Serve a model from Rust: implement [`Model`], call [`serve()`].
 //!
 //! ```no_run
 //! use clipper_container::{Config, InputBatch, Model, OutputBatch, serve};
