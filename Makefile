@@ -7,6 +7,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Python's build output is of no interest while it succeeds.
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+# Holds for what builds the packages, too.
+export PIP_CONSTRAINT := $(abspath constraints.txt)
 
 .PHONY: quickstart test check-rust check-python test-rust test-python lock clean
 
@@ -14,7 +16,7 @@ quickstart: $(VENV)
 	@echo "==> Building Clipper (some minutes the first time)"
 	cargo build --release --locked --package clipper-cli
 	@echo "==> Installing it into $(VENV)"
-	$(PIP) install --constraint constraints.txt ./clipper_admin scikit-learn
+	$(PIP) install ./clipper_admin scikit-learn
 	@$(BIN)/python examples/quickstart.py $(ARGS)
 
 # Everything: formatting, lints, every test, and the quickstart itself.
@@ -52,13 +54,13 @@ $(VENV):
 # What the tests of the Python packages need; the packages themselves are used from their folders.
 $(VENV)/tests: constraints.txt containers/python/pyproject.toml clipper_admin/pyproject.toml | $(VENV)
 	@echo "==> Installing what the Python tests need"
-	$(PIP) install --constraint constraints.txt --editable 'containers/python[test]' psutil requests types-psutil types-requests
+	$(PIP) install --editable 'containers/python[test]' psutil requests types-psutil types-requests
 	touch $@
 
 # Pins anew what pip installs.
 lock: $(VENV)/tests
-	$(PIP) install --upgrade --upgrade-strategy eager --editable 'containers/python[test]' \
-	    psutil requests types-psutil types-requests scikit-learn maturin
+	PIP_CONSTRAINT= $(PIP) install --upgrade --upgrade-strategy eager --editable 'containers/python[test]' \
+	    psutil requests types-psutil types-requests scikit-learn maturin hatchling
 	$(BIN)/python -m pip freeze --exclude-editable > constraints.txt
 
 clean:

@@ -126,7 +126,8 @@ impl ContainerConnection {
             replica: self.container.replica,
             heartbeat_millis: millis(self.terms.heartbeat),
             timeout_millis: millis(self.terms.timeout),
-            frontends: Some(self.frontends.to_vec()).filter(|frontends| !frontends.is_empty()),
+            // A lone frontend has been found already, perhaps under another address than it knows of itself.
+            frontends: Some(self.frontends.to_vec()).filter(|frontends| frontends.len() > 1),
         }));
     }
 

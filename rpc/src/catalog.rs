@@ -3,7 +3,7 @@
 //! Management is the only writer. A frontend calls [`Management::follow`] over and over, each time with all that
 //! management needs to know of it and the last revision that it has applied; the answer is what has changed since, or
 //! a whole [`Snapshot`] if that is not known any more. The same code path serves frontends in the same process and
-//! across hosts. Invariant: applying a change twice, or an older one after a snapshot that contains it, changes nothing.
+//! across hosts. Invariant: a change carries the whole record, so applying it twice changes nothing.
 
 use std::collections::BTreeMap;
 
@@ -62,7 +62,7 @@ pub struct ModelVersionSpec {
 /// The number of a state of the catalog. Each change raises it by one.
 pub type Revision = u64;
 
-/// A change of the catalog. Each carries the whole record, so it can be applied twice, or onto any state.
+/// A change of the catalog.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "change", rename_all = "snake_case")]
 pub enum Change {
