@@ -11,13 +11,20 @@ from pathlib import Path
 
 
 class Ready(BaseHTTPRequestHandler):
-    """Answers every GET with 200, or with 503 if it shall never be ready."""
+    """Answers every GET with 200, or with 503 if it shall never be ready. Has no deployments."""
 
     def do_GET(self) -> None:
         never = self.path == "/readyz" and os.environ.get("FAKE_CLIPPER") == "never-ready"
         self.send_response(503 if never else 200)
         self.send_header("Content-Length", "0")
         self.end_headers()
+
+    def do_POST(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"[]")
 
 
 def main() -> int:

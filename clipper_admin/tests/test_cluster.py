@@ -171,6 +171,7 @@ def test_what_was_deployed_is_there_again_after_a_restart_and_nothing_remains_af
         assert conn.get_all_apps() == ["sum"]
         assert conn.get_linked_models("sum") == ["sum"]
         assert [d["model_name"] for d in conn.get_deployments()] == ["sum"]
+        assert conn.predict("sum", [1.0, 2.0])["output"] == 3.0
     finally:
         conn.stop_all()
 

@@ -88,7 +88,10 @@ class LocalContainerManager:
         return self.host in _LOCAL_HOSTS
 
     def start_clipper(self) -> None:
-        """Starts the cluster and waits until it is ready.
+        """Starts the cluster and waits until it is ready, and until what was deployed before serves again.
+
+        A model that takes long to start, or does not, delays the return up to the start timeout but is no
+        error: `get_deployments` says how it is doing.
 
         Raises:
             StartException: it runs already, or it did not start; the message has the last lines that it
@@ -110,6 +113,7 @@ class LocalContainerManager:
         process = ClusterProcess.start(command, self.data_dir)
         try:
             self._addresses = self._wait_until_ready(process)
+            self._wait_for_deployments(process, self._addresses)
         except BaseException:
             process.stop(graceful=False)
             raise
@@ -196,6 +200,21 @@ class LocalContainerManager:
                 )
             time.sleep(_POLL_SECONDS)
         raise StartException(f"the cluster did not start:\n{process.last_lines()}")
+
+    def _wait_for_deployments(self, process: ClusterProcess, addresses: _Addresses) -> None:
+        deadline = time.monotonic() + self._start_timeout_seconds
+        management = HttpInterface(addresses.admin)
+        starting: list[str] = []
+        while process.is_running() and time.monotonic() < deadline:
+            starting = [
+                f"{deployment['model_name']}:{deployment['model_version']}"
+                for deployment in management.post("/admin/get_deployments", {})
+                if any(replica["state"] == "starting" for replica in deployment["replicas"])
+            ]
+            if not starting:
+                return
+            time.sleep(_POLL_SECONDS)
+        _logger.warning("Clipper is running, but these models are still starting: %s", ", ".join(starting))
 
     def _read_addresses(self) -> _Addresses | None:
         try:
