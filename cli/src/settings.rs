@@ -9,6 +9,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
+use clap::error::ErrorKind;
 use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 /// The file that is read if it is there and no other is named.
@@ -146,19 +147,37 @@ pub struct FrontendSettings {
 }
 
 impl Settings {
-    /// Reads the command line, the environment and the settings file. Ends the process on `--help` and on a bad flag.
+    /// Reads the command line, the environment and the settings file. Ends the process on `--help`.
     ///
     /// # Errors
-    /// If the settings file cannot be used.
+    /// If a flag, a variable or the settings file makes no sense.
     pub fn read() -> anyhow::Result<Self> {
         let arguments: Vec<OsString> = std::env::args_os().collect();
         let mut command = Self::command();
         if let Some(file) = file_of(&arguments) {
             command = with_file(command, &file)?;
         }
-        let matches = command.get_matches_from(arguments);
-        Ok(Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit()))
+        let matches = command.try_get_matches_from(arguments).map_err(complaint)?;
+        Self::from_arg_matches(&matches).map_err(complaint)
     }
+}
+
+/// What is wrong, in one line without the usage. Ends the process if the "error" is that help was asked for, or is needed.
+fn complaint(error: clap::Error) -> anyhow::Error {
+    if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        error.exit();
+    }
+    let text = error.render().to_string();
+    let paragraphs = text.split("\n\n").map(|paragraph| {
+        let words: Vec<_> = paragraph.split_whitespace().collect();
+        words.join(" ")
+    });
+    let told = paragraphs.filter(|paragraph| {
+        !paragraph.is_empty()
+            && !["Usage:", "For more information"].iter().any(|start| paragraph.starts_with(start))
+    });
+    let told = told.collect::<Vec<_>>().join("; ");
+    anyhow!("{}; see --help", told.strip_prefix("error: ").unwrap_or(&told))
 }
 
 /// The settings file that is named, or the default one if it is there.
@@ -271,6 +290,15 @@ mod tests {
             "key with no value, expected `=` in 'query_address 7'"
         );
         assert!(read("data_dir = [1]", &["clipper", "start"]).unwrap_err().contains("must be a text"));
+    }
+
+    #[test]
+    fn a_bad_flag_is_one_line_with_the_flag_that_was_perhaps_meant() {
+        let error =
+            Settings::command().try_get_matches_from(["clipper", "start", "--data-dri", "x"]).unwrap_err();
+        let line = complaint(error).to_string();
+        assert!(line.starts_with("unexpected argument '--data-dri' found; tip: "), "{line}");
+        assert!(line.contains("'--data-dir'") && !line.contains('\n'), "{line}");
     }
 
     #[test]
