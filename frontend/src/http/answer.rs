@@ -39,6 +39,16 @@ pub(crate) struct BatchAnswer {
     pub(crate) batch_predictions: Vec<Answer>,
 }
 
+/// The answer to a request.
+#[derive(serde::Serialize, ToSchema)]
+#[serde(untagged)]
+pub(crate) enum PredictAnswer {
+    /// To `input`.
+    One(Answer),
+    /// To `input_batch`.
+    Many(BatchAnswer),
+}
+
 impl Answer {
     /// The answer to the query of that id.
     pub(crate) fn new(query_id: u64, prediction: Prediction) -> Self {

@@ -1,7 +1,7 @@
 //! Refusals as JSON: `{"error": kind, "cause": what was wrong and what was expected}`.
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::RETRY_AFTER;
+use actix_web::http::header::{ALLOW, RETRY_AFTER};
 use actix_web::{HttpResponse, ResponseError};
 use utoipa::ToSchema;
 
@@ -25,8 +25,8 @@ pub(crate) enum ApiError {
     ContentType { found: String },
     #[error("there is no {path}; GET / says what there is")]
     UnknownPath { path: String },
-    #[error("{path} does not answer {method}")]
-    Method { path: String, method: String },
+    #[error("{path} takes {allowed}, not {method}")]
+    Method { path: String, method: String, allowed: &'static str },
     #[error("this frontend has not heard from management yet")]
     NotReady,
 }
@@ -73,6 +73,9 @@ impl ResponseError for ApiError {
         let mut response = HttpResponse::build(self.status_code());
         if let Self::NotReady = self {
             response.insert_header((RETRY_AFTER, "1"));
+        }
+        if let Self::Method { allowed, .. } = self {
+            response.insert_header((ALLOW, *allowed));
         }
         response.json(Refusal { error: self.kind(), cause: self.to_string() })
     }

@@ -4,6 +4,7 @@ mod answer;
 mod error;
 mod predict;
 
+use std::future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -36,24 +37,27 @@ impl State {
         title = "Clipper query frontend",
         description = "Predictions of machine-learning models, within the application's latency objective."
     ),
-    paths(predict::predict),
-    components(schemas(answer::BatchAnswer))
+    paths(predict::predict)
 )]
 struct ApiDocument;
 
 /// Declares every path.
 pub(crate) fn configure(service: &mut web::ServiceConfig) {
     service
-        .service(resource("/").route(web::get().to(about)))
-        .service(resource("/livez").route(web::get().to(live)))
-        .service(resource("/readyz").route(web::get().to(ready)))
-        .service(resource("/openapi.json").route(web::get().to(open_api)))
-        .service(resource("/{app}/predict").route(web::post().to(predict::predict)))
+        .service(resource("/", "GET").route(web::get().to(about)))
+        .service(resource("/livez", "GET").route(web::get().to(live)))
+        .service(resource("/readyz", "GET").route(web::get().to(ready)))
+        .service(resource("/openapi.json", "GET").route(web::get().to(open_api)))
+        .service(resource("/{app}/predict", "POST").route(web::post().to(predict::predict)))
         .default_service(web::to(unknown_path));
 }
 
-fn resource(path: &str) -> actix_web::Resource {
-    web::resource(path).default_service(web::to(wrong_method))
+/// A path that says which method it answers when it is asked by another.
+fn resource(path: &str, allowed: &'static str) -> actix_web::Resource {
+    web::resource(path).default_service(web::to(move |request: HttpRequest| {
+        let (path, method) = (request.path().to_owned(), request.method().to_string());
+        future::ready::<Result<HttpResponse, ApiError>>(Err(ApiError::Method { path, method, allowed }))
+    }))
 }
 
 async fn about() -> HttpResponse {
@@ -84,8 +88,4 @@ async fn open_api() -> HttpResponse {
 
 async fn unknown_path(request: HttpRequest) -> Result<HttpResponse, ApiError> {
     Err(ApiError::UnknownPath { path: request.path().to_owned() })
-}
-
-async fn wrong_method(request: HttpRequest) -> Result<HttpResponse, ApiError> {
-    Err(ApiError::Method { path: request.path().to_owned(), method: request.method().to_string() })
 }

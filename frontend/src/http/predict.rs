@@ -8,7 +8,7 @@ use bytes::Bytes;
 use utoipa::ToSchema;
 
 use super::State;
-use super::answer::{Answer, BatchAnswer};
+use super::answer::{Answer, BatchAnswer, PredictAnswer};
 use super::error::{ApiError, Refusal};
 use crate::prediction::predict as predict_inputs;
 use crate::query::{Inputs, Query};
@@ -43,7 +43,7 @@ pub(crate) struct PredictRequest {
     params(("app" = String, Path, description = "The application's name")),
     request_body = PredictRequest,
     responses(
-        (status = 200, description = "A prediction; with `input_batch` a `BatchAnswer`", body = Answer),
+        (status = 200, description = "A prediction, or one for each input of `input_batch`", body = PredictAnswer),
         (status = 400, description = "The body does not fit", body = Refusal),
         (status = 404, description = "There is no such application", body = Refusal),
         (status = 413, description = "The body is too large", body = Refusal),
@@ -74,11 +74,13 @@ pub(crate) async fn predict(
     let predictions = predict_inputs(&application, inputs, version, query.latency_slo, arrived).await?;
     let mut answers =
         predictions.into_iter().map(|prediction| Answer::new(state.query_ids.next(), prediction));
-    match answers.next() {
-        Some(answer) if !is_batch => Ok(HttpResponse::Ok().json(answer)),
-        first => Ok(HttpResponse::Ok()
-            .json(BatchAnswer { batch_predictions: first.into_iter().chain(answers).collect() })),
-    }
+    let answer = match answers.next() {
+        Some(answer) if !is_batch => PredictAnswer::One(answer),
+        first => {
+            PredictAnswer::Many(BatchAnswer { batch_predictions: first.into_iter().chain(answers).collect() })
+        }
+    };
+    Ok(HttpResponse::Ok().json(answer))
 }
 
 async fn read(state: &State, request: &HttpRequest, payload: web::Payload) -> Result<Bytes, ApiError> {
