@@ -46,7 +46,7 @@ pub(super) struct Listing {
 impl super::body::RequestBody for Listing {}
 
 /// A body that says nothing.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Empty {}
 
@@ -65,12 +65,12 @@ pub(super) enum List<T> {
 #[serde(untagged)]
 pub(super) enum Found<T> {
     Object(T),
-    Nothing {},
+    Nothing(Empty),
 }
 
 impl<T> From<Option<T>> for Found<T> {
     fn from(object: Option<T>) -> Self {
-        object.map_or(Self::Nothing {}, Self::Object)
+        object.map_or(Self::Nothing(Empty {}), Self::Object)
     }
 }
 

@@ -99,7 +99,7 @@ impl From<ReplicaState> for State {
 
 /// Reports counts in the text format of Prometheus.
 #[utoipa::path(
-    responses((status = 200, content_type = "text/plain", body = String, description = "Metrics")),
+    responses((status = 200, content_type = "application/openmetrics-text", body = String, description = "Metrics")),
     tag = "status"
 )]
 #[get("/admin/metrics")]
