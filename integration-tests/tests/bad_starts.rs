@@ -1,0 +1,143 @@
+//! Processes that cannot start: one clear line, an exit code that is not 0, and no backtrace.
+
+use std::path::Path;
+use std::time::Duration;
+
+use clipper_integration_tests::{Cluster, program};
+use tempfile::TempDir;
+
+/// Runs `clipper` in a folder until it ends, which it must do by itself and with a complaint; that line.
+async fn complaint(folder: &Path, arguments: &[&str]) -> String {
+    let mut command = tokio::process::Command::from(program::isolated(program::clipper()));
+    let ended =
+        command.args(arguments).current_dir(folder).env("RUST_BACKTRACE", "1").kill_on_drop(true).output();
+    let ended = tokio::time::timeout(Duration::from_secs(30), ended).await;
+    let ended = ended.unwrap_or_else(|_| panic!("{arguments:?} runs")).unwrap();
+    let text = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert!(ended.status.code().is_some_and(|code| code != 0), "{:?} {text}", ended.status);
+    let lines: Vec<_> = text.lines().filter(|line| !is_log(line)).collect();
+    let [line] = lines[..] else { panic!("{arguments:?} said:\n{text}") };
+    assert!(line.starts_with("clipper: "), "{line}");
+    line.to_owned()
+}
+
+/// Whether a line is an event that was logged in an orderly way before the end.
+fn is_log(line: &str) -> bool {
+    line.starts_with("20") && ["Z  INFO ", "Z  WARN ", "Z ERROR "].iter().any(|level| line.contains(level))
+}
+
+/// The flags of a cluster in a folder of its own, on free ports.
+fn start(data_dir: &Path) -> Vec<String> {
+    let any = "127.0.0.1:0";
+    let data_dir = data_dir.display().to_string();
+    ["start", "--data-dir", &data_dir, "--query-address", any, "--admin-address", any, "--rpc-address", any]
+        .map(str::to_owned)
+        .to_vec()
+}
+
+fn with<'a>(flags: &'a [String], more: &[&'a str]) -> Vec<&'a str> {
+    // The last of a flag given twice would be an error, so the first is replaced.
+    let mut flags: Vec<_> = flags.iter().map(String::as_str).collect();
+    for pair in more.chunks(2) {
+        match flags.iter().position(|flag| *flag == pair[0]) {
+            Some(index) => flags[index + 1] = pair[1],
+            None => flags.extend(pair),
+        }
+    }
+    flags
+}
+
+#[tokio::test]
+async fn ports_and_folders_in_use_are_named() {
+    let cluster = Cluster::start().await;
+    let folder = TempDir::new().unwrap();
+    let fresh = start(&folder.path().join("data"));
+    let addresses = cluster.main.addresses();
+    for (flag, address, words) in [
+        ("--query-address", addresses.query, "cannot listen for applications on"),
+        ("--admin-address", addresses.admin, "cannot listen for operators on"),
+        ("--rpc-address", addresses.rpc, "cannot listen for containers on"),
+    ] {
+        let address = address.unwrap().to_string();
+        let line = complaint(folder.path(), &with(&fresh, &[flag, &address])).await;
+        assert!(line.contains(words) && line.contains(&address) && line.contains("in use"), "{line}");
+    }
+    let line = complaint(folder.path(), &with(&start(&cluster.data_dir()), &[])).await;
+    let pid = cluster.main.pid();
+    assert!(line.contains(&format!("is in use by process {pid}")), "{line}");
+    cluster.add_app("still", "doubles", Duration::from_secs(1), false).await;
+}
+
+#[tokio::test]
+async fn a_data_directory_that_cannot_be_used_is_named() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let line = complaint(folder.path(), &with(&start(&file), &[])).await;
+    assert!(line.contains("file is not a directory"), "{line}");
+    let line = complaint(folder.path(), &with(&start(&file.join("below")), &[])).await;
+    assert!(line.contains("cannot be used"), "{line}");
+    let line = complaint(folder.path(), &with(&start(Path::new("/proc/nowhere")), &[])).await;
+    assert!(line.contains("/proc/nowhere cannot be used"), "{line}");
+}
+
+#[tokio::test]
+async fn a_corrupt_database_is_named() {
+    let mut cluster = Cluster::start().await;
+    cluster.add_app("a", "doubles", Duration::from_secs(1), false).await;
+    assert_eq!(cluster.main.terminate().await, 0);
+    let mut damaged = 0;
+    for file in files(&cluster.data_dir()) {
+        let length = std::fs::metadata(&file).unwrap().len();
+        if length > 0 && !file.ends_with("clipper.lock") {
+            std::fs::write(&file, vec![0xa5; usize::try_from(length).unwrap()]).unwrap();
+            damaged += 1;
+        }
+    }
+    assert!(damaged > 0);
+    let line = complaint(&cluster.directory(), &with(&start(&cluster.data_dir()), &[])).await;
+    assert!(line.contains("corrupt"), "{line}");
+}
+
+fn files(folder: &Path) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+}
+
+#[tokio::test]
+async fn bad_flags_and_values_are_named() {
+    let folder = TempDir::new().unwrap();
+    let fresh = start(folder.path());
+    for (flags, words) in [
+        (&["--nonsense", "1"], "'--nonsense'"),
+        (&["--query-address", "somewhere"], "'somewhere' for '--query-address <ADDR>'"),
+        (&["--max-batch-size", "0"], "'--max-batch-size <NUMBER>'"),
+        (&["--log-level", "clipper=loud"], "--log-level"),
+        (&["--config", "missing.toml"], "missing.toml"),
+        (&["--query-address", "203.0.113.1:0"], "203.0.113.1:0"),
+    ] {
+        let line = complaint(folder.path(), &with(&fresh, flags)).await;
+        assert!(line.contains(words), "{line}");
+    }
+    let line = complaint(folder.path(), &["frontend"]).await;
+    assert!(line.contains("--management <URL>"), "{line}");
+    let line = complaint(folder.path(), &["frontend", "--management", "ftp://nowhere"]).await;
+    assert!(line.contains("ftp://nowhere"), "{line}");
+    let line = complaint(folder.path(), &["strat"]).await;
+    assert!(line.contains("'strat'"), "{line}");
+}
+
+#[tokio::test]
+async fn bad_keys_of_the_settings_file_are_named() {
+    let folder = TempDir::new().unwrap();
+    let fresh = start(folder.path());
+    for (text, words) in [
+        ("quary_address = \"127.0.0.1:0\"", "clipper.toml: unknown key 'quary_address'; expected one of"),
+        ("queue_capacity = [1]", "'queue_capacity' must be a text, a number or a truth value"),
+        ("queue_capacity 7", "clipper.toml"),
+    ] {
+        std::fs::write(folder.path().join("clipper.toml"), text).unwrap();
+        let line = complaint(folder.path(), &with(&fresh, &[])).await;
+        assert!(line.contains(words), "{line}");
+    }
+}
