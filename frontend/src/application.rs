@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use clipper_rpc::catalog;
 use clipper_rpc::output::Output;
 
-use crate::directory::{ApplicationHandle, ApplicationView, ModelView};
+use crate::view::{ApplicationView, ModelView};
 
 /// An objective beyond this is as good as none, and deadlines must stay representable.
 const LONGEST_OBJECTIVE: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -18,6 +18,15 @@ const LONGEST_OBJECTIVE: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Owns one application.
 pub struct Application {
     view: Arc<ArcSwap<ApplicationView>>,
+}
+
+/// An application's actor, and the view that it publishes.
+#[derive(Clone)]
+pub struct ApplicationHandle {
+    /// Receives changes.
+    pub actor: Addr<Application>,
+    /// What its queries need to know.
+    pub view: Arc<ArcSwap<ApplicationView>>,
 }
 
 /// What the application is from now on, with the model that it is linked to.

@@ -18,12 +18,13 @@ use tokio::sync::oneshot;
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use crate::application::{Application, Configure};
+use crate::application::{Application, ApplicationHandle, Configure};
 use crate::container_connection::FrontendsChanged;
-use crate::directory::{ApplicationHandle, Directory, ModelView};
+use crate::directory::Directory;
 use crate::model_queue::{ModelHandle, ModelQueue, SeatsChanged, Withdraw};
 use crate::query_ids::QueryIds;
 use crate::queue::Queue;
+use crate::view::ModelView;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);

@@ -8,7 +8,7 @@
 //! - [`container_connection`]: pulls batches, and hands them to the router's thread.
 //!
 //! What it serves, and how it learns of it:
-//! - [`directory`]: read-only views for the hot path.
+//! - [`directory`] and [`view`]: read-only maps and views for the hot path.
 //! - [`follower`]: follows management and is the only writer of the directory;
 //!   [`management_client`] reaches management over HTTP.
 //! - [`application`] and [`model_queue`]: the actors of an application, and of a version of a model.
@@ -30,6 +30,7 @@ pub mod query_ids;
 pub mod queue;
 pub mod reception;
 pub mod task;
+pub mod view;
 
 pub use self::frontend::{Config, Error, Frontend};
 pub use self::management_client::{ManagementClient, UrlError};

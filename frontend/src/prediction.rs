@@ -11,9 +11,9 @@ use clipper_rpc::names::ModelVersion;
 use clipper_rpc::output::Output;
 use futures_util::future::join_all;
 
-use crate::directory::ApplicationView;
 use crate::queue::Queue;
 use crate::task::{Failure, Task};
+use crate::view::ApplicationView;
 
 /// The answer to one input.
 #[derive(Debug)]

@@ -1,0 +1,36 @@
+//! What a query sees of its application: immutable, and published anew at each change.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clipper_rpc::input::InputType;
+use clipper_rpc::names::{AppName, ModelName, ModelVersion};
+use clipper_rpc::output::Output;
+
+use crate::queue::Queue;
+
+/// What a query of an application needs to know.
+pub struct ApplicationView {
+    /// Its name.
+    pub name: AppName,
+    /// The type of its inputs.
+    pub input_type: InputType,
+    /// How long a query may take, from its arrival.
+    pub latency_slo: Duration,
+    /// The output where no model's can be had.
+    pub default_output: Output,
+    /// The model that answers.
+    pub model: Option<Arc<ModelView>>,
+}
+
+/// The versions of a linked model that take the application's inputs.
+#[derive(Clone)]
+pub struct ModelView {
+    /// Its name.
+    pub name: ModelName,
+    /// The version that answers queries which pin none.
+    pub current: Option<ModelVersion>,
+    /// The queue of each version.
+    pub versions: BTreeMap<ModelVersion, Arc<Queue>>,
+}
