@@ -157,13 +157,13 @@ impl Settings {
         if let Some(file) = file_of(&arguments) {
             command = with_file(command, &file)?;
         }
-        let matches = command.try_get_matches_from(arguments).map_err(complaint)?;
-        Self::from_arg_matches(&matches).map_err(complaint)
+        let matches = command.try_get_matches_from(arguments).map_err(|error| complaint(&error))?;
+        Self::from_arg_matches(&matches).map_err(|error| complaint(&error))
     }
 }
 
 /// What is wrong, in one line without the usage. Ends the process if the "error" is that help was asked for, or is needed.
-fn complaint(error: clap::Error) -> anyhow::Error {
+fn complaint(error: &clap::Error) -> anyhow::Error {
     if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         error.exit();
     }
@@ -296,7 +296,7 @@ mod tests {
     fn a_bad_flag_is_one_line_with_the_flag_that_was_perhaps_meant() {
         let error =
             Settings::command().try_get_matches_from(["clipper", "start", "--data-dri", "x"]).unwrap_err();
-        let line = complaint(error).to_string();
+        let line = complaint(&error).to_string();
         assert!(line.starts_with("unexpected argument '--data-dri' found; tip: "), "{line}");
         assert!(line.contains("'--data-dir'") && !line.contains('\n'), "{line}");
     }
