@@ -62,7 +62,8 @@ impl Cluster {
             mark: directory.path().display().to_string(),
         };
         let data_dir = directory.path().join("data").display().to_string();
-        let python = std::env::var("CLIPPER_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+        // A cluster that runs no Python model needs no interpreter.
+        let python = program::named_python().unwrap_or_else(|| "python3".into()).display().to_string();
         let settings = [role, "--data-dir", &data_dir, "--python", &python];
         let launch = Launch {
             arguments: settings.iter().chain(flags).map(|&text| text.to_owned()).collect(),

@@ -31,15 +31,19 @@ fn built(name: &str) -> PathBuf {
     program
 }
 
-/// The Python interpreter.
+/// The Python interpreter. Panics if none is named: a test that needs it must not pass without it.
 pub fn python() -> PathBuf {
-    let Some(python) = std::env::var_os(PYTHON_VARIABLE) else {
+    named_python().unwrap_or_else(|| {
         panic!(
             "{PYTHON_VARIABLE} is not set: set it to a Python interpreter in which containers/python is installed, as \
              `make test` does"
         )
-    };
-    PathBuf::from(python)
+    })
+}
+
+/// The Python interpreter, if one is named.
+pub fn named_python() -> Option<PathBuf> {
+    std::env::var_os(PYTHON_VARIABLE).map(PathBuf::from)
 }
 
 /// The folder of the Python models that the tests serve.

@@ -1,5 +1,7 @@
 //! The OpenAPI documents that the servers serve describe what the servers take and answer.
 
+#![allow(clippy::unwrap_used, reason = "all of this is a test")]
+
 use std::time::Duration;
 
 use clipper_integration_tests::{Answer, Cluster};

@@ -1,5 +1,7 @@
 //! Every refusal of a prediction request: its status, its kind, and a sentence that says what was expected.
 
+#![allow(clippy::unwrap_used, reason = "all of this is a test")]
+
 use std::time::Duration;
 
 use clipper_integration_tests::{Answer, Cluster};

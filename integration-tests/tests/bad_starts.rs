@@ -1,5 +1,7 @@
 //! Processes that cannot start: one clear line, an exit code that is not 0, and no backtrace.
 
+#![allow(clippy::unwrap_used, reason = "all of this is a test")]
+
 use std::path::Path;
 use std::time::Duration;
 

@@ -1,5 +1,7 @@
 //! Deployments: what is run, what is said when it cannot be, and what a replica prints.
 
+#![allow(clippy::unwrap_used, reason = "all of this is a test")]
+
 use std::time::{Duration, Instant};
 
 use clipper_integration_tests::{Cluster, eventually, program};

@@ -1,5 +1,7 @@
 //! Several frontends of one management.
 
+#![allow(clippy::unwrap_used, reason = "all of this is a test")]
+
 use std::collections::HashSet;
 use std::time::Duration;
 

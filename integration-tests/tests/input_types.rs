@@ -1,5 +1,7 @@
 //! Each input type from a REST request through a container and back, in both languages.
 
+#![allow(clippy::unwrap_used, reason = "all of this is a test")]
+
 use std::time::Duration;
 
 use clipper_integration_tests::container::Serves;

@@ -1,5 +1,7 @@
 //! Containers that die or stop while they hold queries.
 
+#![allow(clippy::unwrap_used, reason = "all of this is a test")]
+
 use std::time::{Duration, Instant};
 
 use clipper_integration_tests::container::Serves;

@@ -1,5 +1,7 @@
 //! Containers that break the protocol: each loses its registration, and nobody else notices.
 
+#![allow(clippy::unwrap_used, reason = "all of this is a test")]
+
 use std::time::{Duration, Instant};
 
 use clipper_integration_tests::container::Serves;

@@ -1,5 +1,7 @@
 //! Random bytes at every port: the cluster goes on serving, in the same process.
 
+#![allow(clippy::unwrap_used, reason = "all of this is a test")]
+
 use std::net::SocketAddr;
 use std::time::Duration;
 

@@ -1,5 +1,7 @@
 //! Who is welcomed by a frontend, and who is turned away with which reason.
 
+#![allow(clippy::unwrap_used, reason = "all of this is a test")]
+
 use std::time::Duration;
 
 use clipper_integration_tests::container::Serves;

@@ -1,5 +1,7 @@
 //! What a prediction request may say besides its input, and what an answer may hold.
 
+#![allow(clippy::unwrap_used, reason = "all of this is a test")]
+
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 

@@ -1,9 +1,11 @@
 //! Parts of a cluster that are killed and started again.
 
+#![allow(clippy::unwrap_used, reason = "all of this is a test")]
+
 use std::time::Duration;
 
 use clipper_integration_tests::container::Serves;
-use clipper_integration_tests::{Cluster, Container, Load, eventually};
+use clipper_integration_tests::{Cluster, Container, Load, eventually, program};
 use serde_json::json;
 
 const OBJECTIVE: Duration = Duration::from_secs(20);
@@ -85,6 +87,7 @@ async fn a_frontend_without_management_is_not_ready_and_becomes_so() {
 
 #[tokio::test]
 async fn a_whole_cluster_killed_leaves_nothing_and_comes_back_with_its_deployments() {
+    program::python();
     let mut cluster = Cluster::start().await;
     cluster.deploy("sum", "m", "1", "doubles", 2).await;
     let python = json!({

@@ -1,5 +1,7 @@
 //! Models that change under load: no request fails, and none gets the default output.
 
+#![allow(clippy::unwrap_used, reason = "all of this is a test")]
+
 use std::time::Duration;
 
 use clipper_integration_tests::{Cluster, Load, eventually, program};

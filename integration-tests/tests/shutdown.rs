@@ -1,5 +1,7 @@
 //! An end in order: what was accepted is answered, and nothing is left.
 
+#![allow(clippy::unwrap_used, reason = "all of this is a test")]
+
 use std::time::Duration;
 
 use clipper_integration_tests::container::Serves;
