@@ -37,7 +37,7 @@ impl State {
         title = "Clipper query frontend",
         description = "Predictions of machine-learning models, within the application's latency objective."
     ),
-    paths(predict::predict)
+    paths(predict::predict, about, live, ready, open_api)
 )]
 struct ApiDocument;
 
@@ -60,6 +60,8 @@ fn resource(path: &str, allowed: &'static str) -> actix_web::Resource {
     }))
 }
 
+/// Says what this is, and where to look.
+#[utoipa::path(get, path = "/", responses((status = 200, description = "What this is", body = Object)))]
 async fn about() -> HttpResponse {
     HttpResponse::Ok().json(json!({
         "service": "Clipper query frontend",
@@ -70,10 +72,21 @@ async fn about() -> HttpResponse {
     }))
 }
 
+/// Says that the process runs.
+#[utoipa::path(get, path = "/livez", responses((status = 200, description = "It does", body = Object)))]
 async fn live() -> HttpResponse {
     HttpResponse::Ok().json(json!({"status": "live"}))
 }
 
+/// Says whether queries can be answered.
+#[utoipa::path(
+    get,
+    path = "/readyz",
+    responses(
+        (status = 200, description = "They can", body = Object),
+        (status = 503, description = "Management has not been heard from yet", body = error::Refusal),
+    )
+)]
 async fn ready(state: web::Data<State>) -> Result<HttpResponse, ApiError> {
     if state.is_ready() {
         Ok(HttpResponse::Ok().json(json!({"status": "ready"})))
@@ -82,6 +95,8 @@ async fn ready(state: web::Data<State>) -> Result<HttpResponse, ApiError> {
     }
 }
 
+/// Describes this interface.
+#[utoipa::path(get, path = "/openapi.json", responses((status = 200, description = "OpenAPI 3.1", body = Object)))]
 async fn open_api() -> HttpResponse {
     HttpResponse::Ok().json(ApiDocument::openapi())
 }
