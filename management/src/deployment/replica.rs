@@ -174,11 +174,12 @@ impl Handler<Observe> for Replica {
 impl Handler<Started> for Replica {
     type Result = ();
 
-    fn handle(&mut self, Started(pid): Started, _: &mut Context<Self>) {
+    fn handle(&mut self, Started(pid): Started, ctx: &mut Context<Self>) {
         if let Some(process) = &mut self.process {
             info!(model = %self.launch.model, replica = self.launch.number, pid, "replica started");
             process.pid = Some(pid);
-            self.publish();
+            // A frontend may have seen it before the guard's report was read.
+            self.advance(ctx);
         }
     }
 }
@@ -227,9 +228,10 @@ impl Replica {
         self.publish();
     }
 
-    /// Where the present process is seen.
+    /// Where the present process is seen, once its id is known: whoever reads that it is ready may want that, too.
     fn seen(&self) -> Seen {
-        let instance = self.process.as_ref().map(|process| process.instance.as_str());
+        let known = self.process.as_ref().filter(|process| process.pid.is_some());
+        let instance = known.map(|process| process.instance.as_str());
         let connected =
             |instance| self.frontends.iter().filter(|view| view.instances.contains(instance)).count();
         Seen { frontends: self.frontends.len(), connected: instance.map_or(0, connected) }
