@@ -7,24 +7,30 @@ mod roles;
 mod settings;
 mod signals;
 
+use std::ffi::OsString;
+use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use tracing_subscriber::EnvFilter;
 
-use self::settings::{LogFormat, Role, Settings};
+use self::settings::{LogFormat, Settings};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let settings = match Settings::read() {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    // A guard runs in the environment of its model, which must not be read as settings.
+    if let [_, first, command @ ..] = &arguments[..]
+        && first == roles::GUARD
+    {
+        return clipper_management::guard::main(command.to_vec());
+    }
+    let settings = match Settings::read(arguments) {
         Ok(settings) => settings,
         Err(error) => return fail(&error),
     };
-    if let Role::Guard { command } = settings.role {
-        return clipper_management::guard::main(command);
-    }
     if let Err(error) = log(&settings) {
         return fail(&error);
     }
@@ -36,7 +42,8 @@ fn main() -> ExitCode {
 
 /// One line, however many causes there are.
 fn fail(error: &anyhow::Error) -> ExitCode {
-    eprintln!("clipper: {error:#}");
+    // That nobody can read it is no reason to panic.
+    let _ = writeln!(std::io::stderr(), "clipper: {error:#}");
     ExitCode::FAILURE
 }
 
@@ -44,7 +51,11 @@ fn log(settings: &Settings) -> anyhow::Result<()> {
     let filter = EnvFilter::builder()
         .parse(&settings.log_level)
         .with_context(|| format!("--log-level '{}'", settings.log_level))?;
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A line that cannot be written is dropped: complaining of it on standard error would panic where that is broken.
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .log_internal_errors(false);
     match settings.log_format {
         LogFormat::Human => {
             let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());

@@ -18,6 +18,9 @@ use tracing::warn;
 use crate::settings::{FrontendSettings, ManagementSettings, Role};
 use crate::signals::Shutdown;
 
+/// The first argument of a process that guards another; its command follows.
+pub const GUARD: &str = "guard";
+
 /// Runs a role until a signal asks for its end.
 ///
 /// # Errors
@@ -30,7 +33,6 @@ pub async fn run(role: Role) -> anyhow::Result<()> {
         Role::Frontend { management_url, frontend } => {
             run_frontend(&management_url, frontend, shutdown).await
         }
-        Role::Guard { .. } => unreachable!("the guard runs before there is a runtime"),
     }
 }
 
@@ -100,7 +102,7 @@ async fn open(settings: ManagementSettings) -> anyhow::Result<Management> {
     Ok(Management::open(clipper_management::Config {
         data_dir: settings.data_dir,
         python: settings.python,
-        guard: vec![program.into(), "guard".into(), "--".into()],
+        guard: vec![program.into(), GUARD.into()],
         max_artifact_bytes: settings.max_artifact_bytes,
     })
     .await?)

@@ -91,13 +91,6 @@ pub enum Role {
         #[command(flatten)]
         frontend: FrontendSettings,
     },
-    /// Run a command, and kill all that it started when standard input ends.
-    #[command(hide = true)]
-    Guard {
-        /// The command.
-        #[arg(last = true, required = true)]
-        command: Vec<OsString>,
-    },
 }
 
 /// How management runs.
@@ -151,8 +144,7 @@ impl Settings {
     ///
     /// # Errors
     /// If a flag, a variable or the settings file makes no sense.
-    pub fn read() -> anyhow::Result<Self> {
-        let arguments: Vec<OsString> = std::env::args_os().collect();
+    pub fn read(arguments: Vec<OsString>) -> anyhow::Result<Self> {
         let mut command = Self::command();
         if let Some(file) = file_of(&arguments) {
             command = with_file(command, &file)?;
@@ -198,7 +190,7 @@ fn with_text(mut command: Command, text: &str) -> anyhow::Result<Command> {
         .parse()
         .map_err(|error: toml::de::Error| anyhow!("{} in '{}'", error.message(), line_of(text, &error)))?;
     let mut expected: Vec<String> = std::iter::once(&command)
-        .chain(command.get_subcommands().filter(|subcommand| !subcommand.is_hide_set()))
+        .chain(command.get_subcommands())
         .flat_map(Command::get_arguments)
         .filter_map(|argument| argument.get_long().map(key_of))
         .filter(|key| !["config", "help", "version"].contains(&key.as_str()))

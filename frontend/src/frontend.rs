@@ -68,7 +68,7 @@ impl Default for Config {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The address for applications cannot be bound.
-    #[error("cannot listen for applications on {address}: {source}")]
+    #[error("cannot listen for applications on {address}")]
     Bind {
         /// The address.
         address: SocketAddr,
@@ -79,7 +79,7 @@ pub enum Error {
     #[error(transparent)]
     BindRouter(#[from] BindError),
     /// The HTTP server failed.
-    #[error("the query interface failed: {0}")]
+    #[error("the query interface failed")]
     Http(#[from] std::io::Error),
 }
 

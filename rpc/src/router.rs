@@ -74,7 +74,7 @@ pub enum Loss {
 
 /// The address cannot be bound.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen for containers on {address}: {source}")]
+#[error("cannot listen for containers on {address}")]
 pub struct BindError {
     address: SocketAddr,
     source: zmq::Error,
