@@ -13,7 +13,7 @@ use clipper_rpc::catalog::{ConnectedContainer, ModelVersionSpec};
 use clipper_rpc::names::ModelId;
 
 use crate::catalog::{Catalog, Edit};
-use crate::deployment::{ArtifactId, Artifacts, DeploymentSpec, Deployments};
+use crate::deployment::{ArtifactId, Artifacts, DeploymentSpec, Deployments, NumReplicas};
 use crate::deployments::{self, Selection};
 use crate::error::EditError;
 use crate::feed::Feed;
@@ -121,7 +121,7 @@ impl Admin {
     pub(crate) async fn scale(
         &self,
         id: ModelId,
-        num_replicas: u32,
+        num_replicas: NumReplicas,
         timeout: Duration,
     ) -> Result<(), EditError> {
         let admin = self.clone();

@@ -10,7 +10,7 @@ use clipper_rpc::names::{ModelId, ModelName};
 use serde::{Deserialize, Serialize};
 
 use crate::catalog::{Catalog, Edit};
-use crate::deployment::DeploymentSpec;
+use crate::deployment::{DeploymentSpec, NumReplicas};
 use crate::models::{self, Adding};
 use crate::refusal::Refusal;
 
@@ -75,7 +75,7 @@ pub fn abandon_all(catalog: &Catalog) -> Edit {
 ///
 /// # Errors
 /// If there is no such deployment.
-pub fn scale(catalog: &Catalog, id: &ModelId, num_replicas: u32) -> Result<Edit, Refusal> {
+pub fn scale(catalog: &Catalog, id: &ModelId, num_replicas: NumReplicas) -> Result<Edit, Refusal> {
     let deployment = ready(catalog, id)?;
     let spec = DeploymentSpec { num_replicas, ..deployment.spec.clone() };
     Ok(Edit { deployments: vec![(id.clone(), Some(Deployment { spec, pending: false }))], ..Edit::default() })
@@ -203,7 +203,7 @@ mod tests {
         DeploymentSpec {
             model: id.clone(),
             input_type: InputType::Doubles,
-            num_replicas: 1,
+            num_replicas: NumReplicas::ONE,
             run: Run::Kind(ContainerKind::Noop),
             environment: BTreeMap::new(),
             artifact: None,

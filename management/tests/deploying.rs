@@ -133,6 +133,27 @@ async fn a_model_is_deployed_scaled_restarted_and_stopped() {
 }
 
 #[tokio::test]
+async fn a_number_of_replicas_that_no_host_can_run_is_refused_wherever_it_enters() {
+    let cluster = Cluster::start().await;
+    let client = &cluster.client;
+    let cause = "a deployment can have at most 1000 replicas, not 4000000000";
+    let mut many = deployment("m", "1", SLEEP);
+    many["num_replicas"] = json!(4_000_000_000_u32);
+    let refused = client.refuses("deploy_model", many).await;
+    assert!(refused.contains(cause), "{refused}");
+    client.says("deploy_model", deployment("m", "1", SLEEP)).await;
+    let refused = client
+        .refuses("set_num_replicas", json!({"model_name": "m", "num_replicas": 4_000_000_000_u32}))
+        .await;
+    assert!(refused.contains(cause), "{refused}");
+    let (_, export) = client.get("/admin/export").await;
+    let export = export.replace(r#""num_replicas":1,"#, r#""num_replicas":4000000000,"#);
+    let refused = client.refuses_text("import", export).await;
+    assert!(refused.contains(cause), "{refused}");
+    cluster.frontend.abort();
+}
+
+#[tokio::test]
 async fn a_failed_deployment_leaves_nothing_behind() {
     let cluster = Cluster::start().await;
     let client = &cluster.client;

@@ -9,7 +9,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use clipper_management::deployment::{
-    Config, ContainerKind, DeployError, DeploymentSpec, Deployments, FrontendView, ReplicaState,
+    Config, ContainerKind, DeployError, DeploymentSpec, Deployments, FrontendView, NumReplicas, ReplicaState,
     ReplicaStatus, Run,
 };
 use clipper_rpc::input::InputType;
@@ -108,6 +108,10 @@ fn model() -> ModelId {
     ModelId { name: "m".parse().unwrap(), version: "1".parse().unwrap() }
 }
 
+fn number(of_replicas: u64) -> NumReplicas {
+    of_replicas.try_into().unwrap()
+}
+
 fn shell(script: &str) -> DeploymentSpec {
     command(&["sh", "-c", script])
 }
@@ -116,7 +120,7 @@ fn command(words: &[&str]) -> DeploymentSpec {
     DeploymentSpec {
         model: model(),
         input_type: InputType::Doubles,
-        num_replicas: 1,
+        num_replicas: NumReplicas::ONE,
         run: Run::Command(words.iter().map(|&word| word.to_owned()).collect()),
         environment: BTreeMap::new(),
         artifact: None,
@@ -135,7 +139,10 @@ fn with_daemon(file: &Path) -> DeploymentSpec {
 async fn a_deployment_is_ready_once_every_replica_is_connected() {
     let host = Host::new();
     host.frontend();
-    host.deployments.deploy(DeploymentSpec { num_replicas: 3, ..shell(SLEEP) }, GENEROUS).await.unwrap();
+    host.deployments
+        .deploy(DeploymentSpec { num_replicas: number(3), ..shell(SLEEP) }, GENEROUS)
+        .await
+        .unwrap();
     let replicas = host.replicas().await;
     assert!(replicas.iter().all(|replica| replica.state == ReplicaState::Ready && replica.reason.is_none()));
     assert_eq!(replicas.iter().map(|replica| replica.replica_id).collect::<Vec<_>>(), [0, 1, 2]);
@@ -333,7 +340,10 @@ async fn a_replica_that_ignores_the_signal_is_killed_after_its_grace() {
     let host = Host::with(|config| config.grace = Duration::from_millis(100));
     host.frontend();
     let script = "trap '' TERM; echo ready; while :; do sleep 1; done";
-    host.deployments.deploy(DeploymentSpec { num_replicas: 2, ..shell(script) }, GENEROUS).await.unwrap();
+    host.deployments
+        .deploy(DeploymentSpec { num_replicas: number(2), ..shell(script) }, GENEROUS)
+        .await
+        .unwrap();
     let pids: Vec<_> = host.replicas().await.into_iter().map(|replica| replica.pid.unwrap() as i32).collect();
     host.replica_that("its trap", |replica| replica.last_lines == ["ready"]).await;
     host.deployments.stop(vec![model()]).await;
@@ -360,7 +370,7 @@ async fn the_number_of_replicas_goes_up_and_down() {
     let frontend = host.frontend();
     host.deployments.deploy(shell("echo I am $CLIPPER_REPLICA; exec sleep 1000"), GENEROUS).await.unwrap();
     let first = host.replicas().await.remove(0);
-    host.deployments.scale(model(), 3, GENEROUS).await.unwrap();
+    host.deployments.scale(model(), number(3), GENEROUS).await.unwrap();
     let replicas = host.replicas().await;
     assert_eq!(replicas.len(), 3);
     assert_eq!(replicas[0].instance, first.instance, "the first goes on undisturbed");
@@ -371,7 +381,7 @@ async fn the_number_of_replicas_goes_up_and_down() {
         host.deployments.logs(model(), Some(3), 10).await,
         Err(DeployError::UnknownReplica { replica: 3, num_replicas: 3, .. })
     ));
-    host.deployments.scale(model(), 1, GENEROUS).await.unwrap();
+    host.deployments.scale(model(), number(1), GENEROUS).await.unwrap();
     assert!(replicas[1..].iter().all(|replica| !is_alive(replica.pid.unwrap() as i32)));
     assert_eq!(host.replicas().await.len(), 1);
 
@@ -379,11 +389,31 @@ async fn the_number_of_replicas_goes_up_and_down() {
     frontend.abort();
     let instances = [first.instance.clone().unwrap()].into();
     host.deployments.observe(vec![FrontendView { rpc_address: "10.0.0.1:7000".into(), instances }]);
-    let error = host.deployments.scale(model(), 2, Duration::from_millis(300)).await.unwrap_err();
+    let error = host.deployments.scale(model(), number(2), Duration::from_millis(300)).await.unwrap_err();
     assert!(error.to_string().starts_with("Replica 1 of m:1 is still starting after 0.3 s"), "{error}");
     let deployment = host.deployments.list().await.remove(0);
     assert_eq!((deployment.num_replicas, deployment.replicas.len()), (1, 1));
     assert_eq!(deployment.replicas[0].pid, first.pid);
+    host.deployments.shutdown().await;
+}
+
+#[actix_rt::test]
+async fn many_replicas_are_not_started_all_at_once() {
+    // Guards that never report that they have started.
+    let guard = ["sh", "-c", "echo >../$$; exec sleep 1000"];
+    let host = Host::with(|config| config.guard = guard.map(Into::into).into());
+    host.lonely_frontends(&["127.0.0.1:7000"]);
+    host.deployments.restore(vec![DeploymentSpec { num_replicas: number(40), ..shell(SLEEP) }]).await;
+    let guards = || -> Vec<i32> {
+        let names = std::fs::read_dir(host.folder.path().join("replicas/m/1")).into_iter().flatten();
+        let files = names.map(Result::unwrap).filter(|entry| entry.file_type().unwrap().is_file());
+        files.map(|file| file.file_name().to_str().unwrap().parse().unwrap()).collect()
+    };
+    let first = until("guards", async || Some(guards()).filter(|pids| pids.len() >= 16)).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(guards().len(), 16);
+    kill_now(first[0]);
+    until("another one", async || (guards().len() > 16).then_some(())).await;
     host.deployments.shutdown().await;
 }
 

@@ -8,21 +8,23 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use actix_rt::{Arbiter, ArbiterHandle};
+use actix_rt::Arbiter;
 use clipper_rpc::names::ModelId;
 use futures_util::future::{join_all, try_join_all};
-use tokio::sync::{Mutex as AsyncMutex, watch};
+use tokio::sync::{Mutex as AsyncMutex, Semaphore, watch};
 use tokio::time::{Instant, timeout_at};
 use tracing::{info, warn};
 
 use super::lifecycle::Exit;
 use super::process::{absolute, located};
-use super::replica::{ReplicaHandle, Snapshot};
+use super::replica::{Host, ReplicaHandle, Snapshot};
 use super::status::ReplicaState;
-use super::{Config, DeployError, DeploymentSpec, DeploymentStatus, FrontendView, Frontends};
+use super::{Config, DeployError, DeploymentSpec, DeploymentStatus, FrontendView, Frontends, NumReplicas};
 
 /// While somebody waits for a new replica, so many exits of it are enough to say that it will not become ready.
 const EXITS_TO_GIVE_UP: u32 = 2;
+/// So many processes of replicas are being started at once, lest a large deployment take the host from the others.
+const STARTS_AT_ONCE: usize = 16;
 /// How many of its last lines a failed replica is quoted with.
 const QUOTED_LINES: usize = 20;
 /// Longer timeouts are cut to this.
@@ -39,8 +41,7 @@ pub struct Deployments {
 
 #[derive(Debug)]
 struct Shared {
-    config: Config,
-    arbiter: ArbiterHandle,
+    host: Host,
     frontends: watch::Sender<Frontends>,
     /// Held for a few map operations, never across an await.
     table: Mutex<Table>,
@@ -79,9 +80,9 @@ impl Deployments {
         {
             warn!(path = %left.display(), %error, "working directories of former replicas cannot be removed");
         }
+        let starts = Arc::new(Semaphore::new(STARTS_AT_ONCE));
         let shared = Shared {
-            config,
-            arbiter: Arbiter::new().handle(),
+            host: Host { config, arbiter: Arbiter::new().handle(), starts },
             frontends: watch::Sender::new(Frontends::default()),
             table: Mutex::default(),
         };
@@ -104,7 +105,7 @@ impl Deployments {
             if table.deployments.contains_key(&model) {
                 return Err(DeployError::AlreadyDeployed { model });
             }
-            let spec = DeploymentSpec { num_replicas: 0, ..spec };
+            let spec = DeploymentSpec { num_replicas: NumReplicas::NONE, ..spec };
             let deployment = Deployment { spec, replicas: Vec::new(), change: Arc::clone(&lock) };
             table.deployments.insert(model.clone(), deployment);
         }
@@ -116,8 +117,9 @@ impl Deployments {
     pub async fn restore(&self, specs: Vec<DeploymentSpec>) {
         let mut table = self.table();
         for spec in specs {
-            info!(model = %spec.model, num_replicas = spec.num_replicas, "deployment restored");
-            let replicas = (0..spec.num_replicas).map(|number| self.start_replica(&spec, number)).collect();
+            info!(model = %spec.model, num_replicas = spec.num_replicas.get(), "deployment restored");
+            let numbers = 0..spec.num_replicas.get();
+            let replicas = numbers.map(|number| self.start_replica(&spec, number)).collect();
             let deployment = Deployment { spec, replicas, change: Arc::default() };
             table.deployments.insert(deployment.spec.model.clone(), deployment);
         }
@@ -131,7 +133,7 @@ impl Deployments {
     pub async fn scale(
         &self,
         model: ModelId,
-        num_replicas: u32,
+        num_replicas: NumReplicas,
         timeout: Duration,
     ) -> Result<(), DeployError> {
         let patience = Patience::new(timeout);
@@ -202,7 +204,7 @@ impl Deployments {
             .collect();
         match replica {
             Some(replica) if logs.is_empty() => {
-                let num_replicas = deployment.spec.num_replicas;
+                let num_replicas = deployment.spec.num_replicas.get();
                 Err(DeployError::UnknownReplica { model, replica, num_replicas })
             }
             _ => Ok(logs),
@@ -231,7 +233,7 @@ impl Deployments {
             table.leaving(|_| true)
         };
         all_gone(leaving).await;
-        self.shared.arbiter.stop();
+        self.shared.host.arbiter.stop();
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -240,8 +242,8 @@ impl Deployments {
 
     /// To be called under the table's lock.
     fn start_replica(&self, spec: &DeploymentSpec, number: u32) -> ReplicaHandle {
-        let Shared { arbiter, config, frontends, .. } = &*self.shared;
-        ReplicaHandle::start(arbiter, config, spec, number, Arc::clone(&frontends.borrow()))
+        let Shared { host, frontends, .. } = &*self.shared;
+        ReplicaHandle::start(host, spec, number, Arc::clone(&frontends.borrow()))
     }
 }
 
@@ -252,10 +254,15 @@ impl Table {
     }
 
     /// Stops the replicas from number `count` on. Returns them.
-    fn truncate(&mut self, model: &ModelId, lock: &Arc<AsyncMutex<()>>, count: u32) -> Vec<ReplicaHandle> {
+    fn truncate(
+        &mut self,
+        model: &ModelId,
+        lock: &Arc<AsyncMutex<()>>,
+        count: NumReplicas,
+    ) -> Vec<ReplicaHandle> {
         let Some(deployment) = self.own(model, lock) else { return Vec::new() };
         deployment.spec.num_replicas = count;
-        let surplus = deployment.replicas.split_off(deployment.replicas.len().min(count as usize));
+        let surplus = deployment.replicas.split_off(deployment.replicas.len().min(count.get() as usize));
         self.dismiss(model, &surplus);
         surplus
     }
@@ -306,13 +313,13 @@ struct Change<'a> {
     /// Held by the caller.
     lock: &'a Arc<AsyncMutex<()>>,
     /// How many replicas there were; `None` for a deployment that is new.
-    former: Option<u32>,
+    former: Option<NumReplicas>,
     /// Whether it is not to be taken back.
     kept: bool,
 }
 
 impl Change<'_> {
-    async fn grow(mut self, num_replicas: u32, patience: Patience) -> Result<(), DeployError> {
+    async fn grow(mut self, num_replicas: NumReplicas, patience: Patience) -> Result<(), DeployError> {
         let grown = self.try_grow(num_replicas, patience).await;
         self.kept = grown.is_ok();
         if !self.kept {
@@ -324,14 +331,14 @@ impl Change<'_> {
         grown
     }
 
-    async fn try_grow(&self, num_replicas: u32, patience: Patience) -> Result<(), DeployError> {
+    async fn try_grow(&self, num_replicas: NumReplicas, patience: Patience) -> Result<(), DeployError> {
         let Self { deployments, model, lock, former, .. } = self;
         // What left just now may still be in the working directories that the new replicas will have.
         let leaving = deployments.table().leaving(|leaving| leaving == model);
         if timeout_at(patience.deadline, all_gone(leaving)).await.is_err() {
             return Err(DeployError::Busy { model: model.clone(), waited: patience.timeout });
         }
-        if num_replicas > 0 {
+        if num_replicas > NumReplicas::NONE {
             self.frontend(patience).await?;
         }
         let new: Vec<ReplicaHandle> = {
@@ -340,7 +347,7 @@ impl Change<'_> {
                 return Err(DeployError::Stopped { model: model.clone() });
             };
             deployment.spec.num_replicas = num_replicas;
-            let numbers = former.unwrap_or(0)..num_replicas;
+            let numbers = former.unwrap_or_default().get()..num_replicas.get();
             let new: Vec<_> =
                 numbers.map(|number| deployments.start_replica(&deployment.spec, number)).collect();
             deployment.replicas.extend(new.iter().cloned());
@@ -352,7 +359,7 @@ impl Change<'_> {
 
     /// Waits, a little, until there is a frontend: one may just be starting.
     async fn frontend(&self, patience: Patience) -> Result<(), DeployError> {
-        let waited = patience.timeout.min(self.deployments.shared.config.frontend_timeout);
+        let waited = patience.timeout.min(self.deployments.shared.host.config.frontend_timeout);
         let mut frontends = self.deployments.shared.frontends.subscribe();
         let some =
             timeout_at(Instant::now() + waited, frontends.wait_for(|frontends| !frontends.is_empty())).await;

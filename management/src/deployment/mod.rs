@@ -18,7 +18,7 @@ use std::time::Duration;
 pub use artifact::{ArtifactError, ArtifactId, Artifacts, MalformedArtifactId};
 pub use deployments::Deployments;
 pub use error::DeployError;
-pub use spec::{ContainerKind, DeploymentSpec, Run, UnknownContainerKind};
+pub use spec::{ContainerKind, DeploymentSpec, NumReplicas, Run, TooManyReplicas, UnknownContainerKind};
 pub use status::{DeploymentStatus, ReplicaState, ReplicaStatus};
 
 mod artifact;

@@ -10,6 +10,7 @@ use std::os::unix::net::UnixStream as StdUnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clipper_rpc::names::ModelId;
@@ -20,7 +21,7 @@ use tokio::net::UnixStream;
 use tokio::net::unix::OwnedReadHalf;
 use tokio::net::unix::pipe::Receiver;
 use tokio::process::{Child, Command};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 use tracing::warn;
 
@@ -46,10 +47,11 @@ pub(super) struct Launch {
     input_type: &'static str,
     environment: Vec<(String, String)>,
     grace: Duration,
+    starts: Arc<Semaphore>,
 }
 
 impl Launch {
-    pub(super) fn new(config: &Config, spec: &DeploymentSpec, number: u32) -> Self {
+    pub(super) fn new(config: &Config, spec: &DeploymentSpec, number: u32, starts: Arc<Semaphore>) -> Self {
         let DeploymentSpec { model, input_type, run, environment, artifact, model_data_path, python, .. } =
             spec;
         let folder =
@@ -67,6 +69,7 @@ impl Launch {
             input_type: input_type.as_str(),
             environment: environment.clone().into_iter().collect(),
             grace: config.grace,
+            starts,
         }
     }
 
@@ -110,9 +113,14 @@ pub(super) async fn run(
     instance: &str,
     frontends: &[String],
     output: &Output,
-    terminate: oneshot::Receiver<()>,
+    mut terminate: oneshot::Receiver<()>,
     started: impl FnOnce(u32),
 ) -> Exit {
+    // Held until the guard has reported.
+    let permit = tokio::select! {
+        permit = launch.starts.acquire() => permit,
+        _ = &mut terminate => return Exit::NotStarted("it was stopped before its turn came".to_owned()),
+    };
     let guarded = match start(launch, instance, frontends).await {
         Ok(guarded) => guarded,
         Err(error) => return Exit::NotStarted(error.to_string()),
@@ -126,7 +134,7 @@ pub(super) async fn run(
     let end = async {
         tokio::select! {
             status = guard.wait() => return status,
-            _ = terminate => signal(&guard, Signal::SIGTERM),
+            _ = &mut terminate => signal(&guard, Signal::SIGTERM),
         }
         if let Ok(status) = timeout(launch.grace, guard.wait()).await {
             return status;
@@ -135,7 +143,14 @@ pub(super) async fn run(
         drop(hold);
         guard.wait().await
     };
-    let (report, status) = tokio::join!(relay(report, started), end);
+    let (report, status) = tokio::join!(
+        async {
+            let report = relay(report, started).await;
+            drop(permit);
+            report
+        },
+        end
+    );
     if timeout(LAST_OUTPUT, capturing).await.is_err() {
         warn!(model = %launch.model, replica = launch.number, "somebody holds on to the output of a replica that is gone");
     }

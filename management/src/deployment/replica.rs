@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use actix_rt::ArbiterHandle;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tracing::{info, warn};
 use uuid::Uuid;
 
@@ -20,6 +20,16 @@ use super::{Config, DeploymentSpec, Frontends};
 
 /// How many of its last lines a replica's status shows.
 const STATUS_LINES: usize = 20;
+
+/// What the replicas of a host share.
+#[derive(Debug)]
+pub(super) struct Host {
+    pub(super) config: Config,
+    /// Where their actors run.
+    pub(super) arbiter: ArbiterHandle,
+    /// A permit for each process that may be on its way at once.
+    pub(super) starts: Arc<Semaphore>,
+}
 
 /// How a replica is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,15 +55,10 @@ pub(super) struct ReplicaHandle {
 }
 
 impl ReplicaHandle {
-    /// Starts a replica, whose actor runs on the given arbiter.
-    pub(super) fn start(
-        arbiter: &ArbiterHandle,
-        config: &Config,
-        spec: &DeploymentSpec,
-        number: u32,
-        frontends: Frontends,
-    ) -> Self {
-        let launch = Launch::new(config, spec, number);
+    /// Starts a replica.
+    pub(super) fn start(host: &Host, spec: &DeploymentSpec, number: u32, frontends: Frontends) -> Self {
+        let Host { arbiter, config, starts } = host;
+        let launch = Launch::new(config, spec, number, Arc::clone(starts));
         let output = Output::new(launch.log_file.clone(), config.log_bytes);
         let lifecycle = Lifecycle::new(config.connect_timeout);
         let (sender, snapshots) = watch::channel(Snapshot {

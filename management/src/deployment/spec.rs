@@ -20,7 +20,7 @@ pub struct DeploymentSpec {
     /// The type of inputs that they take.
     pub input_type: InputType,
     /// How many there are.
-    pub num_replicas: u32,
+    pub num_replicas: NumReplicas,
     /// What each of them is.
     pub run: Run,
     /// Added to management's own environment and the `CLIPPER_*` variables.
@@ -35,6 +35,55 @@ pub struct DeploymentSpec {
     /// The interpreter of a Python container kind, if not management's default.
     #[serde(default)]
     pub python: Option<PathBuf>,
+}
+
+/// A number of replicas: at most [`NumReplicas::MAX`], which is more than a host has use for, and fewer than it has
+/// process ids.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "u64", into = "u32")]
+pub struct NumReplicas(u32);
+
+/// A number that is not a [`NumReplicas`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a deployment can have at most {most} replicas, not {0}", most = NumReplicas::MAX)]
+pub struct TooManyReplicas(u64);
+
+impl NumReplicas {
+    /// The most replicas of one deployment.
+    pub const MAX: u32 = 1000;
+    /// No replica: the deployment does not run.
+    pub const NONE: Self = Self(0);
+    /// What a deployment has unless it says otherwise.
+    pub const ONE: Self = Self(1);
+
+    /// The number.
+    pub fn get(self) -> u32 {
+        self.0
+    }
+}
+
+impl TryFrom<u64> for NumReplicas {
+    type Error = TooManyReplicas;
+
+    fn try_from(number: u64) -> Result<Self, TooManyReplicas> {
+        u32::try_from(number)
+            .ok()
+            .filter(|&number| number <= Self::MAX)
+            .map(Self)
+            .ok_or(TooManyReplicas(number))
+    }
+}
+
+impl From<NumReplicas> for u32 {
+    fn from(number: NumReplicas) -> Self {
+        number.0
+    }
+}
+
+impl fmt::Display for NumReplicas {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
 }
 
 /// What a replica is.
@@ -110,6 +159,15 @@ impl FromStr for ContainerKind {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_deployment_has_at_most_a_thousand_replicas() {
+        assert_eq!(serde_json::from_str::<NumReplicas>("1000").unwrap().get(), 1000);
+        for text in ["1001", "4000000000", "18446744073709551615"] {
+            let error = serde_json::from_str::<NumReplicas>(text).unwrap_err().to_string();
+            assert_eq!(error, format!("a deployment can have at most 1000 replicas, not {text}"));
+        }
+    }
 
     #[test]
     fn a_kind_is_stored_under_the_name_that_people_use() {

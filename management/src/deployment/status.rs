@@ -46,7 +46,7 @@ impl DeploymentStatus {
             container_kind,
             command,
             artifact: spec.artifact.clone(),
-            num_replicas: spec.num_replicas,
+            num_replicas: spec.num_replicas.get(),
             replicas,
         }
     }

@@ -15,7 +15,7 @@ use super::answer::{Empty, Refused, Sentence, Spoken, counted};
 use super::body::{Body, RequestBody};
 use super::error::ApiError;
 use crate::admin::Admin;
-use crate::deployment::{ArtifactId, ContainerKind, DeploymentSpec, DeploymentStatus, Run};
+use crate::deployment::{ArtifactId, ContainerKind, DeploymentSpec, DeploymentStatus, NumReplicas, Run};
 use crate::deployments::Selection;
 use crate::models;
 use crate::refusal::Refusal;
@@ -32,7 +32,8 @@ pub(super) struct NewDeployment {
     #[schema(value_type = String)]
     input_type: InputType,
     /// 1 unless given.
-    num_replicas: Option<u32>,
+    #[schema(value_type = Option<u32>, maximum = 1000)]
+    num_replicas: Option<NumReplicas>,
     labels: Option<Vec<String>>,
     /// The most inputs in one batch; -1, the default, leaves it to the frontend.
     batch_size: Option<i64>,
@@ -86,7 +87,7 @@ impl NewDeployment {
         let spec = DeploymentSpec {
             model: ModelId { name: self.model_name, version: self.model_version },
             input_type: self.input_type,
-            num_replicas: self.num_replicas.unwrap_or(1),
+            num_replicas: self.num_replicas.unwrap_or(NumReplicas::ONE),
             run,
             environment: self.environment.unwrap_or_default(),
             artifact: self.artifact,
@@ -111,7 +112,8 @@ pub(super) struct Scaling {
     /// The current one unless given.
     #[schema(value_type = Option<String>)]
     model_version: Option<ModelVersion>,
-    num_replicas: u32,
+    #[schema(value_type = u32, maximum = 1000)]
+    num_replicas: NumReplicas,
     /// How long to wait for every replica to be ready; 60 unless given.
     timeout_seconds: Option<u32>,
 }
@@ -165,7 +167,7 @@ pub(super) async fn deploy_model(admin: web::Data<Admin>, Body(body): Body<NewDe
         "Successfully deployed model with name '{}' and version '{}' with {}",
         spec.model.name,
         spec.model.version,
-        counted(spec.num_replicas.into(), "replica")
+        counted(spec.num_replicas.get().into(), "replica")
     ));
     admin.deploy(spec, version, timeout).await?;
     Ok(said)
