@@ -9,6 +9,8 @@
 //! moved to a session of their own: as child subreaper the guard inherits every orphan. Elsewhere it reaches the
 //! command's process group.
 
+#[cfg(target_os = "linux")]
+use std::ffi::CString;
 use std::ffi::OsString;
 use std::fmt;
 use std::fs::File;
@@ -26,6 +28,10 @@ use nix::unistd::Pid;
 
 /// The exit status of a guard that could not start its command, as shells have it.
 const NOT_STARTED: u8 = 127;
+
+/// What process lists show of a guard, so that whoever kills management by its name spares the guards, which then see
+/// to the replicas. (The kernel keeps 15 bytes.)
+pub(crate) const NAME: &str = "replica-guard";
 
 /// What a guard tells its owner, in one line on its standard input, before anything else happens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,11 +105,14 @@ pub fn main(command: Vec<OsString>) -> ExitCode {
     ExitCode::from(status)
 }
 
-/// Makes signals wait for the thread that handles them, and orphans children of this process.
+/// Gives this process its name, makes signals wait for the thread that handles them, and orphans children of it.
 fn prepare(signals: &SigSet) -> io::Result<()> {
     signals.thread_block()?;
     #[cfg(target_os = "linux")]
-    nix::sys::prctl::set_child_subreaper(true)?;
+    {
+        nix::sys::prctl::set_name(&CString::new(NAME)?)?;
+        nix::sys::prctl::set_child_subreaper(true)?;
+    }
     Ok(())
 }
 

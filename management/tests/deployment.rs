@@ -182,6 +182,7 @@ async fn a_replica_is_told_what_the_protocol_promises() {
         "CLIPPER_MODEL_PATH=/models/m",
         &format!("CLIPPER_INSTANCE={instance}"),
         "CLIPPER_REPLICA=0",
+        &format!("CLIPPER_REPLICA_OF={}", host.folder.path().canonicalize().unwrap().display()),
         "PYTHONUNBUFFERED=1",
         "GREETING=hello",
     ] {
@@ -478,6 +479,54 @@ async fn a_guard_that_is_killed_takes_its_command_with_it_and_the_replica_starts
     until_dead(replica.pid.unwrap() as i32).await;
     host.replica_that("a second life", |replica| replica.restarts == 1 && replica.reason.is_none()).await;
     host.deployments.shutdown().await;
+}
+
+#[actix_rt::test]
+async fn what_left_the_group_of_a_command_dies_with_its_guard_too() {
+    let host = Host::new();
+    host.frontend();
+    host.deployments.deploy(with_daemon(&host.folder.path().join("daemon")), GENEROUS).await.unwrap();
+    let daemon = host.number_in("daemon").await;
+    kill_now(guard_of(&host.replicas().await[0]));
+    until_dead(daemon).await;
+    host.replica_that("a second life", |replica| replica.restarts == 1 && replica.reason.is_none()).await;
+    host.deployments.shutdown().await;
+}
+
+#[actix_rt::test]
+async fn a_guard_is_not_taken_for_management() {
+    let host = Host::new();
+    host.frontend();
+    host.deployments.deploy(shell(SLEEP), GENEROUS).await.unwrap();
+    let guard = guard_of(&host.replicas().await[0]);
+    let of_guard = |file| std::fs::read_to_string(format!("/proc/{guard}/{file}")).unwrap();
+    assert_eq!(of_guard("comm"), "replica-guard\n");
+    assert!(of_guard("cmdline").starts_with("replica-guard\0"));
+    host.deployments.shutdown().await;
+}
+
+#[actix_rt::test]
+async fn what_outlived_a_killed_cluster_ends_at_the_next_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let left = |data_dir: &Path| {
+        let mut command = std::process::Command::new("setsid");
+        command.args(["sleep", "1000"]).env("CLIPPER_REPLICA_OF", data_dir.canonicalize().unwrap());
+        command.spawn().unwrap()
+    };
+    let other_folder = tempfile::tempdir().unwrap();
+    let (own, mut other) = (left(folder.path()), left(other_folder.path()));
+    let deployments =
+        Deployments::start(Config::new(folder.path().into(), "python3".into(), vec![GUARD.into()]));
+    assert!(!is_alive(own.id() as i32));
+    assert!(is_alive(other.id() as i32), "it belongs to somebody else");
+    other.kill().unwrap();
+    deployments.shutdown().await;
+}
+
+/// The process id of a replica's guard.
+fn guard_of(replica: &ReplicaStatus) -> i32 {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", replica.pid.unwrap())).unwrap();
+    stat.rsplit(')').next().unwrap().split_ascii_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
 #[test]

@@ -15,6 +15,7 @@ use tokio::sync::{Mutex as AsyncMutex, Semaphore, watch};
 use tokio::time::{Instant, timeout_at};
 use tracing::{info, warn};
 
+use super::leftovers;
 use super::lifecycle::Exit;
 use super::process::{absolute, located};
 use super::replica::{Host, ReplicaHandle, Snapshot};
@@ -65,15 +66,16 @@ struct Deployment {
 }
 
 impl Deployments {
-    /// Begins with no deployments and no frontends, and clears away the working directories that an earlier process
-    /// may have left. Must be called within an actix system. Blocks for as long as that takes.
+    /// Begins with no deployments and no frontends, and clears away the processes and working directories that an
+    /// earlier management may have left. Must be called within an actix system. Blocks for as long as that takes.
     pub fn start(config: Config) -> Self {
         let mut config = config;
         // Replicas run in directories of their own, so every path they are given must hold from there.
-        config.data_dir = absolute(&config.data_dir);
+        config.data_dir = config.data_dir.canonicalize().unwrap_or_else(|_| absolute(&config.data_dir));
         if let Some(program) = config.guard.first_mut() {
             *program = located(program.as_ref()).into();
         }
+        leftovers::kill_all(leftovers::REPLICA_OF, config.data_dir.as_os_str().as_encoded_bytes());
         let left = config.data_dir.join("replicas");
         if let Err(error) = std::fs::remove_dir_all(&left)
             && error.kind() != io::ErrorKind::NotFound

@@ -5,6 +5,7 @@
 //! - `replica.rs`: the actor of one replica; it obeys `lifecycle.rs`, the pure state machine of when to start its
 //!   process, when to end it and when to give it up.
 //! - `process.rs`: one process, its environment, its start through the guard ([`crate::guard`]) and its end.
+//! - `leftovers.rs`: processes that outlived their guard.
 //! - `output.rs`: what replicas print.
 //! - [`Artifacts`] (`artifact.rs`): uploaded model files.
 //! - `spec.rs`, `status.rs`, `error.rs`: what is asked for, what is, and why not.
@@ -24,6 +25,7 @@ pub use status::{DeploymentStatus, ReplicaState, ReplicaStatus};
 mod artifact;
 mod deployments;
 mod error;
+mod leftovers;
 mod lifecycle;
 mod output;
 mod process;

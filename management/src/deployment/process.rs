@@ -25,10 +25,11 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 use tracing::warn;
 
+use super::leftovers;
 use super::lifecycle::Exit;
 use super::output::Output;
 use super::{Config, DeploymentSpec};
-use crate::guard::Report;
+use crate::guard::{self, Report};
 
 /// How long to wait for the last output of a process that is gone. Only where a guard cannot reach every descendant
 /// may one hold on to the pipe.
@@ -41,6 +42,7 @@ pub(super) struct Launch {
     pub(super) number: u32,
     pub(super) work_dir: PathBuf,
     pub(super) log_file: PathBuf,
+    data_dir: PathBuf,
     guard: Vec<OsString>,
     command: Vec<OsString>,
     model_path: Option<PathBuf>,
@@ -63,6 +65,7 @@ impl Launch {
             number,
             work_dir: folder("replicas").join(number.to_string()),
             log_file: folder("logs").join(format!("{number}.log")),
+            data_dir: config.data_dir.clone(),
             guard: config.guard.clone(),
             command: run.command_line(&python),
             model_path: artifact.or_else(|| model_data_path.as_deref().map(absolute)),
@@ -79,6 +82,7 @@ impl Launch {
             self.guard.split_first().ok_or_else(|| io::Error::other("no guard is configured"))?;
         let mut command = Command::new(program);
         command
+            .arg0(guard::NAME)
             .args(arguments)
             .args(&self.command)
             .current_dir(&self.work_dir)
@@ -86,7 +90,7 @@ impl Launch {
             .env("CLIPPER_MODEL_NAME", self.model.name.as_str())
             .env("CLIPPER_MODEL_VERSION", self.model.version.as_str())
             .env("CLIPPER_INPUT_TYPE", self.input_type)
-            .env("CLIPPER_INSTANCE", instance)
+            .env(leftovers::INSTANCE, instance)
             .env("CLIPPER_REPLICA", self.number.to_string())
             .env("PYTHONUNBUFFERED", "1")
             .env_remove("CLIPPER_MODEL_PATH");
@@ -102,6 +106,7 @@ impl Launch {
                 .env("CLIPPER_FRONTENDS", others.join(","));
         }
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command.env(leftovers::REPLICA_OF, &self.data_dir);
         Ok(command)
     }
 }
@@ -154,6 +159,12 @@ pub(super) async fn run(
     if timeout(LAST_OUTPUT, capturing).await.is_err() {
         warn!(model = %launch.model, replica = launch.number, "somebody holds on to the output of a replica that is gone");
     }
+    if status.as_ref().is_ok_and(|status| status.signal().is_some()) {
+        // Somebody killed the guard. Its command dies with it, but what that has started may not.
+        let instance = instance.to_owned();
+        let killing = move || leftovers::kill_all(leftovers::INSTANCE, instance.as_bytes());
+        let _ = tokio::task::spawn_blocking(killing).await;
+    }
     exit_of(report, status)
 }
 
@@ -204,7 +215,7 @@ fn exit_of(report: Option<Report>, status: io::Result<ExitStatus>) -> Exit {
         Ok((Some(code), _)) if code > 128 => Exit::Signal(code - 128),
         Ok((Some(code), _)) => Exit::Code(code),
         Ok((None, number)) => {
-            // Somebody killed the guard. Its command dies with it, but what that has started may not.
+            // Where the kernel does not see to that.
             let _ = killpg(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
             Exit::Signal(number.unwrap_or_default())
         }
