@@ -61,10 +61,18 @@ async fn an_application_that_makes_no_sense_is_refused() {
     for (change, cause) in [
         (json!({"name": "a/b"}), "'a/b' is not a valid application name: it must consist of 1 to 63 letters"),
         (json!({"name": "metrics"}), "'metrics' is reserved and cannot name an application"),
-        (json!({"name": 1.5}), "application name"),
+        (
+            json!({"name": 1.5}),
+            "name: invalid type: floating point `1.5`, expected text that is a valid application",
+        ),
         (json!({"input_type": "tensor"}), "'tensor' is not an input type; expected one of: bytes, ints"),
         (json!({"latency_slo_micros": 0}), "The latency objective must be at least 1 microsecond, it is 0"),
-        (json!({"latency_slo_micros": -1}), "expected u64"),
+        (
+            json!({"latency_slo_micros": -1}),
+            "latency_slo_micros: invalid value: integer `-1`, expected a whole number of at least 0. ",
+        ),
+        (json!({"linked_models": ["m", 0.5]}), "linked_models[1]: invalid type: floating point `0.5`"),
+        (json!({"linked_models": "m"}), "linked_models: invalid type: string \"m\", expected a list. "),
         (json!({"linked_models": ["m", "n"]}), "A model with name m is already linked to 'a'."),
         (json!({"selection_policy": "exp3"}), "unknown field `selection_policy`, expected one of `name`"),
     ] {
@@ -75,6 +83,21 @@ async fn an_application_that_makes_no_sense_is_refused() {
 }
 
 #[tokio::test]
+async fn a_value_that_breaks_its_own_rule_is_refused_with_that_rule_alone() {
+    let (_directory, _server, client) = server().await;
+    for (call, body, end) in [
+        ("get_application", json!({"name": "a/b"}), "begin with a letter or digit"),
+        ("get_application", json!({"name": "metrics"}), "is reserved and cannot name an application"),
+        ("get_model", json!({"model_name": "m", "model_version": "é"}), "begin with a letter or digit"),
+        ("add_model", model("m", "1", "tensor"), "expected one of: bytes, ints, floats, doubles, strings"),
+        ("get_state", json!({"app_name": "a", "uid": []}), "expected uid to be an integer or a text"),
+    ] {
+        let refused = client.refuses(call, body).await;
+        assert!(refused.ends_with(end) && !refused.contains("JSON"), "{refused}");
+    }
+}
+
+#[tokio::test]
 async fn a_body_that_does_not_fit_is_refused_with_the_schema() {
     let (_directory, _server, client) = server().await;
     for (body, what) in [
@@ -82,6 +105,7 @@ async fn a_body_that_does_not_fit_is_refused_with_the_schema() {
         ("{", "EOF while parsing an object"),
         ("{}", "missing field `name`"),
         ("[\"a\"]", "invalid type: array, expected an object"),
+        ("\"a\"", "invalid type: string \"a\", expected an object"),
         ("{\"name\": \"a\"} x", "trailing characters"),
         ("{\"name\": \"a\", \"name\": \"b\"}", "duplicate field `name`"),
     ] {
@@ -328,11 +352,13 @@ async fn the_interface_describes_itself() {
     let paths = document["paths"].as_object().unwrap();
     assert!(paths.len() > 30);
     for (path, item) in paths {
-        let status = match item.get("get") {
-            Some(_) => client.get(path).await.0,
-            None => client.post_text(path, "?").await.0,
+        let (status, text) = match item.get("get") {
+            Some(_) => client.get(path).await,
+            None => client.post_text(path, "?").await,
         };
         assert!(matches!(status.as_u16(), 200 | 400), "{path}: {status}");
+        // A schema within a refusal is complete by itself.
+        assert!(path == "/openapi.json" || !text.contains("$ref"), "{path}: {text}");
     }
     // Every reference leads somewhere.
     let text = document.to_string();

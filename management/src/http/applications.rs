@@ -205,6 +205,7 @@ pub(super) struct StateOf {
     #[schema(value_type = String)]
     app_name: AppName,
     /// A number or a text.
+    #[schema(inline)]
     uid: Uid,
 }
 

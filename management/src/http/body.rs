@@ -1,7 +1,8 @@
 //! JSON request bodies, and what a client is told about one that does not fit.
 //!
 //! Invariant: a handler that takes a [`Body`] runs only on a JSON object that has all fields, no others, and
-//! values of the right types.
+//! values that are right by themselves. A body of another form is refused with the form that was expected, a value
+//! that breaks a rule of its own with that rule.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -49,13 +50,63 @@ async fn read(mut payload: Payload, limit: usize) -> Result<web::BytesMut, ApiEr
 }
 
 fn parse<T: RequestBody>(bytes: &[u8]) -> Result<T, ApiError> {
-    let misfit = |what: String| {
-        let schema = serde_json::to_string(&T::schema()).unwrap_or_default();
-        ApiError::Json { what, schema }
-    };
     // serde would also take an array for a struct, its elements for the fields in order.
     if bytes.trim_ascii_start().first() == Some(&b'[') {
-        return Err(misfit("invalid type: array, expected an object".into()));
+        return Err(misfit::<T>("invalid type: array, expected an object".into()));
     }
-    serde_json::from_slice(bytes).map_err(|error| misfit(error.to_string()))
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let path = error.path().to_string();
+        explained::<T>(&path, error.inner())
+    })?;
+    json.end().map_err(|error| misfit::<T>(error.to_string()))?;
+    Ok(value)
+}
+
+fn misfit<T: RequestBody>(what: String) -> ApiError {
+    ApiError::Json { what, schema: serde_json::to_string(&T::schema()).unwrap_or_default() }
+}
+
+/// How serde begins what it says by itself. What else makes a body unfit is the sentence of a type of ours, such as
+/// that of a name, which says all there is to say of the value that it refuses.
+const SERDE: [&str; 7] = [
+    "invalid type: ",
+    "invalid value: ",
+    "invalid length ",
+    "unknown variant ",
+    "unknown field ",
+    "missing field ",
+    "duplicate field ",
+];
+
+fn explained<T: RequestBody>(path: &str, error: &serde_json::Error) -> ApiError {
+    let text = error.to_string();
+    if !error.is_data() {
+        return misfit::<T>(text);
+    }
+    let position = format!(" at line {} column {}", error.line(), error.column());
+    let what = text.strip_suffix(&position).unwrap_or(&text);
+    if !SERDE.iter().any(|beginning| what.starts_with(beginning)) {
+        return ApiError::Value { sentence: what.to_owned() };
+    }
+    // An unknown field is its own path; `.` is the body as a whole.
+    let at =
+        if path == "." || what.starts_with("unknown field ") { String::new() } else { format!("{path}: ") };
+    misfit::<T>(match what.rsplit_once(", expected ") {
+        Some((found, expected)) => format!("{at}{found}, expected {}", in_json(expected)),
+        None => format!("{at}{what}"),
+    })
+}
+
+/// What serde expected, for readers who know JSON and not Rust.
+fn in_json(expected: &str) -> &str {
+    match expected {
+        "u32" => "a whole number from 0 to 4294967295",
+        "u64" | "usize" => "a whole number of at least 0",
+        "i64" => "a whole number",
+        "a sequence" => "a list",
+        "a map" => "an object",
+        _ if expected.starts_with("struct ") => "an object",
+        _ => expected,
+    }
 }

@@ -62,6 +62,7 @@ pub(super) struct Export {
     version: u32,
     /// The number of the state that was exported, for people.
     #[serde(default)]
+    #[schema(value_type = u64)]
     revision: Revision,
     #[schema(value_type = Vec<Object>)]
     applications: Vec<Application>,

@@ -23,6 +23,8 @@ pub(super) struct ErrorBody {
 pub(super) enum ApiError {
     #[error("Error parsing JSON: {what}. Expected JSON schema: {schema}")]
     Json { what: String, schema: String },
+    #[error("{sentence}")]
+    Value { sentence: String },
     #[error("The body did not arrive as a whole: {what}")]
     Incomplete { what: String },
     #[error("The body is longer than {limit} bytes")]
@@ -57,7 +59,7 @@ impl ApiError {
         match self {
             Self::Json { .. } => "Json error",
             Self::Incomplete { .. } | Self::TooLarge { .. } => "Body error",
-            Self::Refused(_) => "Request error",
+            Self::Value { .. } | Self::Refused(_) => "Request error",
             Self::Artifact { .. } => "Artifact error",
             Self::NotFound { .. } => "Not found",
             Self::Method { .. } => "Method not allowed",
@@ -70,9 +72,11 @@ impl ApiError {
 impl ResponseError for ApiError {
     fn status_code(&self) -> StatusCode {
         match self {
-            Self::Json { .. } | Self::Incomplete { .. } | Self::Refused(_) | Self::Artifact { .. } => {
-                StatusCode::BAD_REQUEST
-            }
+            Self::Json { .. }
+            | Self::Value { .. }
+            | Self::Incomplete { .. }
+            | Self::Refused(_)
+            | Self::Artifact { .. } => StatusCode::BAD_REQUEST,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NotFound { .. } => StatusCode::NOT_FOUND,
             Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
