@@ -360,6 +360,13 @@ async fn the_interface_describes_itself() {
         // A schema within a refusal is complete by itself.
         assert!(path == "/openapi.json" || !text.contains("$ref"), "{path}: {text}");
     }
+    for status in ["400", "413", "500", "503"] {
+        let described = &document["paths"]["/admin/add_app"]["post"]["responses"][status]["content"];
+        assert_eq!(
+            described["application/json"]["schema"]["$ref"], "#/components/schemas/ErrorBody",
+            "{status}"
+        );
+    }
     // Every reference leads somewhere.
     let text = document.to_string();
     for reference in text.split("#/components/schemas/").skip(1) {

@@ -74,16 +74,25 @@ impl<T> From<Option<T>> for Found<T> {
     }
 }
 
-/// The refusal that every call with a body can be answered with.
+/// The refusals that every call with a body can be answered with.
 pub(super) struct Refused;
 
 impl IntoResponses for Refused {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
-        let content = ContentBuilder::new().schema(Some(Ref::from_schema_name(ErrorBody::name())));
-        let refused = ResponseBuilder::new()
-            .description("The body does not fit, or what it asks for cannot be done; nothing has changed")
-            .content("application/json", content.build());
-        BTreeMap::from([("400".into(), refused.build().into())])
+        let refusals = [
+            ("400", "The body does not fit, or what it asks for cannot be done; nothing has changed"),
+            ("413", "The body is too long; nothing has changed"),
+            ("500", "Management could not do this, for a reason of its own"),
+            ("503", "The catalog cannot be written, or management is shutting down"),
+        ];
+        let response = |description: &str| {
+            let content = ContentBuilder::new().schema(Some(Ref::from_schema_name(ErrorBody::name())));
+            ResponseBuilder::new()
+                .description(description)
+                .content("application/json", content.build())
+                .build()
+        };
+        refusals.map(|(status, description)| (status.to_owned(), response(description).into())).into()
     }
 }
 

@@ -9,6 +9,7 @@
 //! a wrong method (405) from a wrong path (404).
 
 use std::net::TcpListener;
+use std::sync::LazyLock;
 
 use actix_web::dev::Server;
 use actix_web::http::Method;
@@ -93,17 +94,20 @@ interface! {
     status::metrics,
 }
 
+/// Built once: every request for something that is not there is looked up in it.
+static DESCRIPTION: LazyLock<utoipa::openapi::OpenApi> = LazyLock::new(Interface::openapi);
+
 /// Describes this interface.
 #[utoipa::path(responses((status = 200, body = Object, description = "OpenAPI 3.1")), tag = "status")]
 #[get("/openapi.json")]
-async fn openapi_json() -> web::Json<utoipa::openapi::OpenApi> {
-    web::Json(Interface::openapi())
+async fn openapi_json() -> web::Json<&'static utoipa::openapi::OpenApi> {
+    web::Json(&*DESCRIPTION)
 }
 
 /// Whatever no handler takes.
 async fn unknown(request: HttpRequest) -> Result<HttpResponse, ApiError> {
     let path = request.path().to_owned();
-    match Interface::openapi().paths.paths.get(&path) {
+    match DESCRIPTION.paths.paths.get(&path) {
         Some(item) => {
             let method = request.method().to_string();
             Err(ApiError::Method { path, method, allowed: allowed(item).as_str() })
