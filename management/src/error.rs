@@ -23,12 +23,12 @@ pub enum OpenError {
         directory: PathBuf,
     },
     /// It cannot be created, read or written.
-    #[error("the data directory {} cannot be used: {source}", .directory.display())]
+    #[error("the data directory {} cannot be used: {error}", .directory.display())]
     Unreadable {
         /// The directory.
         directory: PathBuf,
-        /// Why not.
-        source: io::Error,
+        /// Why not. Part of the message, so not its source as well.
+        error: io::Error,
     },
     /// What is in it makes no sense.
     #[error(
@@ -57,8 +57,8 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    pub(crate) fn unreadable(directory: &Path, source: io::Error) -> Self {
-        Self::Unreadable { directory: directory.into(), source }
+    pub(crate) fn unreadable(directory: &Path, error: io::Error) -> Self {
+        Self::Unreadable { directory: directory.into(), error }
     }
 
     pub(crate) fn corrupt(directory: &Path, what: impl Into<String>) -> Self {
@@ -77,10 +77,10 @@ fn holder(pid: &Option<u32>) -> String {
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// The HTTP server could not be started or failed.
-    #[error("the admin interface failed: {0}")]
+    #[error("the admin interface failed")]
     Server(#[from] io::Error),
     /// The last of the database could not be written.
-    #[error("the database could not be closed: {0}")]
+    #[error("the database could not be closed")]
     Store(#[from] StoreError),
 }
 
@@ -104,4 +104,30 @@ pub enum EditError {
     /// It could not be written.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error;
+
+    use super::*;
+
+    #[test]
+    fn a_cause_is_said_once_by_whoever_prints_the_whole_chain() {
+        let cause = || io::Error::other("no such luck");
+        let errors: [Box<dyn Error>; 3] = [
+            Box::new(OpenError::unreadable(Path::new("/data"), cause())),
+            Box::new(RunError::from(cause())),
+            Box::new(RunError::from(StoreError::Failed("no such luck".into()))),
+        ];
+        for error in &errors {
+            let mut printed = vec![error.to_string()];
+            let mut cause = error.source();
+            while let Some(error) = cause {
+                printed.push(error.to_string());
+                cause = error.source();
+            }
+            assert_eq!(printed.join(": ").matches("no such luck").count(), 1, "{printed:?}");
+        }
+    }
 }

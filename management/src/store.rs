@@ -26,7 +26,7 @@ use std::time::Duration;
 use clipper_rpc::catalog::{Application, Change, Model, Revision};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use sled::transaction::{ConflictableTransactionError, Transactional, TransactionalTree};
+use sled::transaction::{ConflictableTransactionError, TransactionError, Transactional, TransactionalTree};
 use uuid::Uuid;
 
 use crate::catalog::{Catalog, Edit};
@@ -86,8 +86,8 @@ impl Store {
     fn open_here(directory: &Path) -> Result<(Self, Uuid, Catalog), OpenError> {
         let folder = directory.join(FOLDER);
         let explain = |error| match error {
-            sled::Error::Io(source) => OpenError::unreadable(directory, source),
-            other => OpenError::corrupt(directory, other.to_string()),
+            sled::Error::Io(error) => OpenError::unreadable(directory, error),
+            other => OpenError::corrupt(directory, in_our_words("it cannot be opened")(other)),
         };
         let sled = sled::Config::new()
             .path(&folder)
@@ -118,7 +118,8 @@ impl Store {
     /// Reads the schema and the store's identity, and writes them to a new database.
     fn check_schema(&self, directory: &Path) -> Result<Uuid, OpenError> {
         let corrupt = |what: &str| OpenError::corrupt(directory, what);
-        let get = |key: &str| self.meta.get(key).map_err(|error| corrupt(&error.to_string()));
+        let illegible = |error| corrupt(&in_our_words("its schema cannot be read")(error));
+        let get = |key: &str| self.meta.get(key).map_err(illegible);
         match get("schema")? {
             None if !self.meta.is_empty() => Err(corrupt("it has no schema")),
             None => {
@@ -128,7 +129,9 @@ impl Store {
                 first.insert("store", store.as_bytes());
                 first.insert("revision", &0u64.to_be_bytes());
                 first.insert("next_frontend_number", &0u64.to_be_bytes());
-                self.meta.apply_batch(first).map_err(|error| corrupt(&error.to_string()))?;
+                self.meta
+                    .apply_batch(first)
+                    .map_err(|error| corrupt(&in_our_words("its schema cannot be written")(error)))?;
                 Ok(store)
             }
             Some(schema) => match schema.as_ref().try_into().map(u32::from_be_bytes) {
@@ -149,24 +152,22 @@ impl Store {
             next_frontend_number: self.number("next_frontend_number")?,
             ..Catalog::default()
         };
-        for application in records::<Application>(&self.applications)? {
+        for application in records::<Application>(&self.applications, "applications")? {
             catalog.applications.insert(application.name.clone(), Arc::new(application));
         }
-        for model in records::<Model>(&self.models)? {
+        for model in records::<Model>(&self.models, "models")? {
             catalog.models.insert(model.name.clone(), Arc::new(model));
         }
-        for deployment in records::<Deployment>(&self.deployments)? {
+        for deployment in records::<Deployment>(&self.deployments, "deployments")? {
             catalog.deployments.insert(deployment.spec.model.clone(), Arc::new(deployment));
         }
         Ok(catalog)
     }
 
     fn number(&self, key: &str) -> Result<u64, String> {
-        let bytes = self.meta.get(key).map_err(|error| error.to_string())?;
-        bytes
-            .and_then(|bytes| bytes.as_ref().try_into().ok())
-            .map(u64::from_be_bytes)
-            .ok_or_else(|| format!("its {key} is unreadable"))
+        let what = format!("its {key} is unreadable");
+        let bytes = self.meta.get(key).map_err(in_our_words(&what))?;
+        bytes.and_then(|bytes| bytes.as_ref().try_into().ok()).map(u64::from_be_bytes).ok_or(what)
     }
 
     /// Writes an edit and the revision that it leads to, whole or not at all, not yet durably.
@@ -189,12 +190,15 @@ impl Store {
                 }
                 Ok::<(), ConflictableTransactionError<()>>(())
             })
-            .map_err(|error| StoreError::Failed(format!("{error:?}")))
+            .map_err(|error| match error {
+                TransactionError::Storage(error) => failed(error),
+                TransactionError::Abort(()) => StoreError::Failed("the transaction was aborted".into()),
+            })
     }
 
     /// Makes everything written durable.
     pub(crate) fn sync(&self) -> Result<(), StoreError> {
-        self.sled.flush().map_err(|error| StoreError::Failed(error.to_string()))?;
+        self.sled.flush().map_err(failed)?;
         self.file.sync_all().map_err(|error| StoreError::Failed(error.to_string()))
     }
 }
@@ -273,10 +277,10 @@ fn put(
 }
 
 /// Every record of a tree, put together from its pieces.
-fn records<T: DeserializeOwned>(tree: &sled::Tree) -> Result<Vec<T>, String> {
+fn records<T: DeserializeOwned>(tree: &sled::Tree, of: &str) -> Result<Vec<T>, String> {
     let mut joined: Vec<(String, Vec<u8>)> = Vec::new();
     for entry in tree {
-        let (key, piece) = entry.map_err(|error| error.to_string())?;
+        let (key, piece) = entry.map_err(in_our_words(&format!("its {of} cannot be read")))?;
         let name = key.split(|byte| *byte == 0).next().unwrap_or_default();
         let name = String::from_utf8_lossy(name).into_owned();
         match joined.last_mut().filter(|(last, _)| *last == name) {
@@ -285,6 +289,21 @@ fn records<T: DeserializeOwned>(tree: &sled::Tree) -> Result<Vec<T>, String> {
         }
     }
     joined.iter().map(|(name, bytes)| decode(name, bytes)).collect()
+}
+
+/// Says in words of ours what cannot be read. Those of sled are for its developers; the log has them.
+fn in_our_words(what: &str) -> impl Fn(sled::Error) -> String {
+    move |error| {
+        tracing::debug!(%error, "{what}");
+        what.to_owned()
+    }
+}
+
+fn failed(error: sled::Error) -> StoreError {
+    StoreError::Failed(match error {
+        sled::Error::Io(error) => error.to_string(),
+        other => in_our_words("the database failed")(other),
+    })
 }
 
 /// A panic of sled upon a damaged file is reported as the error that it is, not with a backtrace as well.
@@ -404,6 +423,10 @@ mod tests {
             let refused = fixture.refusal();
             assert!(refused.contains(" is corrupt: ") && !refused.contains('\n'), "{refused}");
         }
+        fs::write(&file, sound).unwrap();
+        fs::write(fixture.folder().join("conf"), "segment_size: 1").unwrap();
+        let refused = fixture.refusal();
+        assert!(refused.contains(" is corrupt: it cannot be opened; restore"), "{refused}");
     }
 
     #[test]

@@ -171,10 +171,11 @@ impl WriterThread {
         let result = result.and_then(|written| if written { self.store.sync() } else { Ok(()) });
         match &result {
             Ok(()) => self.feed.publish(catalog, changes),
-            Err(error) => {
+            Err(error) if self.failed.is_none() => {
                 tracing::error!(%error, "the catalog is read-only from now on");
                 self.failed = Some(error.clone());
             }
+            Err(_) => {}
         }
         for (outcome, revision) in outcomes {
             outcome(result.clone().map(|()| revision));
