@@ -1,7 +1,7 @@
 //! The names by which applications, models and versions are known.
 //!
-//! Text becomes a name in one place, here, so whatever holds a name holds a valid one: a path segment, a container
-//! label and a Kubernetes label all at once.
+//! Text becomes a name in one place, here, so whatever holds a name holds a valid one: a path segment, and a container
+//! label. One that also ends in a letter or digit is a Kubernetes label: those cannot end in '-', '_' or '.'.
 
 use std::borrow::Borrow;
 use std::fmt;
