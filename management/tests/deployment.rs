@@ -233,6 +233,24 @@ async fn a_restored_replica_that_always_exits_has_failed_after_five_times() {
 }
 
 #[actix_rt::test]
+async fn a_failed_replica_is_started_again_when_the_number_is_set() {
+    let host = Host::new();
+    let cure = host.folder.path().join("cure");
+    let script = format!("[ -e {} ] || exit 3; exec sleep 1000", cure.display());
+    host.lonely_frontends(&["127.0.0.1:7000"]);
+    host.deployments.restore(vec![shell(&script)]).await;
+    host.replica_that("failure", |replica| replica.state == ReplicaState::Failed).await;
+    let error = host.deployments.scale(model(), number(1), GENEROUS).await.unwrap_err().to_string();
+    assert!(error.contains("exited with code 3, 2 times in a row"), "{error}");
+    host.replica_that("failure", |replica| replica.state == ReplicaState::Failed).await;
+    std::fs::write(cure, "").unwrap();
+    host.frontend();
+    host.deployments.scale(model(), number(2), GENEROUS).await.unwrap();
+    assert!(host.replicas().await.iter().all(|replica| replica.state == ReplicaState::Ready));
+    host.deployments.shutdown().await;
+}
+
+#[actix_rt::test]
 async fn a_deploy_that_takes_too_long_fails_and_leaves_nothing() {
     let host = Host::new();
     host.lonely_frontends(&["127.0.0.1:7000"]);

@@ -10,26 +10,19 @@ use std::time::Duration;
 
 use actix_rt::Arbiter;
 use clipper_rpc::names::ModelId;
-use futures_util::future::{join_all, try_join_all};
+use futures_util::future::join_all;
 use tokio::sync::{Mutex as AsyncMutex, Semaphore, watch};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout_at;
 use tracing::{info, warn};
 
+use super::change::{Change, Patience};
 use super::leftovers;
-use super::lifecycle::Exit;
 use super::process::{absolute, located};
-use super::replica::{Host, ReplicaHandle, Snapshot};
-use super::status::ReplicaState;
+use super::replica::{Host, ReplicaHandle};
 use super::{Config, DeployError, DeploymentSpec, DeploymentStatus, FrontendView, Frontends, NumReplicas};
 
-/// While somebody waits for a new replica, so many exits of it are enough to say that it will not become ready.
-const EXITS_TO_GIVE_UP: u32 = 2;
 /// So many processes of replicas are being started at once, lest a large deployment take the host from the others.
 const STARTS_AT_ONCE: usize = 16;
-/// How many of its last lines a failed replica is quoted with.
-const QUOTED_LINES: usize = 20;
-/// Longer timeouts are cut to this.
-const LONGEST_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A handle to the deployments of this host. Cheap to clone.
 ///
@@ -37,29 +30,29 @@ const LONGEST_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 /// an operator says so, and a lock lets a change be withdrawn where its caller disappears ([`Change`]).
 #[derive(Debug, Clone)]
 pub struct Deployments {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 #[derive(Debug)]
-struct Shared {
-    host: Host,
-    frontends: watch::Sender<Frontends>,
+pub(super) struct Shared {
+    pub(super) host: Host,
+    pub(super) frontends: watch::Sender<Frontends>,
     /// Held for a few map operations, never across an await.
     table: Mutex<Table>,
 }
 
 #[derive(Debug, Default)]
-struct Table {
+pub(super) struct Table {
     deployments: BTreeMap<ModelId, Deployment>,
     /// Replicas that were told to stop and may not have yet.
     leaving: Vec<(ModelId, ReplicaHandle)>,
 }
 
 #[derive(Debug)]
-struct Deployment {
-    spec: DeploymentSpec,
+pub(super) struct Deployment {
+    pub(super) spec: DeploymentSpec,
     /// By number.
-    replicas: Vec<ReplicaHandle>,
+    pub(super) replicas: Vec<ReplicaHandle>,
     /// Held by whoever changes the number of replicas, until they are ready. Also tells this deployment from a later
     /// one of the same model.
     change: Arc<AsyncMutex<()>>,
@@ -127,10 +120,11 @@ impl Deployments {
         }
     }
 
-    /// Changes the number of replicas, and waits until new ones are ready and surplus ones gone.
+    /// Changes the number of replicas, and waits until new ones and those that had failed are ready, and surplus ones
+    /// gone.
     ///
     /// # Errors
-    /// If there is no such deployment, or not every new replica becomes ready within `timeout`. The former number runs
+    /// If there is no such deployment, or not every such replica becomes ready within `timeout`. The former number runs
     /// then; likewise if this future is dropped.
     pub async fn scale(
         &self,
@@ -150,13 +144,12 @@ impl Deployments {
             Some(deployment) => deployment.spec.num_replicas,
             None => return Err(DeployError::Stopped { model }),
         };
-        if num_replicas <= former {
-            let surplus = self.table().truncate(&model, &lock, num_replicas);
-            all_gone(surplus).await;
-            return Ok(());
-        }
         let change = Change { deployments: self, model, lock: &lock, former: Some(former), kept: false };
-        change.grow(num_replicas, patience).await
+        if num_replicas > former {
+            change.grow(num_replicas, patience).await
+        } else {
+            change.shrink(num_replicas, patience).await
+        }
     }
 
     /// Stops the deployments of these models, and returns once their processes are gone.
@@ -238,12 +231,12 @@ impl Deployments {
         self.shared.host.arbiter.stop();
     }
 
-    fn table(&self) -> MutexGuard<'_, Table> {
+    pub(super) fn table(&self) -> MutexGuard<'_, Table> {
         self.shared.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// To be called under the table's lock.
-    fn start_replica(&self, spec: &DeploymentSpec, number: u32) -> ReplicaHandle {
+    pub(super) fn start_replica(&self, spec: &DeploymentSpec, number: u32) -> ReplicaHandle {
         let Shared { host, frontends, .. } = &*self.shared;
         ReplicaHandle::start(host, spec, number, Arc::clone(&frontends.borrow()))
     }
@@ -251,12 +244,12 @@ impl Deployments {
 
 impl Table {
     /// The deployment that this lock belongs to, if it has not been stopped.
-    fn own(&mut self, model: &ModelId, lock: &Arc<AsyncMutex<()>>) -> Option<&mut Deployment> {
+    pub(super) fn own(&mut self, model: &ModelId, lock: &Arc<AsyncMutex<()>>) -> Option<&mut Deployment> {
         self.deployments.get_mut(model).filter(|deployment| Arc::ptr_eq(&deployment.change, lock))
     }
 
     /// Stops the replicas from number `count` on. Returns them.
-    fn truncate(
+    pub(super) fn truncate(
         &mut self,
         model: &ModelId,
         lock: &Arc<AsyncMutex<()>>,
@@ -270,7 +263,7 @@ impl Table {
     }
 
     /// Stops the deployment of a model, if there is one.
-    fn remove(&mut self, model: &ModelId) {
+    pub(super) fn remove(&mut self, model: &ModelId) {
         if let Some(deployment) = self.deployments.remove(model) {
             self.dismiss(model, &deployment.replicas);
         }
@@ -284,146 +277,12 @@ impl Table {
     }
 
     /// The replicas of some models that were told to stop and may not have yet.
-    fn leaving(&mut self, of: impl Fn(&ModelId) -> bool) -> Vec<ReplicaHandle> {
+    pub(super) fn leaving(&mut self, of: impl Fn(&ModelId) -> bool) -> Vec<ReplicaHandle> {
         self.leaving.retain(|(_, replica)| !replica.is_gone());
         self.leaving.iter().filter(|(model, _)| of(model)).map(|(_, replica)| replica.clone()).collect()
     }
 }
 
-async fn all_gone(replicas: Vec<ReplicaHandle>) {
+pub(super) async fn all_gone(replicas: Vec<ReplicaHandle>) {
     join_all(replicas.into_iter().map(ReplicaHandle::gone)).await;
-}
-
-/// Until when a caller waits, and how long that is in all.
-#[derive(Debug, Clone, Copy)]
-struct Patience {
-    timeout: Duration,
-    deadline: Instant,
-}
-
-impl Patience {
-    fn new(timeout: Duration) -> Self {
-        let timeout = timeout.min(LONGEST_TIMEOUT);
-        Self { timeout, deadline: Instant::now() + timeout }
-    }
-}
-
-/// The addition of replicas to a deployment, which is taken back unless every one becomes ready.
-struct Change<'a> {
-    deployments: &'a Deployments,
-    model: ModelId,
-    /// Held by the caller.
-    lock: &'a Arc<AsyncMutex<()>>,
-    /// How many replicas there were; `None` for a deployment that is new.
-    former: Option<NumReplicas>,
-    /// Whether it is not to be taken back.
-    kept: bool,
-}
-
-impl Change<'_> {
-    async fn grow(mut self, num_replicas: NumReplicas, patience: Patience) -> Result<(), DeployError> {
-        let grown = self.try_grow(num_replicas, patience).await;
-        self.kept = grown.is_ok();
-        if !self.kept {
-            let (model, deployments) = (self.model.clone(), self.deployments);
-            drop(self);
-            let leaving = deployments.table().leaving(|leaving| *leaving == model);
-            all_gone(leaving).await;
-        }
-        grown
-    }
-
-    async fn try_grow(&self, num_replicas: NumReplicas, patience: Patience) -> Result<(), DeployError> {
-        let Self { deployments, model, lock, former, .. } = self;
-        // What left just now may still be in the working directories that the new replicas will have.
-        let leaving = deployments.table().leaving(|leaving| leaving == model);
-        if timeout_at(patience.deadline, all_gone(leaving)).await.is_err() {
-            return Err(DeployError::Busy { model: model.clone(), waited: patience.timeout });
-        }
-        if num_replicas > NumReplicas::NONE {
-            self.frontend(patience).await?;
-        }
-        let new: Vec<ReplicaHandle> = {
-            let mut table = deployments.table();
-            let Some(deployment) = table.own(model, lock) else {
-                return Err(DeployError::Stopped { model: model.clone() });
-            };
-            deployment.spec.num_replicas = num_replicas;
-            let numbers = former.unwrap_or_default().get()..num_replicas.get();
-            let new: Vec<_> =
-                numbers.map(|number| deployments.start_replica(&deployment.spec, number)).collect();
-            deployment.replicas.extend(new.iter().cloned());
-            new
-        };
-        try_join_all(new.into_iter().map(|replica| self.ready(replica, patience))).await?;
-        Ok(())
-    }
-
-    /// Waits, a little, until there is a frontend: one may just be starting.
-    async fn frontend(&self, patience: Patience) -> Result<(), DeployError> {
-        let waited = patience.timeout.min(self.deployments.shared.host.config.frontend_timeout);
-        let mut frontends = self.deployments.shared.frontends.subscribe();
-        let some =
-            timeout_at(Instant::now() + waited, frontends.wait_for(|frontends| !frontends.is_empty())).await;
-        match some {
-            Ok(_) => Ok(()),
-            Err(_) => Err(DeployError::NoFrontend { model: self.model.clone(), waited }),
-        }
-    }
-
-    /// Waits until a replica is ready, or it is plain that it will not be.
-    async fn ready(&self, mut replica: ReplicaHandle, patience: Patience) -> Result<(), DeployError> {
-        let settled =
-            timeout_at(patience.deadline, replica.snapshots.wait_for(|snapshot| verdict(snapshot).is_some()))
-                .await
-                .map(|settled| settled.map(|snapshot| verdict(&snapshot)));
-        let what = match settled {
-            Ok(Ok(Some(Err(what)))) => what,
-            Ok(Ok(_)) => return Ok(()),
-            Ok(Err(_)) => return Err(DeployError::Stopped { model: self.model.clone() }),
-            Err(_) => {
-                let snapshot = replica.snapshots.borrow();
-                let (state, reason) =
-                    (snapshot.state.as_str(), snapshot.reason.as_deref().unwrap_or("no reason is known"));
-                format!("is still {state} after {} s: {reason}", patience.timeout.as_secs_f64())
-            }
-        };
-        let (model, last_lines) = (self.model.clone(), replica.output.last_lines(QUOTED_LINES));
-        Err(DeployError::Replica { model, replica: replica.number, what, last_lines })
-    }
-}
-
-impl Drop for Change<'_> {
-    fn drop(&mut self) {
-        if self.kept {
-            return;
-        }
-        let mut table = self.deployments.table();
-        match self.former {
-            Some(count) => {
-                table.truncate(&self.model, self.lock, count);
-            }
-            None => {
-                if table.own(&self.model, self.lock).is_some() {
-                    table.remove(&self.model);
-                }
-            }
-        }
-    }
-}
-
-/// Whether a replica that somebody waits for is ready, or what happened to it instead; `None` while that is open.
-fn verdict(snapshot: &Snapshot) -> Option<Result<(), String>> {
-    let Snapshot { state, reason, futile_exits, last_exit, .. } = snapshot;
-    match (state, last_exit) {
-        (ReplicaState::Ready, _) => Some(Ok(())),
-        (_, Some(exit @ Exit::NotStarted(_))) => Some(Err(exit.to_string())),
-        (_, Some(exit)) if *futile_exits >= EXITS_TO_GIVE_UP => {
-            // The reason is the better explanation, unless the next process runs already.
-            let explained = matches!(state, ReplicaState::BackingOff | ReplicaState::Failed);
-            let what = reason.clone().filter(|_| explained).unwrap_or_else(|| exit.to_string());
-            Some(Err(format!("{what}, {futile_exits} times in a row")))
-        }
-        _ => None,
-    }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! waiting ──frontend──▶ running: starting ⇄ ready ──exit──▶ backing off ──delay──▶ waiting
-//!                          │ unconnected for too long            │ five exits in a row without ready
+//!                          │ unconnected for too long            │ five exits, and never ready
 //!                          ▼                                     ▼
 //!                        ending ──exit──▶ backing off          failed
 //! ```
@@ -18,7 +18,8 @@ const FIRST_DELAY: Duration = Duration::from_millis(100);
 const LONGEST_DELAY: Duration = Duration::from_secs(10);
 /// Being ready for this long resets the delay.
 const HEALTHY_AFTER: Duration = Duration::from_secs(60);
-/// A replica that has exited so often in a row without having been ready is left alone.
+/// A replica that has exited so often without ever having been ready is left alone. One that has been will be again:
+/// what ails it then is more likely its surroundings.
 const MOST_EXITS: u32 = 5;
 
 /// How a process ended.
@@ -132,12 +133,21 @@ pub(super) struct Lifecycle {
     next_delay: Duration,
     /// Exits in a row without having been ready.
     futile_exits: u32,
+    /// Whether any process of it was ready.
+    ever_ready: bool,
     starts: u32,
 }
 
 impl Lifecycle {
     pub(super) fn new(connect_timeout: Duration) -> Self {
-        Self { phase: Phase::Waiting, connect_timeout, next_delay: FIRST_DELAY, futile_exits: 0, starts: 0 }
+        Self {
+            phase: Phase::Waiting,
+            connect_timeout,
+            next_delay: FIRST_DELAY,
+            futile_exits: 0,
+            ever_ready: false,
+            starts: 0,
+        }
     }
 
     /// Takes note of the time and of who sees the process; says what is to be done now.
@@ -176,13 +186,23 @@ impl Lifecycle {
             Phase::Waiting | Phase::BackingOff { .. } | Phase::Failed { .. } => return,
         };
         self.futile_exits = if was_ready { 0 } else { self.futile_exits + 1 };
-        self.phase = if self.futile_exits >= MOST_EXITS {
+        self.ever_ready |= was_ready;
+        self.phase = if self.futile_exits >= MOST_EXITS && !self.ever_ready {
             Phase::Failed { reason: format!("{reason}; it never became ready in {MOST_EXITS} starts") }
         } else {
             let delay = self.next_delay;
             self.next_delay = LONGEST_DELAY.min(delay * 2);
             Phase::BackingOff { until: now + delay, reason }
         };
+    }
+
+    /// Begins anew if it has failed.
+    pub(super) fn retry(&mut self) {
+        if matches!(self.phase, Phase::Failed { .. }) {
+            self.phase = Phase::Waiting;
+            self.next_delay = FIRST_DELAY;
+            self.futile_exits = 0;
+        }
     }
 
     /// When to call [`Lifecycle::advance`] if nothing else happens before.
@@ -309,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn five_exits_in_a_row_without_having_been_ready_are_enough() {
+    fn five_exits_without_ever_having_been_ready_are_enough() {
         let (mut replica, mut now) = started();
         for exits in 1..=5 {
             assert_eq!(replica.futile_exits(), exits - 1);
@@ -320,6 +340,32 @@ mod tests {
         assert_eq!(replica.state(), ReplicaState::Failed);
         assert!(replica.reason().unwrap().starts_with("exited with code 3"));
         assert_eq!((replica.deadline(), replica.advance(now + TIMEOUT, NOWHERE)), (None, None));
+    }
+
+    #[test]
+    fn a_replica_that_was_ready_once_is_never_given_up() {
+        let (mut replica, mut now) = started();
+        replica.advance(now, EVERYWHERE);
+        for _ in 0..20 {
+            replica.exited(now, &Exit::Code(3));
+            assert_eq!(replica.state(), ReplicaState::BackingOff);
+            now += LONGEST_DELAY;
+            assert_eq!(replica.advance(now, NOWHERE), Some(Order::Start));
+        }
+    }
+
+    #[test]
+    fn a_failed_replica_can_be_tried_again() {
+        let (mut replica, mut now) = started();
+        for _ in 0..5 {
+            replica.exited(now, &Exit::Code(3));
+            now += LONGEST_DELAY;
+            replica.advance(now, NOWHERE);
+        }
+        replica.retry();
+        assert_eq!(replica.advance(now, NOWHERE), Some(Order::Start));
+        replica.exited(now, &Exit::Code(3));
+        assert_eq!((replica.futile_exits(), replica.state()), (1, ReplicaState::BackingOff));
     }
 
     #[test]
@@ -371,7 +417,7 @@ mod tests {
         ) {
             let mut now = Instant::now();
             let mut replica = Lifecycle::new(TIMEOUT);
-            let (mut running, mut exited_at, mut failed) = (false, None, false);
+            let (mut running, mut exited_at, mut failed, mut ready) = (false, None, false, false);
             for (millis, event) in events {
                 now += Duration::from_millis(millis);
                 match event {
@@ -395,6 +441,8 @@ mod tests {
                     Event::Exited(_) => {}
                 }
                 failed |= replica.state() == ReplicaState::Failed;
+                ready |= replica.state() == ReplicaState::Ready;
+                prop_assert!(!(failed && ready));
                 prop_assert_eq!(failed, replica.state() == ReplicaState::Failed);
                 prop_assert_eq!(replica.reason().is_none(), replica.state() == ReplicaState::Ready);
                 prop_assert!(replica.state() != ReplicaState::Ready || running);

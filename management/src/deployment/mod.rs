@@ -2,6 +2,7 @@
 //!
 //! # Layout
 //! - [`Deployments`] (`deployments.rs`): the handle by which the rest of management deploys, scales, stops and asks.
+//! - `change.rs`: a change of their number, for as long as its caller waits.
 //! - `replica.rs`: the actor of one replica; it obeys `lifecycle.rs`, the pure state machine of when to start its
 //!   process, when to end it and when to give it up.
 //! - `process.rs`: one process, its environment, its start through the guard ([`crate::guard`]) and its end.
@@ -23,6 +24,7 @@ pub use spec::{ContainerKind, DeploymentSpec, NumReplicas, Run, TooManyReplicas,
 pub use status::{DeploymentStatus, ReplicaState, ReplicaStatus};
 
 mod artifact;
+mod change;
 mod deployments;
 mod error;
 mod leftovers;

@@ -90,6 +90,12 @@ impl ReplicaHandle {
         self.address.do_send(Observe(frontends));
     }
 
+    /// Has it try again, if it has failed; returns when that shows.
+    pub(super) async fn retry(&self) {
+        // One that has gone shows that, too.
+        let _ = self.address.send(Retry).await;
+    }
+
     /// Has it end its process and itself.
     pub(super) fn stop(&self) {
         self.address.do_send(Stop);
@@ -102,6 +108,10 @@ impl ReplicaHandle {
 
     pub(super) fn is_gone(&self) -> bool {
         self.snapshots.has_changed().is_err()
+    }
+
+    pub(super) fn has_failed(&self) -> bool {
+        self.snapshots.borrow().state == ReplicaState::Failed
     }
 
     pub(super) fn status(&self) -> ReplicaStatus {
@@ -154,6 +164,11 @@ struct Observe(Frontends);
 #[rtype(result = "()")]
 struct Started(u32);
 
+/// Try again, in spite of having failed.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Retry;
+
 /// End the process and yourself.
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -186,6 +201,16 @@ impl Handler<Started> for Replica {
             // A frontend may have seen it before the guard's report was read.
             self.advance(ctx);
         }
+    }
+}
+
+impl Handler<Retry> for Replica {
+    type Result = ();
+
+    fn handle(&mut self, _: Retry, ctx: &mut Context<Self>) {
+        self.lifecycle.retry();
+        self.last_exit = None;
+        self.advance(ctx);
     }
 }
 

@@ -81,7 +81,8 @@ pub enum ReplicaState {
     Ready,
     /// Its process has ended, and will be started again.
     BackingOff,
-    /// Its process has ended too often, and is left alone until the deployment is changed.
+    /// Its process has ended too often without ever having been ready, and is left alone until the number of
+    /// replicas is set.
     Failed,
 }
 
