@@ -4,7 +4,7 @@
 //! underscores; its values take the place of the defaults, so that the order is defaults < file < environment < flag.
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
@@ -122,16 +122,18 @@ pub struct FrontendSettings {
     #[arg(long, env = "CLIPPER_RPC_ADDRESS", value_name = "ADDR", default_value = "0.0.0.0:7000")]
     pub rpc_address: SocketAddr,
     /// Tell containers and other frontends to reach this one under this host [default: the bound address]
-    #[arg(long, env = "CLIPPER_ADVERTISED_HOST", value_name = "HOST")]
+    #[arg(long, env = "CLIPPER_ADVERTISED_HOST", value_name = "HOST", value_parser = host)]
     pub advertised_host: Option<String>,
     /// Answer HTTP with this many threads [default: one for each core]
     #[arg(long, env = "CLIPPER_HTTP_WORKERS", value_name = "NUMBER")]
     pub http_workers: Option<NonZeroUsize>,
     /// Accept request bodies up to this size, in bytes
-    #[arg(long, env = "CLIPPER_MAX_BODY_BYTES", value_name = "BYTES", default_value_t = 64 << 20)]
+    #[arg(long, env = "CLIPPER_MAX_BODY_BYTES", value_name = "BYTES", default_value_t = 16 << 20)]
+    #[arg(value_parser = positive)]
     pub max_body_bytes: usize,
     /// Let at most this many queries wait for one version of one model
     #[arg(long, env = "CLIPPER_QUEUE_CAPACITY", value_name = "NUMBER", default_value_t = 10_000)]
+    #[arg(value_parser = positive)]
     pub queue_capacity: usize,
     /// Send at most this many inputs in one batch, where the model states no number of its own
     #[arg(long, env = "CLIPPER_MAX_BATCH_SIZE", value_name = "NUMBER", default_value_t = 64)]
@@ -205,7 +207,7 @@ fn with_text(mut command: Command, text: &str) -> anyhow::Result<Command> {
             toml::Value::String(text) => text,
             toml::Value::Integer(number) => number.to_string(),
             toml::Value::Boolean(truth) => truth.to_string(),
-            _ => bail!("'{key}' must be a text, a number or a truth value"),
+            _ => bail!("'{key}' must be a text, a whole number or a truth value"),
         };
         command = with_default(command, &key, &value);
     }
@@ -234,6 +236,30 @@ fn with_default(command: Command, key: &str, value: &str) -> Command {
 /// `query-address` is `query_address` in the file.
 fn key_of(long: &str) -> String {
     long.replace('-', "_")
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("expected at least 1".to_owned()),
+        Ok(number) => Ok(number),
+        Err(_) => Err("expected a whole number".to_owned()),
+    }
+}
+
+fn host(text: &str) -> Result<String, String> {
+    let v6 = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
+    let fits = match v6 {
+        Some(v6) => v6.parse::<Ipv6Addr>().is_ok(),
+        None => {
+            !text.is_empty()
+                && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte))
+        }
+    };
+    if fits {
+        Ok(text.to_owned())
+    } else {
+        Err("expected a host such as 10.0.0.1 or [::1], without a port".to_owned())
+    }
 }
 
 fn default_data_dir() -> PathBuf {
@@ -297,6 +323,13 @@ mod tests {
     fn a_bad_value_is_refused_by_the_name_of_its_flag() {
         let error = read("query_address = \"somewhere\"", &["clipper", "start"]).unwrap_err();
         assert!(error.contains("'somewhere' for '--query-address <ADDR>'"), "{error}");
-        assert!(read("", &["clipper", "start", "--max-batch-size", "0"]).is_err());
+        for (flag, value) in [
+            ("--max-batch-size", "0"),
+            ("--queue-capacity", "0"),
+            ("--max-body-bytes", "0"),
+            ("--advertised-host", "http://a:9/"),
+        ] {
+            assert!(read("", &["clipper", "start", flag, value]).is_err(), "{flag} {value}");
+        }
     }
 }

@@ -31,6 +31,8 @@ pub struct Terms {
     pub timeout: Duration,
     /// How long a container may take to leave after `drain`.
     pub drain: Duration,
+    /// How long after its last deadline a batch may still be answered.
+    pub overdue: Duration,
 }
 
 /// Owns the state of one registered connection.
@@ -42,13 +44,20 @@ pub struct ContainerConnection {
     terms: Terms,
     frontends: Arc<Vec<String>>,
     seat: Option<Seat>,
-    in_flight: HashMap<u64, Vec<Task>>,
+    in_flight: HashMap<u64, Batch>,
     next_batch: u64,
     last_sent: Instant,
     last_heard: Instant,
     draining: bool,
     /// Why the connection ended, for the tasks that it held.
     end: String,
+}
+
+/// What the container holds.
+struct Batch {
+    tasks: Vec<Task>,
+    /// When no answer to it is of use any more.
+    last_deadline: Instant,
 }
 
 /// There may be work in the queue.
@@ -145,12 +154,14 @@ impl ContainerConnection {
     }
 
     fn dispatch(&mut self, tasks: Vec<Task>) {
-        let deadline = tasks.iter().map(|task| task.deadline).min().expect("a batch has a task");
-        let budget = deadline.saturating_duration_since(Instant::now());
+        let deadlines = tasks.iter().map(|task| task.deadline);
+        let first_deadline = deadlines.clone().min().expect("a batch has a task");
+        let last_deadline = deadlines.max().expect("a batch has a task");
+        let budget = first_deadline.saturating_duration_since(Instant::now());
         let inputs = InputBatch::join(self.model.queue.input_type(), tasks.iter().map(|task| &task.input));
         let id = self.next_batch;
         self.next_batch += 1;
-        self.in_flight.insert(id, tasks);
+        self.in_flight.insert(id, Batch { tasks, last_deadline });
         self.send(&ToContainer::Predict(Predict { id, budget_micros: micros(budget), inputs }));
     }
 
@@ -162,28 +173,28 @@ impl ContainerConnection {
 
     fn complete(&mut self, prediction: Prediction, ctx: &mut Context<Self>) {
         let Prediction { id, outputs, errors, .. } = prediction;
-        let Some(tasks) = self.in_flight.remove(&id) else {
+        let Some(batch) = self.in_flight.remove(&id) else {
             return self.strike_off(&format!("it answered batch {id}, which it does not hold"), ctx);
         };
-        if outputs.len() != tasks.len() {
+        if outputs.len() != batch.tasks.len() {
             let offence =
-                format!("it answered a batch of {} inputs with {} outputs", tasks.len(), outputs.len());
-            self.in_flight.insert(id, tasks);
+                format!("it answered a batch of {} inputs with {} outputs", batch.tasks.len(), outputs.len());
+            self.in_flight.insert(id, batch);
             return self.strike_off(&offence, ctx);
         }
-        for (task, output) in tasks.into_iter().zip(outputs.into_outputs(&errors)) {
+        for (task, output) in batch.tasks.into_iter().zip(outputs.into_outputs(&errors)) {
             task.finish(output.map_err(|message| self.reported(&message)));
         }
         self.pull(ctx);
     }
 
     fn fail(&mut self, id: u64, message: &str, ctx: &mut Context<Self>) {
-        let Some(tasks) = self.in_flight.remove(&id) else {
+        let Some(batch) = self.in_flight.remove(&id) else {
             return self
                 .strike_off(&format!("it reported an error of batch {id}, which it does not hold"), ctx);
         };
         warn!(model = %self.container.model, replica = self.container.replica, message, "a batch failed");
-        for task in tasks {
+        for task in batch.tasks {
             task.finish(Err(self.reported(message)));
         }
         self.pull(ctx);
@@ -211,10 +222,20 @@ impl ContainerConnection {
         ctx.stop();
     }
 
+    /// Returns what the container holds to the queue.
+    fn give_back(&mut self) {
+        for (_, batch) in self.in_flight.drain() {
+            self.model.queue.requeue(batch.tasks, &self.end);
+        }
+    }
+
     fn watch(&mut self, ctx: &mut Context<Self>) {
         let now = Instant::now();
         if self.in_flight.is_empty() && now - self.last_heard > self.terms.timeout {
             self.finish("nothing was heard of it", ctx);
+        } else if self.in_flight.values().any(|batch| now > batch.last_deadline + self.terms.overdue) {
+            let overdue = self.terms.overdue.as_secs();
+            self.strike_off(&format!("it has not answered a batch {overdue} s after its deadline"), ctx);
         } else if now - self.last_sent >= self.terms.heartbeat {
             self.send(&ToContainer::Heartbeat { frontends: None });
         }
@@ -226,9 +247,7 @@ impl Drop for ContainerConnection {
     fn drop(&mut self) {
         let Some(seat) = self.seat else { return };
         self.model.queue.leave(seat.connection);
-        for (_, tasks) in self.in_flight.drain() {
-            self.model.queue.requeue(tasks, &self.end);
-        }
+        self.give_back();
         self.model.actor.do_send(LeaveSeat(seat));
     }
 }
@@ -247,7 +266,7 @@ impl Actor for ContainerConnection {
                 Err(_) => ctx.stop(),
             })
             .wait(ctx);
-        ctx.run_interval(self.terms.heartbeat, |connection, ctx| connection.watch(ctx));
+        ctx.run_interval(self.terms.heartbeat / 2, |connection, ctx| connection.watch(ctx));
     }
 }
 
@@ -272,8 +291,12 @@ impl Handler<Received> for ContainerConnection {
             FromContainer::FeedbackAck { id } => {
                 self.strike_off(&format!("it acknowledged feedback {id}, which it was not sent"), ctx);
             }
-            // It was told twice that it is unknown, and has answered twice.
-            FromContainer::Register(_) => self.welcome(),
+            // It begins anew, or was told twice that it is unknown: what it held before it will not answer.
+            FromContainer::Register(_) => {
+                self.give_back();
+                self.welcome();
+                self.pull(ctx);
+            }
         }
     }
 }

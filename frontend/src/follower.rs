@@ -219,10 +219,15 @@ impl Follower {
         linked.map(|application| application.name.clone()).collect()
     }
 
-    /// Starts queues for versions that are new, and withdraws those of versions that are gone.
+    /// Starts queues for versions that are new, and withdraws those of versions that are gone, or are others now.
     fn serve(&mut self, model: &Model) {
+        let max_batch_size = self.config.max_batch_size;
         self.model_handles.retain(|id, handle| {
-            let kept = id.name != model.name || model.versions.contains_key(&id.version);
+            let kept = id.name != model.name
+                || model.versions.get(&id.version).is_some_and(|spec| {
+                    spec.input_type == handle.queue.input_type()
+                        && spec.batch_size.unwrap_or(max_batch_size) == handle.batch_limit
+                });
             if !kept {
                 handle.actor.do_send(Withdraw);
             }
@@ -236,7 +241,7 @@ impl Follower {
             let queue = Arc::new(Queue::new(id.clone(), spec.input_type, self.config.queue_capacity));
             let observer = self.observer.clone().expect("it is set at the start");
             let actor = ModelQueue::new(Arc::clone(&queue), observer).start();
-            let batch_limit = spec.batch_size.unwrap_or(self.config.max_batch_size);
+            let batch_limit = spec.batch_size.unwrap_or(max_batch_size);
             self.model_handles.insert(id, ModelHandle { queue, actor, batch_limit });
         }
     }
@@ -309,5 +314,71 @@ impl Handler<StandDown> for Follower {
         } else {
             self.emptied = Some(emptied);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use clipper_rpc::catalog::ModelVersionSpec;
+    use clipper_rpc::input::InputType;
+    use futures_util::FutureExt;
+    use futures_util::future::{self, BoxFuture};
+
+    use super::*;
+
+    /// Answers each call with the next update, and never again after the last.
+    struct Script(Mutex<Vec<Update>>);
+
+    impl Management for Script {
+        fn follow(&self, request: FollowRequest) -> BoxFuture<'_, Result<FollowResponse, FollowError>> {
+            let mut updates = self.0.lock().unwrap();
+            if updates.is_empty() {
+                return future::pending().boxed();
+            }
+            let update = updates.remove(0);
+            let revision = request.applied.map_or(1, |applied| applied.revision + 1);
+            let position = Position { store: Uuid::nil(), revision };
+            future::ready(Ok(FollowResponse { number: 0, position, update, frontends: Vec::new() })).boxed()
+        }
+    }
+
+    fn snapshot(input_type: InputType) -> Update {
+        let spec = ModelVersionSpec {
+            input_type,
+            labels: Vec::new(),
+            container_name: String::new(),
+            model_data_path: String::new(),
+            batch_size: None,
+        };
+        let version: clipper_rpc::names::ModelVersion = "1".parse().unwrap();
+        let model = Model {
+            name: "m".parse().unwrap(),
+            current_version: Some(version.clone()),
+            versions: BTreeMap::from([(version, spec)]),
+        };
+        Update::Snapshot { snapshot: Snapshot { applications: Vec::new(), models: vec![model] } }
+    }
+
+    #[actix::test]
+    async fn a_version_that_a_snapshot_shows_to_be_another_now_gets_another_queue() {
+        let directory = Arc::new(Directory::default());
+        let script = Script(Mutex::new(vec![snapshot(InputType::Doubles), snapshot(InputType::Ints)]));
+        let (followed, first_snapshot) = oneshot::channel();
+        let config = FollowerConfig {
+            query_address: String::new(),
+            rpc_address: String::new(),
+            queue_capacity: 1,
+            max_batch_size: 1,
+        };
+        let follower =
+            Follower::new(Arc::new(script), Arc::clone(&directory), Arc::default(), config, followed).start();
+        first_snapshot.await.unwrap();
+        let id = ModelId { name: "m".parse().unwrap(), version: "1".parse().unwrap() };
+        while directory.models.load()[&id].queue.input_type() != InputType::Ints {
+            tokio::task::yield_now().await;
+        }
+        drop(follower);
     }
 }

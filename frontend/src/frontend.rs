@@ -1,6 +1,6 @@
 //! Puts the parts of a frontend together, and takes them apart in order.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
 use std::pin::pin;
@@ -54,7 +54,7 @@ impl Default for Config {
             rpc_address: SocketAddr::from(([0, 0, 0, 0], 7000)),
             advertised_host: None,
             http_workers: None,
-            max_body_bytes: 64 << 20,
+            max_body_bytes: 16 << 20,
             queue_capacity: 10_000,
             max_batch_size: 64,
             heartbeat: Duration::from_secs(1),
@@ -169,6 +169,7 @@ impl Frontend {
             heartbeat: config.heartbeat,
             timeout: config.container_timeout,
             drain: Duration::from_secs(1),
+            overdue: Duration::from_secs(30),
         };
         // Containers wait at the door until it is known what is served: none is turned away for a model yet to be heard of.
         let serving = tokio::select! {
@@ -183,6 +184,7 @@ impl Frontend {
                 directory,
                 terms,
                 connections: HashMap::new(),
+                turned_away: HashSet::new(),
             };
             state.ready.store(true, Ordering::Relaxed);
             (router.start(reception), handle)

@@ -7,7 +7,7 @@
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clipper_rpc::input::InputType;
 use clipper_rpc::names::ModelId;
@@ -16,6 +16,9 @@ use crate::task::{Failure, MAX_ATTEMPTS, Task};
 
 /// The most bytes of inputs in one batch of several; a single larger input travels alone.
 const MAX_BATCH_BYTES: usize = 32 << 20;
+
+/// How often a full queue is looked through for tasks whose clients have gone.
+const SWEEP_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A connection, within its queue.
 pub type ConnectionId = u64;
@@ -47,6 +50,8 @@ struct State {
     /// Breaks ties between equal deadlines: first come, first served.
     pushed: u64,
     connections: Vec<Connection>,
+    /// When all that waits was last looked through.
+    swept: Option<Instant>,
     closed: bool,
 }
 
@@ -96,7 +101,7 @@ impl Queue {
             return Err(Failure::NoConnectedReplicas { model: self.model.clone() });
         }
         if state.waiting.len() >= self.capacity {
-            state.drop_unwanted(Instant::now());
+            state.make_room(Instant::now());
             if state.waiting.len() >= self.capacity {
                 return Err(Failure::QueueFull { model: self.model.clone(), capacity: self.capacity });
             }
@@ -207,8 +212,16 @@ impl State {
         }
     }
 
-    fn drop_unwanted(&mut self, now: Instant) {
-        self.waiting.retain(|waiting| waiting.task.is_wanted(now));
+    /// Drops what nobody waits for any more: expired tasks, which are the first, at each call; those whose clients have
+    /// gone, which may be anywhere, not so often that a full queue would do nothing else.
+    fn make_room(&mut self, now: Instant) {
+        while self.waiting.peek().is_some_and(|first| !first.task.is_wanted(now)) {
+            self.waiting.pop();
+        }
+        if self.swept.is_none_or(|swept| now - swept >= SWEEP_INTERVAL) {
+            self.swept = Some(now);
+            self.waiting.retain(|waiting| waiting.task.is_wanted(now));
+        }
     }
 }
 
@@ -235,11 +248,9 @@ impl Ord for Waiting {
 
 #[cfg(test)]
 mod tests {
+    use clipper_rpc::input::Input;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::time::Duration;
-
-    use clipper_rpc::input::Input;
     use tokio::sync::oneshot;
 
     use super::*;
@@ -315,6 +326,23 @@ mod tests {
         let (third, _answer) = task("third", 60_000);
         queue.push(third).unwrap();
         assert_eq!(texts(queue.take(1, 10)), ["third"]);
+    }
+
+    #[test]
+    fn a_full_queue_is_not_looked_through_for_every_query_that_it_refuses() {
+        let queue = queue(50_000);
+        joined(&queue, 1);
+        let mut answers = Vec::new();
+        for _ in 0..50_000 {
+            let (task, answer) = task("waiting", 60_000);
+            queue.push(task).unwrap();
+            answers.push(answer);
+        }
+        let began = Instant::now();
+        for _ in 0..50_000 {
+            assert_eq!(queue.push(task("refused", 60_000).0).unwrap_err().reason(), "queue_full");
+        }
+        assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
     }
 
     #[test]

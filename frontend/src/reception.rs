@@ -3,7 +3,7 @@
 //! Invariant: a peer is known here from its accepted `register` until it is lost or its actor has ended; whoever is not
 //! known is answered `unknown`, so that it registers again.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use actix::prelude::*;
@@ -22,6 +22,9 @@ use crate::model_queue::ModelHandle;
 /// How soon a container may ask again for a model that is not registered yet.
 const RETRY_UNKNOWN_MODEL_MILLIS: u64 = 500;
 
+/// The longest text that a container may say of itself: it goes into logs and to management.
+const MAX_DESCRIPTION_BYTES: usize = 256;
+
 /// Turns messages of containers into messages of their connections' actors.
 pub struct Reception {
     /// Where connections run.
@@ -34,6 +37,8 @@ pub struct Reception {
     pub terms: Terms,
     /// The connections that were accepted.
     pub connections: HashMap<PeerId, Addr<ContainerConnection>>,
+    /// The connections that were refused for good, and said so in the log: once is enough.
+    pub turned_away: HashSet<PeerId>,
 }
 
 /// Why a container is turned away. Displayed to it.
@@ -43,6 +48,8 @@ enum Refusal {
     Protocol { found: u64 },
     #[error(transparent)]
     Name(#[from] NameError),
+    #[error("'{field}' has {found} bytes; at most {MAX_DESCRIPTION_BYTES} are taken")]
+    TooLong { field: &'static str, found: usize },
     #[error("version '{}' of model '{}' is not registered", .model.version, .model.name)]
     UnknownModel { model: ModelId },
     #[error("model '{model}' takes {expected}, the container {found}")]
@@ -63,8 +70,8 @@ impl Reception {
             Err(refusal) => {
                 let retry_millis =
                     matches!(refusal, Refusal::UnknownModel { .. }).then_some(RETRY_UNKNOWN_MODEL_MILLIS);
-                if retry_millis.is_none() {
-                    warn!(%peer, %refusal, sdk = register.sdk, "container turned away");
+                if retry_millis.is_none() && self.turned_away.insert(peer.clone()) {
+                    warn!(%peer, %refusal, "container turned away");
                 }
                 self.router.send(&peer, &ToContainer::Rejected { reason: refusal.to_string(), retry_millis });
             }
@@ -74,6 +81,12 @@ impl Reception {
     fn admit(&self, register: &Register) -> Result<(ModelHandle, ConnectedContainer), Refusal> {
         if register.protocol != PROTOCOL_VERSION {
             return Err(Refusal::Protocol { found: register.protocol });
+        }
+        for (field, text) in [("instance", &register.instance), ("sdk", &register.sdk)] {
+            let found = text.as_ref().map_or(0, String::len);
+            if found > MAX_DESCRIPTION_BYTES {
+                return Err(Refusal::TooLong { field, found });
+            }
         }
         let name: ModelName = register.model.parse()?;
         let version: ModelVersion = register.version.parse()?;
@@ -120,6 +133,7 @@ impl clipper_rpc::router::Reception for Reception {
     }
 
     fn lost(&mut self, peer: PeerId, loss: Loss) {
+        self.turned_away.remove(&peer);
         if let Some(connection) = self.connections.remove(&peer) {
             connection.do_send(Lost(loss));
         }

@@ -9,6 +9,8 @@ use std::str::FromStr;
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::excerpt::excerpt;
+
 /// The type of an application's, and of its models', inputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum InputType {
@@ -84,7 +86,7 @@ impl FromStr for InputType {
             "f" | "float" | "floats" => Ok(Self::Floats),
             "d" | "double" | "doubles" => Ok(Self::Doubles),
             "s" | "str" | "strs" | "string" | "strings" => Ok(Self::Strings),
-            other => Err(UnknownInputType(other.to_owned())),
+            other => Err(UnknownInputType(excerpt(other).into_owned())),
         }
     }
 }

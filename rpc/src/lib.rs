@@ -6,10 +6,12 @@
 //! - [`message`] and [`codec`]: the container protocol (`docs/protocol.md`) as types, and as frames.
 //! - [`router`]: the frontend's end, one thread around a ROUTER socket.
 //! - [`session`]: the container's end, a DEALER socket that registers, reconnects and keeps alive.
+//! - [`excerpt`]: what may be repeated of what others said.
 //! - [`catalog`]: what management stores and every frontend follows.
 
 pub mod catalog;
 pub mod codec;
+pub mod excerpt;
 pub mod input;
 pub mod message;
 pub mod names;

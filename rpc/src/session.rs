@@ -16,6 +16,8 @@ use crate::message::{Feedback, FromContainer, Predict, Register, Registered, ToC
 /// The pause before the second try; it doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// The longest time that a frontend can set.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// The terms until a frontend has stated its own.
 const HEARTBEAT_BEFORE_WELCOME: Duration = Duration::from_secs(1);
 const TIMEOUT_BEFORE_WELCOME: Duration = Duration::from_secs(5);
@@ -63,6 +65,7 @@ struct Open {
     socket: zmq::Socket,
     heartbeat: Duration,
     timeout: Duration,
+    accepted: bool,
     last_sent: Instant,
     /// When a message arrived last, or when the container last began to listen.
     last_heard: Instant,
@@ -91,6 +94,11 @@ impl Session {
             State::Open(open) => Some(&open.socket),
             State::Pausing { .. } | State::Rejected => None,
         }
+    }
+
+    /// Whether the frontend counts on this container.
+    pub fn is_accepted(&self) -> bool {
+        matches!(&self.state, State::Open(open) if open.accepted)
     }
 
     /// Whether there is no connection at the moment, and a new session will begin after a pause.
@@ -162,14 +170,15 @@ impl Session {
         }
         match message {
             ToContainer::Registered(Registered { replica, heartbeat_millis, timeout_millis, frontends }) => {
-                open.heartbeat = Duration::from_millis(heartbeat_millis.max(1));
-                open.timeout = Duration::from_millis(timeout_millis.max(1));
+                open.accepted = true;
+                open.heartbeat = within_reason(heartbeat_millis);
+                open.timeout = within_reason(timeout_millis);
                 info!(frontend = %self.address, replica, "registered");
                 frontends.map(SessionEvent::Frontends)
             }
             ToContainer::Rejected { reason, retry_millis: Some(millis) } => {
                 info!(frontend = %self.address, reason, "not accepted yet");
-                self.state = State::Pausing { until: now + Duration::from_millis(millis) };
+                self.state = State::Pausing { until: now + within_reason(millis) };
                 None
             }
             ToContainer::Rejected { reason, retry_millis: None } => {
@@ -177,6 +186,7 @@ impl Session {
                 Some(SessionEvent::Rejected { reason })
             }
             ToContainer::Unknown => {
+                open.accepted = false;
                 debug!(frontend = %self.address, "the frontend does not know this container, registering again");
                 let register = FromContainer::Register(self.register.clone());
                 self.send(now, &register);
@@ -221,6 +231,7 @@ impl Session {
                     socket,
                     heartbeat: HEARTBEAT_BEFORE_WELCOME,
                     timeout: TIMEOUT_BEFORE_WELCOME,
+                    accepted: false,
                     last_sent: now,
                     last_heard: now,
                 });
@@ -247,4 +258,9 @@ impl Session {
         self.state = State::Pausing { until: now + self.pause };
         self.pause = (2 * self.pause).min(LONGEST_PAUSE);
     }
+}
+
+/// A frontend's idea of a time, however strange, as one that can be waited for.
+fn within_reason(millis: u64) -> Duration {
+    Duration::from_millis(millis).clamp(Duration::from_millis(1), LONGEST_WAIT)
 }

@@ -72,10 +72,12 @@ fn from_container() -> impl Strategy<Value = FromContainer> {
                 })
             },
         );
-    let prediction = (any::<(u64, u64)>(), outputs(), btree_map(any::<u32>(), any::<String>(), 0..4))
-        .prop_map(|((id, elapsed_micros), outputs, errors)| {
+    let prediction = (any::<(u64, u64)>(), outputs(), btree_map(0..8u32, any::<String>(), 0..4)).prop_map(
+        |((id, elapsed_micros), outputs, mut errors)| {
+            errors.retain(|&index, _| (index as usize) < outputs.len());
             FromContainer::Prediction(Prediction { id, elapsed_micros, outputs, errors })
-        });
+        },
+    );
     prop_oneof![
         register,
         prediction,
@@ -172,6 +174,37 @@ fn a_count_that_differs_from_the_outputs_is_refused() {
     frames.payload = Some(Bytes::from_static(&[0; 7]));
     let error = FromContainer::decode(&frames).unwrap_err().to_string();
     assert_eq!(error, "the outputs should take 8 bytes, the payload has 7");
+}
+
+#[test]
+fn a_prediction_that_says_two_things_is_refused() {
+    let decode = |header: &[u8], payload: Option<&'static [u8]>| {
+        let frames = Frames { header: header.to_vec().into(), payload: payload.map(Bytes::from_static) };
+        FromContainer::decode(&frames).unwrap_err().to_string()
+    };
+    let start = b"\x87\xa4type\xaaprediction\xa2id\x01\xa5count\x01\xaeelapsed_micros\x05";
+    let cases: [(&[u8], Option<&'static [u8]>, &str); 5] = [
+        (
+            b"\xa5dtype\xa4ints\xa7outputs\x91\xa11\xa1x\x01",
+            Some(&[0; 4]),
+            "'prediction' has both 'dtype' and 'outputs'",
+        ),
+        (b"\xa5dtype\xa1d\xa1x\x01\xa1y\x01", Some(&[0; 8]), "'d' is not one of ints, floats and doubles"),
+        (b"\xa7lengths\x91\x01\xa7outputs\x91\xa11\xa1x\x01", None, "'prediction' lacks the field 'dtype'"),
+        (
+            b"\xa6errors\x81\x01\xa1e\xa7outputs\x91\xa11\xa1x\x01",
+            None,
+            "'prediction' has an error of input 1, but only 1 inputs",
+        ),
+        (b"\xa7outputs\x91\xa11\xa1x\x01\xa1y\x01\x00", None, "something follows the header in its frame"),
+    ];
+    for (rest, payload, expected) in cases {
+        assert_eq!(decode(&[start, rest].concat(), payload), expected);
+    }
+    let goodbye =
+        Frames { header: Bytes::from_static(b"\x81\xa4type\xa7goodbye"), payload: Some(Bytes::new()) };
+    let error = FromContainer::decode(&goodbye).unwrap_err().to_string();
+    assert_eq!(error, "'goodbye' has a payload frame where none belongs");
 }
 
 #[test]

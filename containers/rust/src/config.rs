@@ -47,13 +47,12 @@ impl Config {
             })?;
         let host = optional("CLIPPER_IP").unwrap_or_else(|| "127.0.0.1".to_owned());
         let port: u16 = number("CLIPPER_PORT", optional("CLIPPER_PORT"))?.unwrap_or(7000);
-        let mut frontends = vec![format!("{host}:{port}")];
-        frontends.extend(
-            optional("CLIPPER_FRONTENDS")
-                .iter()
-                .flat_map(|list| list.split(','))
-                .map(|one| one.trim().to_owned()),
-        );
+        let mut frontends = vec![address("CLIPPER_IP", &format!("{host}:{port}"))?];
+        for listed in optional("CLIPPER_FRONTENDS").iter().flat_map(|list| list.split(',')) {
+            if !listed.trim().is_empty() {
+                frontends.push(address("CLIPPER_FRONTENDS", listed.trim())?);
+            }
+        }
         Ok(Self {
             frontends,
             register: Register {
@@ -69,6 +68,26 @@ impl Config {
             },
         })
     }
+}
+
+/// A `host:port`; whether there is such a host is for connecting to find.
+fn address(variable: &'static str, text: &str) -> Result<String, ConfigError> {
+    let fits = text.rsplit_once(':').is_some_and(|(host, port)| {
+        let ends = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+        let host_fits = match ends {
+            Some(v6) => v6.parse::<std::net::Ipv6Addr>().is_ok(),
+            None => !host.is_empty() && host.bytes().all(plain),
+        };
+        host_fits && port.parse::<u16>().is_ok()
+    });
+    if fits {
+        return Ok(text.to_owned());
+    }
+    Err(ConfigError {
+        variable,
+        problem: format!("expected the address of a frontend, host:port, found '{text}'"),
+    })
 }
 
 fn number<T: std::str::FromStr>(
@@ -100,7 +119,7 @@ mod tests {
             ("CLIPPER_INPUT_TYPE", "integers"),
             ("CLIPPER_IP", "10.0.0.1"),
             ("CLIPPER_PORT", "7001"),
-            ("CLIPPER_FRONTENDS", "10.0.0.2:7000, 10.0.0.3:7000"),
+            ("CLIPPER_FRONTENDS", "10.0.0.2:7000, 10.0.0.3:7000,"),
         ])
         .unwrap();
         assert_eq!(config.frontends, ["10.0.0.1:7001", "10.0.0.2:7000", "10.0.0.3:7000"]);
@@ -115,5 +134,11 @@ mod tests {
         assert!(error.starts_with("CLIPPER_INPUT_TYPE: 'tensors' is not an input type"), "{error}");
         let error = read(&[("CLIPPER_INPUT_TYPE", "d"), ("CLIPPER_PORT", "http")]).unwrap_err().to_string();
         assert_eq!(error, "CLIPPER_PORT: expected a number, found 'http'");
+        let error =
+            read(&[("CLIPPER_INPUT_TYPE", "d"), ("CLIPPER_IP", "not a host")]).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "CLIPPER_IP: expected the address of a frontend, host:port, found 'not a host:7000'"
+        );
     }
 }

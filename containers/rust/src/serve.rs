@@ -56,7 +56,8 @@ pub fn serve(config: Config, mut model: impl Model) -> Result<(), Error> {
     let mut container = Container {
         context: zmq::Context::new(),
         sessions: Vec::new(),
-        listed: config.frontends.into_iter().collect(),
+        listed: HashSet::new(),
+        configured: config.frontends.into_iter().collect(),
         register: config.register,
     };
     loop {
@@ -73,6 +74,8 @@ pub fn serve(config: Config, mut model: impl Model) -> Result<(), Error> {
 struct Container {
     context: zmq::Context,
     sessions: Vec<Session>,
+    /// The frontends to begin with.
+    configured: HashSet<String>,
     /// The frontends of the cluster, as last heard.
     listed: HashSet<String>,
     register: Register,
@@ -82,8 +85,15 @@ impl Container {
     /// Opens sessions with frontends that are new, drops those that are neither listed nor there, and keeps the rest alive.
     fn tick(&mut self) {
         let now = Instant::now();
-        self.sessions.retain(|session| self.listed.contains(session.address()) || !session.is_pausing());
-        for frontend in &self.listed {
+        let mut wanted: HashSet<&str> = self.listed.iter().map(String::as_str).collect();
+        if !self.sessions.iter().any(Session::is_accepted) {
+            // What was configured may lead to the cluster again, under whatever addresses it has now.
+            wanted.extend(self.configured.iter().map(String::as_str));
+            self.sessions
+                .retain(|session| !(session.is_rejected() && self.configured.contains(session.address())));
+        }
+        self.sessions.retain(|session| wanted.contains(session.address()) || !session.is_pausing());
+        for frontend in wanted {
             if self.sessions.iter().all(|session| session.address() != frontend) {
                 self.sessions.push(Session::new(&self.context, frontend, self.register.clone(), now));
             }
@@ -133,7 +143,7 @@ fn wait(sessions: &[Session], signals: &std::os::unix::net::UnixStream) -> Resul
     items.extend(sessions.iter().filter_map(Session::socket).map(|socket| socket.as_poll_item(POLLIN)));
     let next = sessions.iter().filter_map(Session::next_tick).min();
     let timeout = next.map_or(-1, |at| {
-        i64::try_from(at.saturating_duration_since(Instant::now()).as_millis()).unwrap_or(i64::MAX) + 1
+        i64::try_from(at.saturating_duration_since(Instant::now()).as_millis()).unwrap_or(0) + 1
     });
     match zmq::poll(&mut items, timeout) {
         Ok(_) | Err(zmq::Error::EINTR) => Ok(items[0].is_readable()),

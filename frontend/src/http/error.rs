@@ -1,5 +1,7 @@
 //! Refusals as JSON: `{"error": kind, "cause": what was wrong and what was expected}`.
 
+use std::time::Duration;
+
 use actix_web::http::StatusCode;
 use actix_web::http::header::{ALLOW, RETRY_AFTER};
 use actix_web::{HttpResponse, ResponseError};
@@ -23,6 +25,10 @@ pub(crate) enum ApiError {
     Unreadable(actix_web::Error),
     #[error("the body has the content type '{found}'; expected application/json")]
     ContentType { found: String },
+    #[error("the body has the content encoding '{found}'; expected none")]
+    ContentEncoding { found: String },
+    #[error("the body had not arrived after {} s", .waited.as_secs())]
+    Stalled { waited: Duration },
     #[error("there is no {path}; GET / says what there is")]
     UnknownPath { path: String },
     #[error("{path} takes {allowed}, not {method}")]
@@ -50,6 +56,8 @@ impl ApiError {
             Self::TooLarge { .. } => "Body too large",
             Self::Unreadable(_) => "Unreadable body",
             Self::ContentType { .. } => "Unsupported content type",
+            Self::ContentEncoding { .. } => "Unsupported content encoding",
+            Self::Stalled { .. } => "Body too slow",
             Self::UnknownPath { .. } => "Unknown path",
             Self::Method { .. } => "Method not allowed",
             Self::NotReady => "Not ready",
@@ -64,7 +72,8 @@ impl ResponseError for ApiError {
             Self::UnknownApplication { .. } | Self::UnknownPath { .. } => StatusCode::NOT_FOUND,
             Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::ContentType { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::ContentType { .. } | Self::ContentEncoding { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::Stalled { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::NotReady => StatusCode::SERVICE_UNAVAILABLE,
         }
     }

@@ -8,7 +8,7 @@ use std::future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, Route, guard, web};
 use serde_json::json;
 use utoipa::OpenApi;
 
@@ -44,12 +44,17 @@ struct ApiDocument;
 /// Declares every path.
 pub(crate) fn configure(service: &mut web::ServiceConfig) {
     service
-        .service(resource("/", "GET").route(web::get().to(about)))
-        .service(resource("/livez", "GET").route(web::get().to(live)))
-        .service(resource("/readyz", "GET").route(web::get().to(ready)))
-        .service(resource("/openapi.json", "GET").route(web::get().to(open_api)))
+        .service(resource("/", "GET").route(get_or_head().to(about)))
+        .service(resource("/livez", "GET").route(get_or_head().to(live)))
+        .service(resource("/readyz", "GET").route(get_or_head().to(ready)))
+        .service(resource("/openapi.json", "GET").route(get_or_head().to(open_api)))
         .service(resource("/{app}/predict", "POST").route(web::post().to(predict::predict)))
         .default_service(web::to(unknown_path));
+}
+
+/// Probes ask by HEAD.
+fn get_or_head() -> Route {
+    web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
 }
 
 /// A path that says which method it answers when it is asked by another.

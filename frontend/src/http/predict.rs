@@ -1,10 +1,12 @@
 //! `POST /{app}/predict`
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use actix_web::http::header::CONTENT_TYPE;
+use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
+use clipper_rpc::input::InputType;
+use tokio::time::timeout;
 use utoipa::ToSchema;
 
 use super::State;
@@ -12,6 +14,11 @@ use super::answer::{Answer, BatchAnswer, PredictAnswer};
 use super::error::{ApiError, Refusal};
 use crate::prediction::predict as predict_inputs;
 use crate::query::{Inputs, Query};
+
+/// How long a body may take to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest body, in bytes, that an HTTP worker parses itself: less than a millisecond of work.
+const LONGEST_PARSED_HERE: usize = 512 << 10;
 
 /// What a prediction request says. Read by [`Query::parse`]; this is its description.
 #[derive(ToSchema)]
@@ -46,6 +53,7 @@ pub(crate) struct PredictRequest {
         (status = 200, description = "A prediction, or one for each input of `input_batch`", body = PredictAnswer),
         (status = 400, description = "The body does not fit", body = Refusal),
         (status = 404, description = "There is no such application", body = Refusal),
+        (status = 408, description = "The body did not arrive in time", body = Refusal),
         (status = 413, description = "The body is too large", body = Refusal),
         (status = 415, description = "The body is not JSON", body = Refusal),
         (status = 503, description = "Not ready yet", body = Refusal),
@@ -65,7 +73,7 @@ pub(crate) async fn predict(
         return Err(ApiError::UnknownApplication { name: name.into_inner() });
     };
     let body = read(&state, &request, payload).await?;
-    let query = Query::parse(&body, application.input_type)?;
+    let query = parse(body, application.input_type).await?;
     let (inputs, is_batch) = match query.inputs {
         Inputs::One(input) => (vec![input], false),
         Inputs::Many(inputs) => (inputs, true),
@@ -84,16 +92,32 @@ pub(crate) async fn predict(
 }
 
 async fn read(state: &State, request: &HttpRequest, payload: web::Payload) -> Result<Bytes, ApiError> {
-    if let Some(found) = request.headers().get(CONTENT_TYPE) {
-        let found = String::from_utf8_lossy(found.as_bytes());
-        if !may_be_json(&found) {
-            return Err(ApiError::ContentType { found: found.into_owned() });
-        }
+    let header = |name| request.headers().get(name).map(|value| String::from_utf8_lossy(value.as_bytes()));
+    if let Some(found) = header(CONTENT_TYPE).filter(|found| !may_be_json(found)) {
+        return Err(ApiError::ContentType { found: found.into_owned() });
     }
-    match payload.to_bytes_limited(state.max_body_bytes).await {
-        Ok(body) => body.map_err(ApiError::Unreadable),
-        Err(_) => Err(ApiError::TooLarge { limit: state.max_body_bytes }),
+    if let Some(found) = header(CONTENT_ENCODING).filter(|found| found != "identity") {
+        return Err(ApiError::ContentEncoding { found: found.into_owned() });
     }
+    let limit = state.max_body_bytes;
+    let announced = header(CONTENT_LENGTH).and_then(|length| length.parse::<usize>().ok());
+    if announced.is_some_and(|length| length > limit) {
+        return Err(ApiError::TooLarge { limit });
+    }
+    match timeout(BODY_TIMEOUT, payload.to_bytes_limited(limit)).await {
+        Ok(Ok(body)) => body.map_err(ApiError::Unreadable),
+        Ok(Err(_)) => Err(ApiError::TooLarge { limit }),
+        Err(_) => Err(ApiError::Stalled { waited: BODY_TIMEOUT }),
+    }
+}
+
+/// Parses here, or on a thread of its own what would keep other requests waiting.
+async fn parse(body: Bytes, input_type: InputType) -> Result<Query, ApiError> {
+    if body.len() <= LONGEST_PARSED_HERE {
+        return Ok(Query::parse(&body, input_type)?);
+    }
+    let parsed = web::block(move || Query::parse(&body, input_type)).await;
+    Ok(parsed.map_err(|error| ApiError::Unreadable(error.into()))??)
 }
 
 /// Whether a body of this content type may be meant as JSON: `curl -d` calls it a form, and many clients plain text.

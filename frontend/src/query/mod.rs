@@ -8,6 +8,7 @@ mod input;
 use std::fmt;
 use std::time::Duration;
 
+use clipper_rpc::excerpt::excerpt;
 use clipper_rpc::input::{Input, InputType};
 use clipper_rpc::names::ModelVersion;
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, Visitor};
@@ -56,7 +57,7 @@ impl Query {
         let query = deserializer.deserialize_map(QueryVisitor { input_type });
         let query = query.and_then(|query| deserializer.end().map(|()| query));
         query.map_err(|error| {
-            QueryError(format!("{}; expected JSON such as {example}", explain(body, &error)))
+            QueryError(format!("{}; expected JSON such as {example}", excerpt(&explain(body, &error))))
         })
     }
 }
@@ -98,12 +99,15 @@ impl<'de> Visitor<'de> for QueryVisitor {
         let mut inputs = None;
         let mut version = None;
         let mut latency_slo = None;
+        let mut seen = Vec::with_capacity(FIELDS.len());
         while let Some(Field(field)) = map.next_key()? {
+            if seen.contains(&field) {
+                return Err(de::Error::duplicate_field(field));
+            }
+            seen.push(field);
             match field {
                 "input" | "input_batch" if inputs.is_some() => {
-                    return Err(de::Error::custom(
-                        "only one of 'input' and 'input_batch' may be given, and once",
-                    ));
+                    return Err(de::Error::custom("only one of 'input' and 'input_batch' may be given"));
                 }
                 "input" => {
                     let seed = InputSeed { input_type: self.input_type };
@@ -268,6 +272,7 @@ mod tests {
                 r#"{"input": [1], "input_batch": []}"#,
                 "only one of 'input' and 'input_batch'",
             ),
+            (InputType::Doubles, r#"{"uid": 1, "uid": 2, "input": [1]}"#, "duplicate field `uid`"),
             (InputType::Doubles, r#"{"inptu": [1]}"#, "unknown field `inptu`, expected one of `input`"),
             (
                 InputType::Doubles,
@@ -331,6 +336,14 @@ mod tests {
             let error = parse(body, input_type).unwrap_err();
             assert!(error.contains(expected), "{body}\n  said: {error}\n  not:  {expected}");
         }
+    }
+
+    #[test]
+    fn a_refusal_does_not_repeat_all_that_the_client_said() {
+        let body = format!(r#"{{"input": ["{}"]}}"#, "x".repeat(100_000));
+        let error = parse(&body, InputType::Doubles).unwrap_err();
+        assert!(error.len() < 1000 && error.contains(" ... "), "{error}");
+        assert!(error.contains("expected a number at line 1"), "{error}");
     }
 
     proptest! {

@@ -29,7 +29,7 @@ pub enum CodecError {
         field: &'static str,
     },
     /// A field's input type is none, or does not fit there.
-    #[error("'{text}' is not a numeric type")]
+    #[error("'{text}' is not one of ints, floats and doubles")]
     NotNumeric {
         /// The text.
         text: String,
@@ -60,13 +60,31 @@ pub enum CodecError {
         /// The payload's length, in bytes.
         found: usize,
     },
-    /// A payload came with a message that has none, or none came where one belongs.
-    #[error("'{message}' {}", if *.expected { "lacks its payload frame" } else { "has a payload frame where none belongs" })]
+    /// The errors of a prediction name an input that is not in the batch.
+    #[error("'prediction' has an error of input {index}, but only {count} inputs")]
+    ErrorIndex {
+        /// The index.
+        index: u32,
+        /// The number of inputs.
+        count: u64,
+    },
+    /// Two fields came together of which each excludes the other.
+    #[error("'prediction' has both '{0}' and '{1}'")]
+    Exclusive(&'static str, &'static str),
+    /// Something follows the header in its frame.
+    #[error("something follows the header in its frame")]
+    Trailing,
+    /// A payload came with a message that has none.
+    #[error("'{message}' has a payload frame where none belongs")]
     Payload {
         /// The message's type.
+        message: String,
+    },
+    /// No payload came where one belongs.
+    #[error("'{message}' lacks its payload frame")]
+    NoPayload {
+        /// The message's type.
         message: &'static str,
-        /// Whether a payload belongs there.
-        expected: bool,
     },
     /// An input or output is of another kind than the message says.
     #[error("element {index} of '{message}' is not {expected}")]

@@ -2,12 +2,16 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 
 use bytes::Bytes;
+use rmp_serde::decode::Error;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use super::item::{Array, Item};
 use super::{CodecError, Frames};
+use crate::excerpt::excerpt;
 use crate::input::{InputBatch, InputType};
 use crate::output::{Element, OutputBatch};
 
@@ -84,7 +88,12 @@ impl<'a> Header<'a> {
         }
         let mut deserializer = rmp_serde::Deserializer::from_read_ref(header);
         deserializer.set_max_depth(MAX_DEPTH);
-        Self::deserialize(&mut deserializer).map_err(|error| CodecError::Header(error.to_string()))
+        let parsed = Self::deserialize(&mut deserializer)
+            .map_err(|error| CodecError::Header(excerpt(&error.to_string()).into_owned()))?;
+        match IgnoredAny::deserialize(&mut deserializer) {
+            Err(Error::InvalidMarkerRead(end)) if end.kind() == ErrorKind::UnexpectedEof => Ok(parsed),
+            _ => Err(CodecError::Trailing),
+        }
     }
 
     pub(super) fn encode(&self, payload: Option<Bytes>) -> Frames {
@@ -102,10 +111,10 @@ impl<'a> Header<'a> {
         let input_type: InputType = require(self.input_type.take(), message, "input_type")?.parse()?;
         let batch = if input_type.is_numeric() {
             let lengths = require(self.lengths.take(), message, "lengths")?.0;
-            let payload = payload.ok_or(CodecError::Payload { message, expected: true })?;
+            let payload = payload.ok_or(CodecError::NoPayload { message })?;
             InputBatch::from_parts(input_type, lengths, payload)?
         } else {
-            no_payload(message, payload.as_ref())?;
+            self.no_payload(payload.as_ref())?;
             let items = require(self.inputs.take(), message, "inputs")?.0;
             join_items(message, input_type, &items)?
         };
@@ -137,16 +146,22 @@ impl<'a> Header<'a> {
         const MESSAGE: &str = "prediction";
         let count = require(self.count, MESSAGE, "count")?;
         let Some(dtype) = self.dtype.take() else {
-            no_payload(MESSAGE, payload.as_ref())?;
+            self.no_payload(payload.as_ref())?;
+            if self.lengths.is_some() {
+                return Err(CodecError::MissingField { message: MESSAGE, field: "dtype" });
+            }
             let items = require(self.outputs.take(), MESSAGE, "outputs")?.0;
             expect_count(MESSAGE, "outputs", count, items.len())?;
             return Ok(OutputBatch::Elements(items.into_iter().map(Element::from).collect()));
         };
-        let dtype: InputType = dtype.parse()?;
-        if !dtype.is_numeric() {
-            return Err(CodecError::NotNumeric { text: dtype.to_string() });
+        if self.outputs.is_some() {
+            return Err(CodecError::Exclusive("dtype", "outputs"));
         }
-        let data = payload.ok_or(CodecError::Payload { message: MESSAGE, expected: true })?;
+        let numeric = [InputType::Ints, InputType::Floats, InputType::Doubles];
+        let Some(dtype) = numeric.into_iter().find(|numeric| numeric.as_str() == dtype) else {
+            return Err(CodecError::NotNumeric { text: excerpt(&dtype).into_owned() });
+        };
+        let data = payload.ok_or(CodecError::NoPayload { message: MESSAGE })?;
         let lengths = self.lengths.take().map(|lengths| lengths.0);
         let elements = match &lengths {
             Some(lengths) => {
@@ -163,6 +178,24 @@ impl<'a> Header<'a> {
             Some(lengths) => OutputBatch::Vectors { dtype, lengths, data },
             None => OutputBatch::Scalars { dtype, data },
         })
+    }
+
+    /// The errors of a `prediction`.
+    pub(super) fn take_errors(&mut self) -> Result<BTreeMap<u32, String>, CodecError> {
+        let errors = self.errors.take().unwrap_or_default();
+        let count = self.count.unwrap_or_default();
+        match errors.last_key_value() {
+            Some((&index, _)) if u64::from(index) >= count => Err(CodecError::ErrorIndex { index, count }),
+            _ => Ok(errors),
+        }
+    }
+
+    /// Checks that a message without a payload came without one.
+    pub(super) fn no_payload(&self, payload: Option<&Bytes>) -> Result<(), CodecError> {
+        match payload {
+            None => Ok(()),
+            Some(_) => Err(CodecError::Payload { message: excerpt(&self.kind).into_owned() }),
+        }
     }
 
     pub(super) fn put_outputs(&mut self, outputs: &'a OutputBatch) -> Option<Bytes> {
@@ -191,13 +224,6 @@ pub(super) fn require<T>(
     name: &'static str,
 ) -> Result<T, CodecError> {
     field.ok_or(CodecError::MissingField { message, field: name })
-}
-
-pub(super) fn no_payload(message: &'static str, payload: Option<&Bytes>) -> Result<(), CodecError> {
-    match payload {
-        None => Ok(()),
-        Some(_) => Err(CodecError::Payload { message, expected: false }),
-    }
 }
 
 pub(super) fn expect_count(

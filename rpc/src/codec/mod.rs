@@ -11,8 +11,9 @@ mod item;
 use bytes::Bytes;
 
 pub use self::error::CodecError;
-use self::header::{Header, expect_count, no_payload, require};
+use self::header::{Header, expect_count, require};
 use self::item::Array;
+use crate::excerpt::excerpt;
 use crate::message::{Feedback, FromContainer, Predict, Prediction, Register, Registered, ToContainer};
 
 /// A message as it travels, without the empty frame in front.
@@ -87,10 +88,10 @@ impl FromContainer {
                 id: require(header.id, message, "id")?,
                 elapsed_micros: require(header.elapsed_micros, message, "elapsed_micros")?,
                 outputs: header.take_outputs(frames.payload.clone())?,
-                errors: header.errors.unwrap_or_default(),
+                errors: header.take_errors()?,
             }));
         }
-        no_payload("this message", frames.payload.as_ref())?;
+        header.no_payload(frames.payload.as_ref())?;
         match &*header.kind {
             "register" => {
                 let message = "register";
@@ -113,7 +114,7 @@ impl FromContainer {
             }),
             "feedback_ack" => Ok(Self::FeedbackAck { id: require(header.id, "feedback_ack", "id")? }),
             "goodbye" => Ok(Self::Goodbye),
-            other => Err(CodecError::UnknownType(other.to_owned())),
+            other => Err(CodecError::UnknownType(excerpt(other).into_owned())),
         }
     }
 }
@@ -188,7 +189,7 @@ impl ToContainer {
                     labels,
                 }));
             }
-            _ => no_payload("this message", frames.payload.as_ref())?,
+            _ => header.no_payload(frames.payload.as_ref())?,
         }
         match &*header.kind {
             "registered" => {
@@ -207,7 +208,7 @@ impl ToContainer {
             "unknown" => Ok(Self::Unknown),
             "heartbeat" => Ok(Self::Heartbeat { frontends: header.frontends.map(|frontends| frontends.0) }),
             "drain" => Ok(Self::Drain),
-            other => Err(CodecError::UnknownType(other.to_owned())),
+            other => Err(CodecError::UnknownType(excerpt(other).into_owned())),
         }
     }
 }

@@ -16,6 +16,8 @@ from .messages import Drain, Feedback, FromFrontend, Heartbeat, Predict, Registe
 
 MIN_PAUSE_SECONDS = 0.1
 MAX_PAUSE_SECONDS = 5.0
+MAX_RETRY_SECONDS = 60.0
+"""The longest pause that a frontend can ask for."""
 REGISTRATION_TIMEOUT_SECONDS = 5.0
 """How long to wait for the answer to `register`, before the frontend has said what its own timeout is."""
 
@@ -165,7 +167,8 @@ class Session:
             self.state = State.REFUSED
             self.refusal = message.reason
             return Order.CLOSE
-        pause = max(message.retry_millis / _MILLIS_PER_SECOND, MIN_PAUSE_SECONDS)
+        pause = message.retry_millis / _MILLIS_PER_SECOND
+        pause = min(max(pause, MIN_PAUSE_SECONDS), MAX_RETRY_SECONDS)
         _LOGGER.warning(
             "not yet accepted by %s: %s; trying again in %g s", self.address, message.reason, pause
         )
