@@ -94,11 +94,11 @@ impl Admin {
             let begun = spec.clone();
             admin.change(move |catalog| deployments::begin(catalog, begun, version)).await?;
             let outcome = match admin.deployments.deploy(spec, timeout).await {
-                Ok(()) => {
+                Ok(running) => {
                     let ready = id.clone();
                     let completed = admin.change(move |catalog| deployments::complete(catalog, &ready)).await;
                     if completed.is_err() {
-                        admin.deployments.stop(vec![id.clone()]).await;
+                        admin.deployments.stop(vec![running]).await;
                     }
                     completed
                 }
@@ -138,10 +138,17 @@ impl Admin {
         let admin = self.clone();
         detached(async move {
             let before = admin.catalog();
-            let stopped = admin.change_with(move |catalog| deployments::stop(catalog, &selection)).await?;
-            admin.deployments.stop(stopped.clone()).await;
+            let deployments = admin.deployments.clone();
+            // What runs is looked up as the decision is made: until it is carried out, the same version may have been
+            // deployed anew.
+            let decide = move |catalog: &Catalog| {
+                let (stopped, edit) = deployments::stop(catalog, &selection)?;
+                Ok(((stopped.len(), deployments.running(&stopped)), edit))
+            };
+            let (count, running) = admin.change_with(decide).await?;
+            admin.deployments.stop(running).await;
             admin.remove_artifacts_since(&before).await;
-            Ok(stopped.len())
+            Ok(count)
         })
         .await
     }
@@ -151,9 +158,13 @@ impl Admin {
         let admin = self.clone();
         detached(async move {
             let before = admin.catalog();
-            let deleted = id.clone();
-            admin.change(move |catalog| models::delete_version(catalog, &deleted)).await?;
-            admin.deployments.stop(vec![id]).await;
+            let deployments = admin.deployments.clone();
+            let decide = move |catalog: &Catalog| {
+                let edit = models::delete_version(catalog, &id)?;
+                Ok((deployments.running(&[id]), edit))
+            };
+            let running = admin.change_with(decide).await?;
+            admin.deployments.stop(running).await;
             admin.remove_artifacts_since(&before).await;
             Ok(())
         })

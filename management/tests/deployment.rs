@@ -147,7 +147,7 @@ async fn a_deployment_is_ready_once_every_replica_is_connected() {
     assert!(replicas.iter().all(|replica| replica.state == ReplicaState::Ready && replica.reason.is_none()));
     assert_eq!(replicas.iter().map(|replica| replica.replica_id).collect::<Vec<_>>(), [0, 1, 2]);
     let again = host.deployments.deploy(shell(SLEEP), GENEROUS).await;
-    assert_eq!(again, Err(DeployError::AlreadyDeployed { model: model() }));
+    assert_eq!(again.unwrap_err(), DeployError::AlreadyDeployed { model: model() });
     host.deployments.shutdown().await;
     assert!(replicas.iter().all(|replica| !is_alive(replica.pid.unwrap() as i32)));
     assert!(!host.folder.path().join("replicas/m/1/0").exists());
@@ -227,7 +227,7 @@ async fn a_restored_replica_that_always_exits_has_failed_after_five_times() {
     assert_eq!((failed.restarts, failed.pid, failed.instance), (4, None, None));
     assert_eq!(failed.last_lines, ["0 is unwell"; 5]);
     assert!(failed.reason.unwrap().starts_with("was killed by signal 9 (SIGKILL)"));
-    host.deployments.stop(vec![model()]).await;
+    host.deployments.stop(host.deployments.running(&[model()])).await;
     assert!(host.deployments.list().await.is_empty());
     host.deployments.shutdown().await;
 }
@@ -349,7 +349,7 @@ async fn stopping_kills_whatever_a_replica_has_started() {
     host.deployments.deploy(with_daemon(&file), GENEROUS).await.unwrap();
     let daemon = host.number_in("daemon").await;
     let replica = host.replicas().await[0].pid.unwrap() as i32;
-    host.deployments.stop(vec![model()]).await;
+    host.deployments.stop(host.deployments.running(&[model()])).await;
     assert!(!is_alive(daemon) && !is_alive(replica));
     host.deployments.shutdown().await;
 }
@@ -365,7 +365,7 @@ async fn a_replica_that_ignores_the_signal_is_killed_after_its_grace() {
         .unwrap();
     let pids: Vec<_> = host.replicas().await.into_iter().map(|replica| replica.pid.unwrap() as i32).collect();
     host.replica_that("its trap", |replica| replica.last_lines == ["ready"]).await;
-    host.deployments.stop(vec![model()]).await;
+    host.deployments.stop(host.deployments.running(&[model()])).await;
     assert!(pids.into_iter().all(|pid| !is_alive(pid)));
     host.deployments.shutdown().await;
 }
@@ -377,7 +377,7 @@ async fn a_replica_may_end_in_its_own_way() {
     let script = "trap 'echo goodbye; exit 0' TERM; echo ready; while :; do sleep 0.01; done";
     host.deployments.deploy(shell(script), GENEROUS).await.unwrap();
     host.replica_that("its trap", |replica| replica.last_lines == ["ready"]).await;
-    host.deployments.stop(vec![model()]).await;
+    host.deployments.stop(host.deployments.running(&[model()])).await;
     let log = std::fs::read_to_string(host.folder.path().join("logs/m/1/0.log")).unwrap();
     assert_eq!(log, "ready\ngoodbye\n");
     host.deployments.shutdown().await;
@@ -442,10 +442,22 @@ async fn a_deployment_can_be_stopped_while_somebody_waits_for_it() {
     host.lonely_frontends(&["127.0.0.1:7000"]);
     let stop = async {
         host.replica_that("a process", |replica| replica.pid.is_some()).await;
-        host.deployments.stop(vec![model()]).await;
+        host.deployments.stop(host.deployments.running(&[model()])).await;
     };
     let (deployed, ()) = tokio::join!(host.deployments.deploy(shell(SLEEP), GENEROUS), stop);
-    assert_eq!(deployed, Err(DeployError::Stopped { model: model() }));
+    assert_eq!(deployed.unwrap_err(), DeployError::Stopped { model: model() });
+    host.deployments.shutdown().await;
+}
+
+#[actix_rt::test]
+async fn a_deployment_is_not_stopped_in_place_of_a_former_one_of_the_same_version() {
+    let host = Host::new();
+    host.frontend();
+    let former = host.deployments.deploy(shell(SLEEP), GENEROUS).await.unwrap();
+    host.deployments.stop(vec![former.clone()]).await;
+    host.deployments.deploy(shell(SLEEP), GENEROUS).await.unwrap();
+    host.deployments.stop(vec![former]).await;
+    assert_eq!(host.replicas().await[0].state, ReplicaState::Ready);
     host.deployments.shutdown().await;
 }
 

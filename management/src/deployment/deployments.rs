@@ -41,6 +41,13 @@ pub(super) struct Shared {
     table: Mutex<Table>,
 }
 
+/// One deployment, as opposed to a later one of the same model.
+#[derive(Debug, Clone)]
+pub struct Running {
+    model: ModelId,
+    change: Arc<AsyncMutex<()>>,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Table {
     deployments: BTreeMap<ModelId, Deployment>,
@@ -89,7 +96,7 @@ impl Deployments {
     /// # Errors
     /// If there is one of the same model already, or not every replica becomes ready within `timeout`. Nothing of
     /// it runs then; likewise if this future is dropped.
-    pub async fn deploy(&self, spec: DeploymentSpec, timeout: Duration) -> Result<(), DeployError> {
+    pub async fn deploy(&self, spec: DeploymentSpec, timeout: Duration) -> Result<Running, DeployError> {
         let model = spec.model.clone();
         let num_replicas = spec.num_replicas;
         let lock = Arc::default();
@@ -104,8 +111,10 @@ impl Deployments {
             let deployment = Deployment { spec, replicas: Vec::new(), change: Arc::clone(&lock) };
             table.deployments.insert(model.clone(), deployment);
         }
-        let change = Change { deployments: self, model, lock: &lock, former: None, kept: false };
-        change.grow(num_replicas, Patience::new(timeout)).await
+        let change =
+            Change { deployments: self, model: model.clone(), lock: &lock, former: None, kept: false };
+        change.grow(num_replicas, Patience::new(timeout)).await?;
+        Ok(Running { model, change: Arc::clone(&lock) })
     }
 
     /// Starts deployments that were there before management was, without waiting for them.
@@ -116,6 +125,8 @@ impl Deployments {
             let numbers = 0..spec.num_replicas.get();
             let replicas = numbers.map(|number| self.start_replica(&spec, number)).collect();
             let deployment = Deployment { spec, replicas, change: Arc::default() };
+            // Another one of the same version may still be waiting to be stopped.
+            table.remove(&deployment.spec.model);
             table.deployments.insert(deployment.spec.model.clone(), deployment);
         }
     }
@@ -152,14 +163,28 @@ impl Deployments {
         }
     }
 
-    /// Stops the deployments of these models, and returns once their processes are gone.
-    pub async fn stop(&self, models: Vec<ModelId>) {
+    /// The deployments of these models that there are now.
+    pub fn running(&self, models: &[ModelId]) -> Vec<Running> {
+        let table = self.table();
+        let deployed = models.iter().filter_map(|model| Some((model, table.deployments.get(model)?)));
+        deployed
+            .map(|(model, deployment)| Running {
+                model: model.clone(),
+                change: Arc::clone(&deployment.change),
+            })
+            .collect()
+    }
+
+    /// Stops deployments, unless they have been, and returns once their processes are gone.
+    pub async fn stop(&self, stopped: Vec<Running>) {
         let leaving = {
             let mut table = self.table();
-            for model in &models {
-                table.remove(model);
+            for Running { model, change } in &stopped {
+                if table.own(model, change).is_some() {
+                    table.remove(model);
+                }
             }
-            table.leaving(|model| models.contains(model))
+            table.leaving(|model| stopped.iter().any(|stopped| stopped.model == *model))
         };
         all_gone(leaving).await;
     }

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use artifact::{ArtifactError, ArtifactId, Artifacts, MalformedArtifactId};
-pub use deployments::Deployments;
+pub use deployments::{Deployments, Running};
 pub use error::DeployError;
 pub use spec::{ContainerKind, DeploymentSpec, NumReplicas, Run, TooManyReplicas, UnknownContainerKind};
 pub use status::{DeploymentStatus, ReplicaState, ReplicaStatus};
