@@ -6,24 +6,21 @@ Invariant: every method that needs the cluster says so if it is not connected, a
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping, Sequence
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Callable, Union
 
 from .artifact import archive
-from .exceptions import ClipperException, RefusedException, UnconnectedException
+from .exceptions import ClipperException
 from .function_check import answers
-from .http_interface import DEFAULT_TIMEOUT_SECONDS, HttpInterface
+from .http_interface import DEFAULT_TIMEOUT_SECONDS
+from .interfaces import Interfaces
 from .local_container_manager import LocalContainerManager
 
 Version = Union[str, int]
 
 _LOG_LINES = 10_000
 _UPLOAD_TIMEOUT_SECONDS = 600.0
-
-_logger = logging.getLogger("clipper_admin")
 
 
 class Cluster:
@@ -36,15 +33,14 @@ class Cluster:
     def __init__(self, container_manager: LocalContainerManager) -> None:
         """Takes where the cluster runs, or shall run. Nothing is started or connected."""
         self.cm = container_manager
-        self._admin: HttpInterface | None = None
-        self._query: HttpInterface | None = None
+        self._interfaces = Interfaces()
 
     # The cluster itself
 
     @property
     def connected(self) -> bool:
         """Whether a cluster has been started or connected to."""
-        return self._admin is not None
+        return self._interfaces.connected
 
     def start_clipper(self) -> None:
         """Starts a cluster, waits until it is ready, and connects to it.
@@ -76,12 +72,11 @@ class Cluster:
             graceful: let it answer first what it has been asked.
         """
         self.cm.stop_all(graceful=graceful)
-        self._admin = self._query = None
+        self._interfaces.detach()
 
     def get_query_addr(self) -> str:
         """Returns the `host:port` where applications ask for predictions."""
-        self._connected_admin()
-        return self.cm.get_query_addr()
+        return self._interfaces.query.address
 
     def inspect_instance(self) -> dict[str, Any]:
         """Returns what the cluster knows and measures.
@@ -92,10 +87,7 @@ class Cluster:
             `models`, `model_replicas` and `deployments`.
         """
         return {
-            "metrics": {
-                "query": _metrics(self._connected_query(), "/metrics"),
-                "management": _metrics(self._connected_admin(), "/admin/metrics"),
-            },
+            "metrics": self._interfaces.metrics(),
             "applications": self.get_all_apps(verbose=True),
             "models": self.get_all_models(verbose=True),
             "model_replicas": self.get_all_model_replicas(verbose=True),
@@ -451,28 +443,13 @@ class Cluster:
         self._post("add_app", application)
 
     def _attach(self) -> None:
-        self._admin = HttpInterface(self.cm.get_admin_addr())
-        self._query = HttpInterface(self.cm.get_query_addr())
-
-    def _connected_admin(self) -> HttpInterface:
-        if self._admin is None:
-            raise UnconnectedException
-        return self._admin
-
-    def _connected_query(self) -> HttpInterface:
-        if self._query is None:
-            raise UnconnectedException
-        return self._query
+        self._interfaces.attach(self.cm.get_admin_addr(), self.cm.get_query_addr())
 
     def _post(self, call: str, body: Mapping[str, Any], work_seconds: float = 0.0) -> Any:
-        """Calls management, which may work for so long before it answers."""
-        answer = self._connected_admin().post(f"/admin/{call}", body, work_seconds + DEFAULT_TIMEOUT_SECONDS)
-        if isinstance(answer, str):
-            _logger.info("%s", answer)
-        return answer
+        return self._interfaces.order(call, body, work_seconds)
 
     def _upload(self, folder: Path) -> str:
-        admin = self._connected_admin()
+        admin = self._interfaces.admin
         with archive(folder) as file:
             return str(admin.upload("/admin/add_artifact", file, _UPLOAD_TIMEOUT_SECONDS)["artifact"])
 
@@ -488,16 +465,7 @@ class Cluster:
             query["uid"] = uid
         if version is not None:
             query["version"] = str(version)
-        return self._connected_query().post(f"/{app_name}/predict", query, timeout_seconds)
-
-
-def _metrics(interface: HttpInterface, path: str) -> Any:
-    try:
-        return interface.get(path)
-    except RefusedException as refusal:
-        if refusal.status == HTTPStatus.NOT_FOUND:
-            return None
-        raise
+        return self._interfaces.query.post(f"/{app_name}/predict", query, timeout_seconds)
 
 
 def _model(name: str, version: Version | None) -> dict[str, Any]:
