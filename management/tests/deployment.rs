@@ -298,6 +298,22 @@ async fn a_program_that_cannot_be_started_is_reported_at_once() {
 }
 
 #[actix_rt::test]
+async fn a_relative_program_is_one_of_the_models_files_or_begins_where_management_runs() {
+    let host = Host::new();
+    host.frontend();
+    let files = host.folder.path().join("model");
+    std::fs::create_dir(&files).unwrap();
+    std::os::unix::fs::symlink("/bin/sleep", files.join("server")).unwrap();
+    let of_model = DeploymentSpec { model_data_path: Some(files), ..command(&["./server", "1000"]) };
+    host.deployments.deploy(of_model, GENEROUS).await.unwrap();
+    host.deployments.stop(host.deployments.running(&[model()])).await;
+    let up = "../".repeat(std::env::current_dir().unwrap().components().count());
+    let elsewhere = format!("{up}bin/sleep");
+    host.deployments.deploy(command(&[&elsewhere, "1000"]), GENEROUS).await.unwrap();
+    host.deployments.shutdown().await;
+}
+
+#[actix_rt::test]
 async fn without_a_frontend_a_deploy_fails_soon_and_says_what_to_do() {
     let host = Host::with(|config| config.frontend_timeout = Duration::from_millis(50));
     let error = host.deployments.deploy(shell(SLEEP), GENEROUS).await.unwrap_err().to_string();

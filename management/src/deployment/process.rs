@@ -76,15 +76,31 @@ impl Launch {
         }
     }
 
+    /// The program and its arguments. A path that is relative is one of the model's files if there is such a one, and
+    /// begins where management runs otherwise: the directory where the replica will run is empty.
+    async fn words(&self) -> Vec<OsString> {
+        let mut words = self.command.clone();
+        if let Some(program) = words.first_mut()
+            && is_path(program.as_ref())
+        {
+            let of_model = self.model_path.as_ref().map(|folder| folder.join(&*program));
+            *program = match of_model {
+                Some(path) if tokio::fs::try_exists(&path).await.unwrap_or(false) => path.into(),
+                _ => absolute(program.as_ref()).into(),
+            };
+        }
+        words
+    }
+
     /// A command that starts the guard, with all that a container is told by `docs/protocol.md`.
-    fn command(&self, instance: &str, frontends: &[String]) -> io::Result<Command> {
+    fn command(&self, words: Vec<OsString>, instance: &str, frontends: &[String]) -> io::Result<Command> {
         let (program, arguments) =
             self.guard.split_first().ok_or_else(|| io::Error::other("no guard is configured"))?;
         let mut command = Command::new(program);
         command
             .arg0(guard::NAME)
             .args(arguments)
-            .args(&self.command)
+            .args(words)
             .current_dir(&self.work_dir)
             .process_group(0)
             .env("CLIPPER_MODEL_NAME", self.model.name.as_str())
@@ -183,7 +199,7 @@ async fn start(launch: &Launch, instance: &str, frontends: &[String]) -> io::Res
     let (printed, standard_output) = io::pipe()?;
     owner.set_nonblocking(true)?;
     let guard = launch
-        .command(instance, frontends)?
+        .command(launch.words().await, instance, frontends)?
         .stdin(Stdio::from(OwnedFd::from(standard_input)))
         .stderr(standard_output.try_clone()?)
         .stdout(standard_output)
@@ -232,7 +248,12 @@ fn signal(guard: &Child, signal: Signal) {
 
 /// A program by its path from here, since it will be run from elsewhere. A bare name is left to be searched for.
 pub(super) fn located(program: &Path) -> PathBuf {
-    if program.components().count() > 1 { absolute(program) } else { program.to_owned() }
+    if is_path(program) { absolute(program) } else { program.to_owned() }
+}
+
+/// Whether a program is named by its path, not to be searched for.
+fn is_path(program: &Path) -> bool {
+    program.as_os_str().as_encoded_bytes().contains(&b'/')
 }
 
 /// Symbolic links are kept: a virtual environment's interpreter knows itself by its link.
