@@ -22,6 +22,7 @@ _KILL_TIMEOUT_SECONDS = 10.0
 _POLL_SECONDS = 0.02
 _LOCK = "clipper.lock"
 _LOG = "clipper.log"
+_MAX_LOG_BYTES = 10_000_000
 _TAIL_LINES = 20
 _TAIL_BYTES = 64 * 1024
 
@@ -51,11 +52,14 @@ class ClusterProcess:
     def start(cls, command: Sequence[str], data_dir: Path) -> ClusterProcess:
         """Starts a cluster in a session of its own; what it prints is appended to the log.
 
+        A log that has grown long is set aside first, in the place of the one that was before it.
+
         Raises:
             StartException: the program cannot be executed, or the data directory not be written.
         """
         try:
             data_dir.mkdir(parents=True, exist_ok=True)
+            _set_aside(log_file(data_dir))
             with log_file(data_dir).open("ab") as log:
                 log_from = log.seek(0, os.SEEK_END)
                 child = subprocess.Popen(
@@ -116,6 +120,11 @@ class ClusterProcess:
 def log_file(data_dir: Path) -> Path:
     """Returns where the cluster of a data directory is logged."""
     return data_dir / _LOG
+
+
+def _set_aside(log: Path) -> None:
+    if log.is_file() and log.stat().st_size > _MAX_LOG_BYTES:
+        log.replace(log.with_name(f"{log.name}.1"))
 
 
 def _has_open(process: psutil.Process, file: Path) -> bool:
