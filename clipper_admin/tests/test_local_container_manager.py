@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fake_cluster import FakeCluster
@@ -18,6 +19,8 @@ from clipper_admin import (
     LocalContainerManager,
     StartException,
     UnreachableException,
+    cluster_process,
+    local_container_manager,
 )
 from clipper_admin.cluster_process import ClusterProcess
 
@@ -145,6 +148,53 @@ def test_connecting_to_nothing_names_the_address(tmp_path: Path, fake: FakeClust
     manager = LocalContainerManager(data_dir=tmp_path, management_port=fake.port)
     with pytest.raises(UnreachableException, match=f"localhost:{fake.port}"):
         ClipperConnection(manager).connect()
+
+
+@pytest.mark.parametrize("name", [{"cluster_name": "tests"}, {"data_dir": "nowhere"}])
+def test_the_cluster_at_the_usual_ports_is_not_that_of_another_directory(
+    tmp_path: Path, fake: FakeCluster, monkeypatch: pytest.MonkeyPatch, name: dict[str, Any]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(local_container_manager, "_QUERY_PORT", fake.port)
+    monkeypatch.setattr(local_container_manager, "_MANAGEMENT_PORT", fake.port)
+    with pytest.raises(
+        UnreachableException, match=r"no cluster of .* is running: start_clipper\(\) starts one"
+    ):
+        LocalContainerManager(**name).connect()
+    assert not fake.requests
+    LocalContainerManager(**name, query_port=fake.port, management_port=fake.port).connect()
+    LocalContainerManager().connect()
+    assert len(fake.asked("/admin/ping")) == 2
+
+
+def test_management_alone_is_connected_to_only_with_the_port_of_a_frontend(
+    local: LocalContainerManager, binary: Path
+) -> None:
+    local.start_clipper()
+    addresses = local.data_dir / "addresses.json"
+    admin = json.loads(addresses.read_text())["admin"]
+    addresses.write_text(json.dumps({"admin": admin}))
+    with pytest.raises(ClipperException, match=r"is management alone, .* give the query_port of a frontend"):
+        local.connect()
+    with_port = LocalContainerManager(data_dir=local.data_dir, query_port=1, binary=binary)
+    with_port.connect()
+    assert with_port.get_query_addr() == "localhost:1"
+    assert with_port.get_admin_addr() == local.get_admin_addr()
+
+
+def test_a_long_log_is_set_aside_at_the_next_start(
+    local: LocalContainerManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster_process, "_MAX_LOG_BYTES", 20)
+    local.data_dir.mkdir()
+    log, aside = local.data_dir / "clipper.log", local.data_dir / "clipper.log.1"
+    log.write_text("not long\n")
+    local.start_clipper()
+    assert log.read_text().startswith("not long\n")
+    local.stop_all()
+    local.start_clipper()
+    assert aside.read_text().startswith("not long\n")
+    assert log.read_text().startswith("options")
 
 
 def test_a_cluster_of_another_host_cannot_be_started_or_stopped_here() -> None:

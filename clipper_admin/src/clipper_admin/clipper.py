@@ -31,8 +31,8 @@ class Clipper(Cluster):
         host: str = "localhost",
         *,
         data_dir: str | Path | None = None,
-        query_port: int = 1337,
-        management_port: int = 1338,
+        query_port: int | None = None,
+        management_port: int | None = None,
         rpc_port: int = 7000,
         container_manager: LocalContainerManager | None = None,
     ) -> None:
@@ -41,8 +41,8 @@ class Clipper(Cluster):
         Args:
             host: where it runs, or shall run.
             data_dir: where it keeps its data; `~/.clipper` unless given.
-            query_port: where predictions are asked for; 0 picks a free port.
-            management_port: where it is administered; 0 picks a free port.
+            query_port: where predictions are asked for; 1337 unless given, 0 picks a free port.
+            management_port: where it is administered; 1338 unless given, 0 picks a free port.
             rpc_port: where model containers connect to; 0 picks a free port.
             container_manager: says all that in the place of the other arguments, and more.
         """

@@ -28,19 +28,25 @@ class UnconnectedException(ClipperException):
 
 
 class UnreachableException(ClipperException):
-    """No answer came from the cluster.
+    """No answer came from the cluster, or there is none.
 
     Attributes:
-        address: the `host:port` that was tried.
+        address: the `host:port` that was tried; None if no cluster was found that has one.
     """
 
-    def __init__(self, address: str, problem: str) -> None:
+    def __init__(self, msg: str, address: str | None = None) -> None:
         """Records who was called and what came of it."""
-        super().__init__(
-            f"no answer from Clipper at {address}: {problem}. Is the cluster running there? "
-            "start_clipper() starts one, connect() looks for it again."
-        )
+        super().__init__(msg)
         self.address = address
+
+    @classmethod
+    def at(cls, address: str, problem: str) -> UnreachableException:
+        """Says that a call of an address failed."""
+        return cls(
+            f"no answer from Clipper at {address}: {problem}. Is the cluster running there? "
+            "start_clipper() starts one, connect() looks for it again.",
+            address,
+        )
 
 
 class RefusedException(ClipperException):

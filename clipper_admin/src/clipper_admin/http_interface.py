@@ -12,7 +12,7 @@ from typing import IO, Any
 
 import requests
 
-from .exceptions import RefusedException, UnreachableException
+from .exceptions import ClipperException, RefusedException, UnreachableException
 
 DEFAULT_TIMEOUT_SECONDS = 30.0
 _CONNECT_TIMEOUT_SECONDS = 5.0
@@ -43,8 +43,14 @@ class HttpInterface:
         """Posts a value as JSON and returns the answer, as `get` does and with the same exceptions.
 
         In the body, byte strings become base64 and arrays become lists.
+
+        Raises:
+            ClipperException: the body holds something else that JSON has no form for.
         """
-        encoded = json.dumps(body, default=_plain).encode()
+        try:
+            encoded = json.dumps(body, default=_plain).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ClipperException(f"what was given for {path} cannot be sent as JSON: {error}") from error
         return self._call("POST", path, encoded, "application/json", timeout_seconds)
 
     def upload(self, path: str, archive: IO[bytes], timeout_seconds: float) -> Any:
@@ -79,11 +85,11 @@ class HttpInterface:
                 timeout=(_CONNECT_TIMEOUT_SECONDS, timeout),
             )
         except requests.ConnectTimeout:
-            raise UnreachableException(self.address, "it cannot be connected to") from None
+            raise UnreachableException.at(self.address, "it cannot be connected to") from None
         except requests.Timeout:
-            raise UnreachableException(self.address, f"{path} took more than {timeout:g} s") from None
+            raise UnreachableException.at(self.address, f"{path} took more than {timeout:g} s") from None
         except requests.RequestException as error:
-            raise UnreachableException(self.address, _innermost(error)) from None
+            raise UnreachableException.at(self.address, _innermost(error)) from None
         if response.status_code != requests.codes.ok:
             raise _refusal(path, response)
         return _decoded(response)
@@ -122,4 +128,4 @@ def _plain(value: Any) -> Any:
         return base64.b64encode(value).decode()
     if hasattr(value, "tolist"):
         return value.tolist()
-    raise TypeError(f"a {type(value).__name__} cannot be sent as JSON")
+    raise TypeError(f"there is a {type(value).__name__} in it")

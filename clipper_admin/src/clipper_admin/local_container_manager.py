@@ -14,11 +14,13 @@ from typing import NamedTuple
 
 from .binary import find_binary
 from .cluster_process import ClusterProcess, log_file
-from .exceptions import ClipperException, StartException, UnconnectedException
+from .exceptions import ClipperException, StartException, UnconnectedException, UnreachableException
 from .http_interface import HttpInterface
 
 DEFAULT_CLUSTER_NAME = "default-cluster"
 _ADDRESSES = "addresses.json"
+_QUERY_PORT = 1337
+_MANAGEMENT_PORT = 1338
 _LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 _LOOPBACK_OF = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104
 _POLL_SECONDS = 0.05
@@ -41,8 +43,8 @@ class LocalContainerManager:
         self,
         cluster_name: str = DEFAULT_CLUSTER_NAME,
         data_dir: str | Path | None = None,
-        query_port: int = 1337,
-        management_port: int = 1338,
+        query_port: int | None = None,
+        management_port: int | None = None,
         rpc_port: int = 7000,
         python: str | None = None,
         binary: str | Path | None = None,
@@ -59,8 +61,8 @@ class LocalContainerManager:
             cluster_name: tells the clusters of this host apart; each has a data directory of its own, and
                 needs ports of its own.
             data_dir: where the cluster keeps its data; `~/.clipper`, or `~/.clipper-NAME` for another name.
-            query_port: where predictions are asked for; 0 picks a free port.
-            management_port: where the cluster is administered; 0 picks a free port.
+            query_port: where predictions are asked for; 1337 unless given, 0 picks a free port.
+            management_port: where the cluster is administered; 1338 unless given, 0 picks a free port.
             rpc_port: where the model containers connect to; 0 picks a free port.
             python: the interpreter that serves Python models; the running one unless given.
             binary: the `clipper` program; the one that was installed with this package unless given.
@@ -74,7 +76,10 @@ class LocalContainerManager:
         self.cluster_name = cluster_name
         self.data_dir = Path(data_dir).expanduser().absolute() if data_dir else Path.home() / default_dir
         self.host = host
-        self._ports = (query_port, management_port, rpc_port)
+        self._is_default = cluster_name == DEFAULT_CLUSTER_NAME and data_dir is None
+        self._query_port = query_port
+        self._management_port = management_port
+        self._rpc_port = rpc_port
         self._interfaces = (query_host, management_host, rpc_host)
         self._binary = binary
         self._start_timeout_seconds = start_timeout_seconds
@@ -124,15 +129,28 @@ class LocalContainerManager:
     def connect(self) -> None:
         """Finds the running cluster: by its data directory if it is of this host, otherwise by host and port.
 
+        If none of the data directory runs, the ports are tried where they were given, or where neither a
+        cluster name nor a data directory was: what answers at the usual ports is not the cluster of another
+        directory.
+
         Raises:
             UnreachableException: there is none.
+            ClipperException: it is only management, and the port of its frontend was not given.
         """
         addresses = None
         if self.is_local and ClusterProcess.find(self.data_dir):
             addresses = self._read_addresses()
         if addresses is None:
-            query_port, management_port, _ = self._ports
-            addresses = _Addresses(f"{self.host}:{query_port}", f"{self.host}:{management_port}")
+            ports_given = self._query_port or self._management_port
+            if self.is_local and not ports_given and not self._is_default:
+                raise UnreachableException(
+                    f"no cluster of {self.data_dir} is running: start_clipper() starts one. To connect to "
+                    "one that was started otherwise, give its query_port and management_port."
+                )
+            addresses = _Addresses(
+                f"{self.host}:{self._query_port or _QUERY_PORT}",
+                f"{self.host}:{self._management_port or _MANAGEMENT_PORT}",
+            )
         HttpInterface(addresses.admin).get("/admin/ping")
         self._addresses = addresses
 
@@ -181,7 +199,12 @@ class LocalContainerManager:
 
     def _command(self) -> list[str]:
         command = [str(self._binary or find_binary()), "start", "--data-dir", str(self.data_dir)]
-        for role, interface, port in zip(("query", "admin", "rpc"), self._interfaces, self._ports):
+        ports = (
+            _QUERY_PORT if self._query_port is None else self._query_port,
+            _MANAGEMENT_PORT if self._management_port is None else self._management_port,
+            self._rpc_port,
+        )
+        for role, interface, port in zip(("query", "admin", "rpc"), self._interfaces, ports):
             command += [f"--{role}-address", f"{interface}:{port}"]
         if self.python:
             command += ["--python", self.python]
@@ -219,9 +242,17 @@ class LocalContainerManager:
     def _read_addresses(self) -> _Addresses | None:
         try:
             listening = json.loads(self._addresses_file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            admin = _to_call(listening["admin"])
+        except (OSError, ValueError, KeyError):
             return None
-        return _Addresses(_to_call(listening["query"]), _to_call(listening["admin"]))
+        if "query" in listening:
+            return _Addresses(_to_call(listening["query"]), admin)
+        if self._query_port:
+            return _Addresses(f"{self.host}:{self._query_port}", admin)
+        raise ClipperException(
+            f"what runs on {self.data_dir} is management alone, without a frontend to ask for predictions: "
+            "give the query_port of a frontend that follows it"
+        )
 
 
 def _to_call(listening: str) -> str:
