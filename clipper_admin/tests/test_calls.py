@@ -83,6 +83,11 @@ ORDERS: list[tuple[Call, str, Any]] = [
         {"model_versions": {"model": ["1", "2"]}},
     ),
     (
+        lambda c: c.stop_versioned_models({"model": "lam", "other": 2}),
+        "stop_versioned_models",
+        {"model_versions": {"model": ["lam"], "other": ["2"]}},
+    ),
+    (
         lambda c: c.stop_inactive_model_versions(["model"]),
         "stop_inactive_model_versions",
         {"model_names": ["model"]},
@@ -218,8 +223,31 @@ def test_the_current_version_is_found_among_all(fake: FakeCluster, connection: C
     ]
     fake.answer("/admin/get_all_models", versions)
     assert connection.get_current_model_version("model") == "2"
-    with pytest.raises(ClipperException, match="no model with name 'other'"):
+    with pytest.raises(ClipperException, match="no model with name 'other' is registered"):
         connection.get_current_model_version("other")
+
+
+def test_a_model_without_a_current_version_is_not_one_that_does_not_exist(
+    fake: FakeCluster, connection: ClipperConnection
+) -> None:
+    version = {"model_name": "model", "model_version": "1", "is_current_version": False}
+    fake.answer("/admin/get_all_models", [version])
+    with pytest.raises(ClipperException, match="'model' has no current version"):
+        connection.get_current_model_version("model")
+
+
+def test_a_version_becomes_current_only_once_it_has_its_replicas(
+    fake: FakeCluster, connection: ClipperConnection
+) -> None:
+    connection.set_model_version("model", 2, num_replicas=4)
+    assert [request.path for request in fake.requests[-2:]] == [
+        "/admin/set_num_replicas",
+        "/admin/set_model_version",
+    ]
+    fake.refuse("/admin/set_num_replicas", "No deployment")
+    with pytest.raises(RefusedException):
+        connection.set_model_version("model", 3, num_replicas=1)
+    assert len(fake.asked("/admin/set_model_version")) == 1
 
 
 def test_the_replicas_of_a_version_are_counted(fake: FakeCluster, connection: ClipperConnection) -> None:
@@ -261,6 +289,14 @@ def test_an_input_is_sent_in_the_form_that_the_frontend_reads(
     fake.answer("/app/predict", {"query_id": 0, "output": 3, "default": False})
     assert connection.predict("app", given, uid=7, version=2)["output"] == 3
     assert fake.asked("/app/predict") == [{"input": sent, "uid": 7, "version": "2"}]
+
+
+@pytest.mark.parametrize("given", [object(), [object()], {1}, np.array([object()])])
+def test_an_input_that_json_has_no_form_for_is_named(connection: ClipperConnection, given: Any) -> None:
+    with pytest.raises(
+        ClipperException, match=r"for /app/predict cannot be sent as JSON: there is a (object|set)"
+    ):
+        connection.predict("app", given)
 
 
 def test_several_inputs_are_asked_in_one_request(fake: FakeCluster, connection: ClipperConnection) -> None:
@@ -324,6 +360,19 @@ def test_files_that_are_on_the_host_already_are_used_in_place(
 def test_a_deployment_says_in_one_way_how_to_run_the_model(connection: ClipperConnection, how: Any) -> None:
     with pytest.raises(ClipperException, match="either container_kind or command"):
         connection.deploy_model("model", 1, "doubles", **how)
+
+
+def test_a_command_or_label_that_is_one_text_is_not_taken_for_its_letters(
+    fake: FakeCluster, connection: ClipperConnection
+) -> None:
+    connection.deploy_model("model", 1, "doubles", command="./server", labels="blue")
+    [deployment] = fake.asked("/admin/deploy_model")
+    assert (deployment["command"], deployment["labels"]) == (["./server"], ["blue"])
+
+
+def test_an_interpreter_for_a_command_is_refused(connection: ClipperConnection) -> None:
+    with pytest.raises(ClipperException, match="a command names its own"):
+        connection.deploy_model("model", 1, "doubles", command=["./server"], python="/usr/bin/python3")
 
 
 def test_a_folder_that_is_missing_is_named(connection: ClipperConnection, tmp_path: Path) -> None:

@@ -213,7 +213,7 @@ class Cluster:
             "model_name": name,
             "model_version": str(version),
             "input_type": input_type,
-            "labels": list(labels or []),
+            "labels": _listed(labels or []),
             "batch_size": batch_size,
         }
         if image is not None:
@@ -235,7 +235,7 @@ class Cluster:
         num_replicas: int = 1,
         batch_size: int = -1,
         *,
-        command: Sequence[str] | None = None,
+        command: str | Sequence[str] | None = None,
         upload: bool = True,
         environment: Mapping[str, str] | None = None,
         python: str | None = None,
@@ -255,7 +255,8 @@ class Cluster:
             labels: notes for readers.
             num_replicas: how many processes serve it.
             batch_size: how many inputs a replica is given at once; -1 lets the cluster find out.
-            command: the program and arguments that serve it, instead of a container kind.
+            command: the program that serves it, or a list of the program and its arguments, instead of a
+                container kind.
             upload: send the files to the cluster. Without it `model_data_path` is a path on the cluster's
                 host, and is used in place.
             environment: further variables for the processes.
@@ -263,23 +264,26 @@ class Cluster:
             timeout_seconds: how long it may take until every replica is ready.
 
         Raises:
-            ClipperException: neither or both of `container_kind` and `command` were given.
+            ClipperException: neither or both of `container_kind` and `command` were given, or `python` with
+                a command.
             RefusedException: the replicas did not become ready; the message shows what they printed.
         """
         if (container_kind is None) == (command is None):
             raise ClipperException("say how to run the model: give either container_kind or command")
+        if command is not None and python is not None:
+            raise ClipperException("python is the interpreter of a container kind; a command names its own")
         deployment: dict[str, Any] = {
             "model_name": name,
             "model_version": str(version),
             "input_type": input_type,
-            "labels": list(labels or []),
+            "labels": _listed(labels or []),
             "num_replicas": num_replicas,
             "batch_size": batch_size,
             "environment": dict(environment or {}),
             "timeout_seconds": timeout_seconds,
         }
         if command is not None:
-            deployment["command"] = list(command)
+            deployment["command"] = _listed(command)
         else:
             deployment["container_kind"] = container_kind
             python = python or self.cm.python
@@ -297,21 +301,27 @@ class Cluster:
         Args:
             name: the model's name.
             version: one of its versions.
-            num_replicas: how many processes shall serve that version, if not as many as now.
+            num_replicas: how many processes shall serve that version, if not as many as now. They are
+                ready before it becomes current.
         """
-        self._post("set_model_version", {"model_name": name, "model_version": str(version)})
         if num_replicas is not None:
             self.set_num_replicas(name, num_replicas, version)
+        self._post("set_model_version", {"model_name": name, "model_version": str(version)})
 
     def get_current_model_version(self, name: str) -> str:
         """Returns the current version of a model.
 
         Raises:
-            ClipperException: there is no model of that name.
+            ClipperException: there is no model of that name, or its current version was removed.
         """
-        for model in self.get_all_models(verbose=True):
-            if model["model_name"] == name and model["is_current_version"]:
-                return str(model["model_version"])
+        versions = [model for model in self.get_all_models(verbose=True) if model["model_name"] == name]
+        for version in versions:
+            if version["is_current_version"]:
+                return str(version["model_version"])
+        if versions:
+            raise ClipperException(
+                f"model with name '{name}' has no current version: set_model_version() makes one current"
+            )
         raise ClipperException(f"no model with name '{name}' is registered")
 
     def get_all_models(self, verbose: bool = False) -> list[Any]:
@@ -385,16 +395,19 @@ class Cluster:
 
     def stop_models(self, model_names: str | Iterable[str]) -> None:
         """Stops the processes of all versions of these models. The models stay registered."""
-        self._post("stop_models", {"model_names": _names(model_names)})
+        self._post("stop_models", {"model_names": _listed(model_names)})
 
-    def stop_versioned_models(self, model_versions_dict: Mapping[str, Iterable[Version]]) -> None:
+    def stop_versioned_models(self, model_versions_dict: Mapping[str, Version | Iterable[Version]]) -> None:
         """Stops the processes of these versions, given as `{"model": ["1", "2"]}`. They stay registered."""
-        versions = {name: [str(v) for v in versions] for name, versions in model_versions_dict.items()}
+        versions = {
+            name: [str(version)] if isinstance(version, (str, int)) else [str(each) for each in version]
+            for name, version in model_versions_dict.items()
+        }
         self._post("stop_versioned_models", {"model_versions": versions})
 
     def stop_inactive_model_versions(self, model_names: str | Iterable[str]) -> None:
         """Stops the processes of all versions of these models but the current ones."""
-        self._post("stop_inactive_model_versions", {"model_names": _names(model_names)})
+        self._post("stop_inactive_model_versions", {"model_names": _listed(model_names)})
 
     def stop_all_model_containers(self) -> None:
         """Stops the processes of all models that the cluster runs."""
@@ -475,5 +488,6 @@ def _model(name: str, version: Version | None) -> dict[str, Any]:
     return model
 
 
-def _names(model_names: str | Iterable[str]) -> list[str]:
-    return [model_names] if isinstance(model_names, str) else list(model_names)
+def _listed(texts: str | Iterable[str]) -> list[str]:
+    """Takes one text for a list of it, not for its letters."""
+    return [texts] if isinstance(texts, str) else list(texts)
