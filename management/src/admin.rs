@@ -90,13 +90,15 @@ impl Admin {
         let admin = self.clone();
         detached(async move {
             admin.check_artifacts(std::slice::from_ref(&spec)).await?;
-            let id = spec.model.clone();
+            let (id, num_replicas) = (spec.model.clone(), spec.num_replicas);
             let begun = spec.clone();
             admin.change(move |catalog| deployments::begin(catalog, begun, version)).await?;
             let outcome = match admin.deployments.deploy(spec, timeout).await {
                 Ok(running) => {
                     let ready = id.clone();
-                    let completed = admin.change(move |catalog| deployments::complete(catalog, &ready)).await;
+                    let completed = admin
+                        .change(move |catalog| deployments::complete(catalog, &ready, num_replicas))
+                        .await;
                     if completed.is_err() {
                         admin.deployments.stop(vec![running]).await;
                     }
@@ -127,28 +129,37 @@ impl Admin {
         let admin = self.clone();
         detached(async move {
             deployments::ready(&admin.catalog(), &id)?;
-            admin.deployments.scale(id.clone(), num_replicas, timeout).await.map_err(Refusal::from)?;
-            admin.change(move |catalog| deployments::scale(catalog, &id, num_replicas)).await
+            let scaled = admin.deployments.scale(id.clone(), num_replicas, timeout).await;
+            admin.record(vec![id]).await?;
+            scaled.map_err(|error| Refusal::from(error).into())
         })
         .await
     }
 
-    /// Stops deployments; returns how many, when their processes are gone.
+    /// Stores how many replicas deployments have by now. Done after every change of their number, also one that was
+    /// taken back, it leaves the record of the last, in whichever order they end.
+    async fn record(&self, ids: Vec<ModelId>) -> Result<(), EditError> {
+        let deployments = self.deployments.clone();
+        self.change(move |catalog| Ok(deployments::record(catalog, deployments.counted(&ids)))).await
+    }
+
+    /// Stops deployments, which stay on record; returns how many had replicas, when their processes are gone.
     pub(crate) async fn stop(&self, selection: Selection) -> Result<usize, EditError> {
         let admin = self.clone();
         detached(async move {
-            let before = admin.catalog();
             let deployments = admin.deployments.clone();
             // What runs is looked up as the decision is made: until it is carried out, the same version may have been
             // deployed anew.
             let decide = move |catalog: &Catalog| {
                 let (stopped, edit) = deployments::stop(catalog, &selection)?;
-                Ok(((stopped.len(), deployments.running(&stopped)), edit))
+                let failing = deployments.running(&stopped.pending);
+                let running = deployments.running(&stopped.ready);
+                Ok(((stopped, running, failing), edit))
             };
-            let (count, running) = admin.change_with(decide).await?;
-            admin.deployments.stop(running).await;
-            admin.remove_artifacts_since(&before).await;
-            Ok(count)
+            let (stopped, running, failing) = admin.change_with(decide).await?;
+            tokio::join!(admin.deployments.halt(running), admin.deployments.stop(failing));
+            admin.record(stopped.ready).await?;
+            Ok(stopped.count)
         })
         .await
     }

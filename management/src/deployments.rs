@@ -5,6 +5,8 @@
 //! ready, one edit removes the mark and makes the version current. Invariant: every deployment serves a
 //! registered version, and what is still pending when management starts never became ready and is removed.
 
+use std::sync::Arc;
+
 use clipper_rpc::catalog::{Change, Model, ModelVersionSpec};
 use clipper_rpc::names::{ModelId, ModelName};
 use serde::{Deserialize, Serialize};
@@ -23,6 +25,12 @@ pub struct Deployment {
     pub pending: bool,
 }
 
+impl Deployment {
+    fn with(&self, num_replicas: NumReplicas) -> Self {
+        Self { spec: DeploymentSpec { num_replicas, ..self.spec.clone() }, pending: self.pending }
+    }
+}
+
 /// Adds a version that is not current, and its deployment.
 ///
 /// # Errors
@@ -33,14 +41,14 @@ pub fn begin(catalog: &Catalog, spec: DeploymentSpec, version: ModelVersionSpec)
     Ok(Edit { deployments: vec![(model, Some(Deployment { spec, pending: true }))], ..added })
 }
 
-/// Makes the version of a deployment that became ready the current one.
+/// Makes the version of a deployment that became ready, with so many replicas, the current one.
 ///
 /// # Errors
 /// If it was stopped or deleted meanwhile, or an application with other inputs was linked to the model meanwhile.
-pub fn complete(catalog: &Catalog, id: &ModelId) -> Result<Edit, Refusal> {
+pub fn complete(catalog: &Catalog, id: &ModelId, num_replicas: NumReplicas) -> Result<Edit, Refusal> {
     let stopped = || Refusal::DeploymentStopped { model: id.clone() };
-    let deployment =
-        catalog.deployments.get(id).filter(|deployment| deployment.pending).ok_or_else(stopped)?;
+    let begun = |it: &&Arc<Deployment>| it.pending && it.spec.num_replicas == num_replicas;
+    let deployment = catalog.deployments.get(id).filter(begun).ok_or_else(stopped)?;
     let ready = Deployment { pending: false, ..Deployment::clone(deployment) };
     let mut with_it_ready = catalog.clone();
     with_it_ready.apply(&Edit { deployments: vec![(id.clone(), Some(ready.clone()))], ..Edit::default() });
@@ -71,14 +79,13 @@ pub fn abandon_all(catalog: &Catalog) -> Edit {
     all
 }
 
-/// Stores another number of replicas.
-///
-/// # Errors
-/// If there is no such deployment.
-pub fn scale(catalog: &Catalog, id: &ModelId, num_replicas: NumReplicas) -> Result<Edit, Refusal> {
-    let deployment = ready(catalog, id)?;
-    let spec = DeploymentSpec { num_replicas, ..deployment.spec.clone() };
-    Ok(Edit { deployments: vec![(id.clone(), Some(Deployment { spec, pending: false }))], ..Edit::default() })
+/// Stores how many replicas deployments have. What is unknown, or still to become ready, is left out.
+pub fn record(catalog: &Catalog, counted: Vec<(ModelId, NumReplicas)>) -> Edit {
+    let changed = counted.into_iter().filter_map(|(id, num_replicas)| {
+        let deployment = ready(catalog, &id).ok()?;
+        (deployment.spec.num_replicas != num_replicas).then(|| (id, Some(deployment.with(num_replicas))))
+    });
+    Edit { deployments: changed.collect(), ..Edit::default() }
 }
 
 /// The deployment of a version, once it has been ready.
@@ -103,12 +110,22 @@ pub enum Selection {
     All,
 }
 
-/// The deployments of a selection, and the edit that forgets them. One that is pending is stopped too, but
-/// stays on record until the failure of its deployment has removed its version as well.
+/// What a selection stops.
+#[derive(Debug, PartialEq)]
+pub struct Stopped {
+    /// Deployments whose replicas go, and which can be given others.
+    pub ready: Vec<ModelId>,
+    /// Deployments that fail thereby, and whose failure removes their versions as well.
+    pub pending: Vec<ModelId>,
+    /// How many of them had replicas.
+    pub count: usize,
+}
+
+/// The deployments of a selection, and the edit that leaves them without replicas.
 ///
 /// # Errors
 /// If there is no deployment of something that was named.
-pub fn stop(catalog: &Catalog, selection: &Selection) -> Result<(Vec<ModelId>, Edit), Refusal> {
+pub fn stop(catalog: &Catalog, selection: &Selection) -> Result<(Stopped, Edit), Refusal> {
     let is_deployed = |model: &ModelName| catalog.deployments.keys().any(|id| id.name == *model);
     let stopped: Vec<&ModelId> = match selection {
         Selection::Models(models) => {
@@ -130,10 +147,15 @@ pub fn stop(catalog: &Catalog, selection: &Selection) -> Result<(Vec<ModelId>, E
             .collect(),
         Selection::All => catalog.deployments.keys().collect(),
     };
-    let forgotten = stopped.iter().filter(|id| !catalog.deployments[**id].pending);
-    let edit =
-        Edit { deployments: forgotten.map(|id| (ModelId::clone(id), None)).collect(), ..Edit::default() };
-    Ok((stopped.into_iter().cloned().collect(), edit))
+    let running = |id: &&&ModelId| catalog.deployments[**id].spec.num_replicas > NumReplicas::NONE;
+    let without: Vec<_> = stopped
+        .iter()
+        .filter(running)
+        .map(|id| (ModelId::clone(id), Some(catalog.deployments[*id].with(NumReplicas::NONE))))
+        .collect();
+    let count = without.len();
+    let (pending, ready) = stopped.into_iter().cloned().partition(|id| catalog.deployments[id].pending);
+    Ok((Stopped { ready, pending, count }, Edit { deployments: without, ..Edit::default() }))
 }
 
 fn is_inactive(catalog: &Catalog, id: &ModelId) -> bool {
@@ -219,7 +241,7 @@ mod tests {
 
     fn deployed(catalog: Catalog, id: &ModelId) -> Catalog {
         let catalog = begun(catalog, id);
-        let edit = complete(&catalog, id);
+        let edit = complete(&catalog, id, NumReplicas::ONE);
         edited(catalog, edit)
     }
 
@@ -229,7 +251,7 @@ mod tests {
         let catalog = registered(Catalog::default(), &first, doubles());
         let catalog = begun(catalog, &second);
         assert_eq!(catalog.models["m"].current_version, Some(first.version));
-        let edit = complete(&catalog, &second);
+        let edit = complete(&catalog, &second, NumReplicas::ONE);
         let catalog = edited(catalog, edit);
         assert_eq!(catalog.models["m"].current_version, Some(second.version.clone()));
         assert!(!catalog.deployments[&second].pending);
@@ -251,7 +273,7 @@ mod tests {
         let catalog = begun(Catalog::default(), &id);
         let edit = models::delete_version(&catalog, &id);
         let catalog = edited(catalog, edit);
-        let refused = complete(&catalog, &id).unwrap_err();
+        let refused = complete(&catalog, &id, NumReplicas::ONE).unwrap_err();
         assert!(refused.to_string().ends_with("was stopped or deleted while it was being deployed"));
         assert!(abandon(&catalog, &id).is_empty());
     }
@@ -264,17 +286,40 @@ mod tests {
         other.input_type = InputType::Ints;
         let edit = crate::applications::add(&catalog, other);
         let catalog = edited(catalog, edit);
-        assert!(matches!(complete(&catalog, &id), Err(Refusal::IncompatibleVersion { .. })));
+        assert!(matches!(
+            complete(&catalog, &id, NumReplicas::ONE),
+            Err(Refusal::IncompatibleVersion { .. })
+        ));
     }
 
     #[test]
-    fn stopping_forgets_what_was_ready_and_leaves_what_is_pending_to_its_own_failure() {
+    fn stopping_keeps_what_was_ready_without_replicas_and_lets_what_is_pending_fail() {
         let (ready, pending) = (model_id("m", "1"), model_id("m", "2"));
         let catalog = begun(deployed(Catalog::default(), &ready), &pending);
-        let (stopped, edit) = stop(&catalog, &Selection::All).unwrap();
-        assert_eq!(stopped, [ready.clone(), pending]);
-        assert_eq!(edit.deployments, [(ready, None)]);
         let (inactive, _) = stop(&catalog, &Selection::Inactive(vec!["m".parse().unwrap()])).unwrap();
-        assert!(inactive.is_empty(), "neither the current version nor the one that is about to be");
+        assert_eq!(inactive.count, 0, "neither the current version nor the one that is about to be");
+        let (stopped, edit) = stop(&catalog, &Selection::All).unwrap();
+        let both = Stopped { ready: vec![ready.clone()], pending: vec![pending.clone()], count: 2 };
+        assert_eq!(stopped, both);
+
+        let catalog = edited(catalog, Ok(edit));
+        assert_eq!(catalog.deployments[&ready].spec.num_replicas, NumReplicas::NONE);
+        // Even if its replicas were ready before they were stopped.
+        let refused = complete(&catalog, &pending, NumReplicas::ONE).unwrap_err();
+        assert_eq!(refused, Refusal::DeploymentStopped { model: pending });
+        let (again, edit) = stop(&catalog, &Selection::Versions(vec![ready])).unwrap();
+        assert!(again.count == 0 && edit.is_empty());
+    }
+
+    #[test]
+    fn the_number_of_replicas_is_recorded_of_what_has_been_ready() {
+        let (ready, pending) = (model_id("m", "1"), model_id("m", "2"));
+        let catalog = begun(deployed(Catalog::default(), &ready), &pending);
+        let two = NumReplicas::try_from(2).unwrap();
+        let counted = vec![(ready.clone(), two), (pending, two), (model_id("m", "3"), two)];
+        let edit = record(&catalog, counted.clone());
+        assert_eq!(edit.deployments, [(ready.clone(), Some(catalog.deployments[&ready].with(two)))]);
+        let catalog = edited(catalog, Ok(edit));
+        assert!(record(&catalog, counted).is_empty());
     }
 }

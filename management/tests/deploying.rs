@@ -126,9 +126,17 @@ async fn a_model_is_deployed_scaled_restarted_and_stopped() {
 
     assert_eq!(client.says("stop_models", json!({"model_names": ["m"]})).await, "Stopped 1 deployment");
     assert!(after.iter().all(|pid| !runs(*pid)));
-    assert_eq!(client.answers("get_deployments", json!({})).await, json!([]));
-    // It stays registered.
+    // It stays registered and deployed, also over a restart, so it can be started again.
+    let cluster = cluster.restart().await;
+    let client = &cluster.client;
     assert_eq!(current(client, "m", "1").await, json!(true));
+    let deployments = client.answers("get_deployments", json!({})).await;
+    assert_eq!((&deployments[0]["num_replicas"], &deployments[0]["replicas"]), (&json!(0), &json!([])));
+    assert_eq!(client.says("stop_models", json!({"model_names": ["m"]})).await, "Stopped 0 deployments");
+    client.says("set_num_replicas", json!({"model_name": "m", "num_replicas": 1})).await;
+    assert_eq!(pids(client).await.len(), 1);
+    client.says("delete_versioned_model", json!({"model_name": "m", "model_version": "1"})).await;
+    assert_eq!(client.answers("get_deployments", json!({})).await, json!([]));
     cluster.frontend.abort();
 }
 
@@ -257,6 +265,30 @@ async fn deployments_are_stopped_by_version_by_being_inactive_and_all() {
 }
 
 #[tokio::test]
+async fn a_deployment_that_is_stopped_while_it_grows_has_no_replicas() {
+    let cluster = Cluster::start().await;
+    let client = &cluster.client;
+    let version = json!({"model_name": "m", "model_version": "1"});
+    client.says("deploy_model", deployment("m", "1", SLEEP)).await;
+    cluster.frontend.abort();
+    // Nobody sees the new replicas connect any more.
+    let growing = client.clone();
+    let growing = tokio::spawn(async move {
+        let more = json!({"model_name": "m", "num_replicas": 3, "timeout_seconds": 30});
+        growing.refuses("set_num_replicas", more).await
+    });
+    until("they are started", async || (pids(client).await.len() == 3).then_some(())).await;
+    assert_eq!(client.says("stop_all_models", json!({})).await, "Stopped 1 deployment");
+    let refused = growing.await.unwrap();
+    assert!(refused.contains("stopped"), "{refused}");
+    let deployments = client.answers("get_deployments", json!({})).await;
+    assert_eq!((&deployments[0]["num_replicas"], &deployments[0]["replicas"]), (&json!(0), &json!([])));
+    let export: Value = serde_json::from_str(&client.get("/admin/export").await.1).unwrap();
+    assert_eq!(export["deployments"][0]["num_replicas"], 0);
+    client.says("delete_versioned_model", version).await;
+}
+
+#[tokio::test]
 async fn a_deployment_that_makes_no_sense_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let server = Server::start(directory.path()).await;
@@ -322,7 +354,8 @@ async fn an_artifact_is_given_to_replicas_and_removed_with_its_deployment() {
         (logs == json!({"m:1:0": ["42"]})).then_some(())
     })
     .await;
-    assert!(folder.exists());
+    client.says("stop_all_models", json!({})).await;
+    assert!(folder.exists(), "it may be started again");
     client.says("delete_versioned_model", json!({"model_name": "m", "model_version": "1"})).await;
     assert!(!folder.exists());
 

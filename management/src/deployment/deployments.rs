@@ -175,6 +175,29 @@ impl Deployments {
             .collect()
     }
 
+    /// How many replicas those of these models have that are deployed.
+    pub fn counted(&self, models: &[ModelId]) -> Vec<(ModelId, NumReplicas)> {
+        let table = self.table();
+        let deployed = models.iter().filter_map(|model| table.deployments.get(model));
+        deployed.map(|deployment| (deployment.spec.model.clone(), deployment.spec.num_replicas)).collect()
+    }
+
+    /// Stops the replicas of deployments, which stay without any, and returns once their processes are gone. Whoever
+    /// is changing their number is told that they were stopped.
+    pub async fn halt(&self, halted: Vec<Running>) {
+        let leaving = {
+            let mut table = self.table();
+            for Running { model, change } in &halted {
+                table.truncate(model, change, NumReplicas::NONE);
+                if let Some(deployment) = table.own(model, change) {
+                    deployment.change = Arc::default();
+                }
+            }
+            table.leaving(|model| halted.iter().any(|halted| halted.model == *model))
+        };
+        all_gone(leaving).await;
+    }
+
     /// Stops deployments, unless they have been, and returns once their processes are gone.
     pub async fn stop(&self, stopped: Vec<Running>) {
         let leaving = {
