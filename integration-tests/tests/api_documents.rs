@@ -132,7 +132,7 @@ async fn management_answers_as_its_document_says() {
     call("get_state", json!({"app_name": "a", "uid": 0}), 200).await;
     call("set_model_version", json!({"model_name": "m", "model_version": "1"}), 200).await;
     call("stop_versioned_models", json!({"model_versions": {"m": ["2"]}}), 200).await;
-    call("stop_models", json!({"model_names": ["m"]}), 400).await;
+    call("stop_models", json!({"model_names": ["x"]}), 400).await;
     call("stop_inactive_model_versions", json!({"model_names": ["m"]}), 200).await;
     call("stop_all_models", json!({}), 200).await;
     call("delete_model_links", json!({"app_name": "a", "model_names": ["m"]}), 200).await;

@@ -228,14 +228,22 @@ async fn management_refuses_what_does_not_fit_in_the_words_of_the_original() {
     for (path, body, expected) in cases {
         assert_eq!(cluster.admin(path, body).await.refusal(400, "Request error"), expected);
     }
-    for body in [json!({}), json!({"name": "a b"}), json!({"name": "metrics"}), json!([1]), json!("x")] {
+    for body in [json!({}), json!({"name": 1.5}), json!([1]), json!("x")] {
         let cause = cluster.admin("add_app", body).await.refusal(400, "Json error");
         assert!(cause.starts_with("Error parsing JSON: "), "{cause}");
         assert!(cause.contains("Expected JSON schema: "), "{cause}");
     }
     // A refused input type is answered, where the original let its clients hang.
-    let body = json!({"name": "y", "input_type": "tensors", "default_output": "", "latency_slo_micros": 1});
-    cluster.admin("add_app", body).await.refusal(400, "Json error");
+    for (name, input_type, expected) in [
+        ("a b", "ints", "'a b' is not a valid application name"),
+        ("metrics", "ints", "'metrics' is reserved and cannot name an application"),
+        ("y", "tensors", "'tensors' is not an input type; expected one of"),
+    ] {
+        let body =
+            json!({"name": name, "input_type": input_type, "default_output": "", "latency_slo_micros": 1});
+        let cause = cluster.admin("add_app", body).await.refusal(400, "Request error");
+        assert!(cause.starts_with(expected), "{cause}");
+    }
     cluster.admin("nowhere", json!({})).await.refusal(404, "Not found");
     let sent = cluster.http().get(format!("{}/admin/add_app", cluster.admin_url())).send().await.unwrap();
     Answer::read(sent).await.unwrap().refusal(405, "Method not allowed");
@@ -250,4 +258,31 @@ async fn a_deleted_application_is_gone_with_its_links() {
     cluster.add_app("m", "doubles", OBJECTIVE, false).await;
     let answer = cluster.predict("m", json!({"input": [1]})).await;
     assert_eq!(answer["default_reason"], "no_linked_models", "{answer}");
+}
+
+#[tokio::test]
+async fn a_compressed_body_is_refused() {
+    let cluster = cluster(&[]).await;
+    let request = cluster.http().post(format!("{}/ints/predict", cluster.query_url(0)));
+    let sent = request.header("content-encoding", "gzip").body("{\"input\": [1]}").send().await.unwrap();
+    let cause = Answer::read(sent).await.unwrap().refusal(415, "Unsupported content encoding");
+    assert_eq!(cause, "the body has the content encoding 'gzip'; expected none");
+}
+
+#[tokio::test]
+async fn a_body_that_never_arrives_is_given_up() {
+    let cluster = cluster(&[]).await;
+    let begun =
+        "POST /ints/predict HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 14\r\n\r\n{\"inp";
+    let answer = raw(&cluster, begun.to_owned()).await;
+    assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("\"Body too slow\""), "{answer}");
+}
+
+#[tokio::test]
+async fn probes_may_ask_by_head() {
+    let cluster = cluster(&[]).await;
+    for path in ["/", "/livez", "/readyz"] {
+        let sent = cluster.http().head(format!("{}{path}", cluster.query_url(0))).send().await.unwrap();
+        assert_eq!(sent.status(), 200, "{path}");
+    }
 }

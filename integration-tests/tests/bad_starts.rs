@@ -135,7 +135,7 @@ async fn bad_keys_of_the_settings_file_are_named() {
     let fresh = start(folder.path());
     for (text, words) in [
         ("quary_address = \"127.0.0.1:0\"", "clipper.toml: unknown key 'quary_address'; expected one of"),
-        ("queue_capacity = [1]", "'queue_capacity' must be a text, a number or a truth value"),
+        ("queue_capacity = [1]", "'queue_capacity' must be a text, a whole number or a truth value"),
         ("queue_capacity 7", "clipper.toml"),
     ] {
         std::fs::write(folder.path().join("clipper.toml"), text).unwrap();

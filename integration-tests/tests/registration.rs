@@ -54,6 +54,8 @@ async fn a_container_that_does_not_fit_is_turned_away_with_the_reason() {
     assert_eq!(reason, "model 'm:1' takes doubles, the container strings");
     let reason = turned_away(&cluster, |register| register.protocol = 3).await;
     assert_eq!(reason, "this frontend speaks protocol 4, the container 3");
+    let reason = turned_away(&cluster, |register| register.instance = Some("x".repeat(257))).await;
+    assert_eq!(reason, "'instance' has 257 bytes; at most 256 are taken");
     let reason = turned_away(&cluster, |register| register.model = "not a name".to_owned()).await;
     assert!(reason.starts_with("'not a name' is not a valid model name"), "{reason}");
     assert_eq!(cluster.containers().await, [""; 0]);
@@ -150,4 +152,19 @@ async fn a_container_is_sent_no_larger_batch_than_it_can_take() {
         });
     let answers = answer["batch_predictions"].as_array().unwrap();
     assert!(answers.iter().all(|answer| answer["output"] == 1.0), "{answer}");
+}
+
+#[tokio::test]
+async fn a_container_that_begins_anew_on_its_connection_is_given_work_again() {
+    let cluster = Cluster::start().await;
+    cluster.serve("m", "doubles", OBJECTIVE).await;
+    let mut container = RawContainer::register(&cluster, "m").await;
+    let anew = async {
+        container.batch().await;
+        container.registered(RawContainer::registration("m")).await;
+        let batch = container.batch().await;
+        container.answer(batch.id, &[7.0]);
+    };
+    let (answer, ()) = tokio::join!(cluster.predict("m", json!({"input": [1]})), anew);
+    assert_eq!(answer["output"], 7.0);
 }

@@ -204,16 +204,16 @@ pub(super) async fn get_application(
 pub(super) struct StateOf {
     #[schema(value_type = String)]
     app_name: AppName,
-    /// A number or a text.
     #[schema(inline)]
     uid: Uid,
 }
 
 impl RequestBody for StateOf {}
 
-/// A user of an application.
+/// A user of an application: a number or a text.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
-#[serde(untagged, expecting = "expected uid to be an integer or a text")]
+#[serde(untagged)]
+#[serde(expecting = "expected uid to be an integer or a text")]
 pub(super) enum Uid {
     Number(i64),
     Text(String),
