@@ -57,7 +57,7 @@ impl Default for Config {
             max_body_bytes: 16 << 20,
             queue_capacity: 10_000,
             max_batch_size: 64,
-            heartbeat: Duration::from_secs(1),
+            heartbeat: Duration::from_millis(500),
             container_timeout: Duration::from_secs(5),
             drain_timeout: Duration::from_secs(30),
         }

@@ -1,7 +1,7 @@
 //! The path of a prediction: from an application's view and a query to an answer within the objective.
 //!
-//! Invariant: every query is answered exactly once and by its deadline: with a model's output, or with the default output
-//! and why.
+//! Invariant: every query is answered exactly once, and at its deadline at the latest (to the millisecond of a timer): with a
+//! model's output, or with the default output and why.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
