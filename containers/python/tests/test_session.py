@@ -141,12 +141,14 @@ def test_membership_begins_with_the_configured_frontends():
     assert Membership([A, B]).wanted([]) == {A, B}
 
 
-def test_membership_follows_the_lists_of_the_frontends():
+def test_membership_gives_up_a_frontend_that_is_neither_listed_nor_there():
     membership = Membership([A])
     a = accepted_session(address=A, frontends=[str(A), str(B)])
     assert membership.wanted([a]) == {A, B}
     b = accepted_session(address=B, frontends=[str(A), str(B)])
     a.frontends = b.frontends = [str(A)]
+    assert membership.wanted([a, b]) == {A, B}
+    b.fail(1.0, "test")
     assert membership.wanted([a, b]) == {A}
 
 
