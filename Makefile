@@ -1,6 +1,6 @@
 # The two commands of the README, and the steps that they are made of.
 
-# Quickstart's flags: --exit stops the cluster at the end, --stop only stops a former one.
+# Quickstart's flags: --exit stops the cluster at the end.
 ARGS ?=
 PYTHON ?= python3
 VENV := .venv

@@ -7,6 +7,7 @@ classifier of handwritten digits), and asks for predictions over REST as any app
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import statistics
 import sys
@@ -74,7 +75,8 @@ def run(clipper: Clipper, *, leave_running: bool) -> None:
         say("The cluster goes on running. Try it:")
         url = f"http://{clipper.get_query_addr()}/hello_world/predict"
         print(f"    curl -d '{{\"input\": [1.0, 2.0, 3.5]}}' {url}")
-        print("\nand stop it with:\n    make quickstart ARGS=--stop")
+        python, this = (os.path.relpath(path) for path in (sys.executable, __file__))
+        print(f"\nand stop it with:\n    {python} {this} --stop")
 
 
 def serve_a_function(clipper: Clipper) -> None:
