@@ -31,6 +31,24 @@ impl Deployment {
     }
 }
 
+/// Checks that a deployment makes sense for the version that it serves.
+///
+/// # Errors
+/// If it takes other inputs, or has two sets of files.
+pub fn check(spec: &DeploymentSpec, version: &ModelVersionSpec) -> Result<(), Refusal> {
+    if spec.input_type != version.input_type {
+        return Err(Refusal::DeploymentOfOtherInputs {
+            model: spec.model.clone(),
+            model_type: version.input_type,
+            deployed_type: spec.input_type,
+        });
+    }
+    if spec.artifact.is_some() && spec.model_data_path.is_some() {
+        return Err(Refusal::OneModelPath);
+    }
+    Ok(())
+}
+
 /// Adds a version that is not current, and its deployment.
 ///
 /// # Errors
@@ -192,6 +210,9 @@ pub fn import(
                 model.name
             ));
         }
+        if model.versions.values().any(|version| version.batch_size == Some(0)) {
+            return Err(Refusal::BatchSize);
+        }
         let edit = Edit::change(Change::PutModel { model });
         rest.apply(&edit);
         all.changes.extend(edit.changes);
@@ -202,8 +223,12 @@ pub fn import(
         all.changes.extend(edit.changes);
     }
     for spec in specs {
-        if rest.version(&spec.model).is_none() {
+        let Some(version) = rest.version(&spec.model) else {
             return inconsistent(format!("the deployed version '{}' is not registered", spec.model));
+        };
+        check(&spec, version)?;
+        if all.deployments.iter().any(|(model, _)| *model == spec.model) {
+            return inconsistent(format!("the deployment of '{}' occurs twice", spec.model));
         }
         all.deployments.push((spec.model.clone(), Some(Deployment { spec, pending: false })));
     }
@@ -255,6 +280,16 @@ mod tests {
         let catalog = edited(catalog, edit);
         assert_eq!(catalog.models["m"].current_version, Some(second.version.clone()));
         assert!(!catalog.deployments[&second].pending);
+    }
+
+    #[test]
+    fn an_import_of_two_sets_of_files_for_one_deployment_is_refused() {
+        let id = model_id("m", "1");
+        let model = Model::clone(&registered(Catalog::default(), &id, doubles()).models["m"]);
+        let artifact = Some("0".repeat(64).parse().unwrap());
+        let both = DeploymentSpec { artifact, model_data_path: Some("/models".into()), ..spec(&id) };
+        let refused = import(&Catalog::default(), Vec::new(), vec![model], vec![both]);
+        assert_eq!(refused, Err(Refusal::OneModelPath));
     }
 
     #[test]

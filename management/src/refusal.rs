@@ -61,8 +61,11 @@ pub enum Refusal {
     NoDeployment { model: ModelId },
     #[error("Exactly one of container_kind and command must be given")]
     OneWayToRun,
-    #[error("The command must begin with the program to run")]
-    EmptyCommand,
+    #[error(
+        "Model with name '{}' and version '{}' takes {model_type}, its deployment {deployed_type}",
+        .model.name, .model.version
+    )]
+    DeploymentOfOtherInputs { model: ModelId, model_type: InputType, deployed_type: InputType },
     #[error("At most one of artifact and model_data_path can be given")]
     OneModelPath,
     #[error("Artifact '{artifact}' is not stored; upload it with /admin/add_artifact first")]

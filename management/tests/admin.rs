@@ -440,3 +440,48 @@ async fn an_export_is_imported_into_an_empty_catalog_only() {
     }
     third.says("import", export).await;
 }
+
+#[tokio::test]
+async fn an_import_is_checked_as_what_is_added_and_deployed() {
+    let (_directory, _server, client) = server().await;
+    let import = |pointer: &str, value: Value| {
+        let deployment = json!({"model": {"name": "m", "version": "1"}, "input_type": "ints", "num_replicas": 0,
+            "run": {"kind": "noop"}, "artifact": null, "model_data_path": "/models"});
+        let mut import = json!({"version": 1, "applications": [], "deployments": [deployment], "models": [
+            {"name": "m", "current_version": "1", "versions": {"1": {"input_type": "ints", "batch_size": null}}}]});
+        *import.pointer_mut(pointer).unwrap() = value;
+        import
+    };
+    let sound = import("/version", json!(1));
+    for (pointer, value, cause) in [
+        (
+            "/models/0/versions/1/batch_size",
+            json!(0),
+            "The batch size must be positive or DEFAULT_BATCH_SIZE, which is -1",
+        ),
+        (
+            "/deployments/0/input_type",
+            json!("doubles"),
+            "Model with name 'm' and version '1' takes ints, its deployment doubles",
+        ),
+        ("/deployments/0/run", json!({"command": []}), "The command must begin with the program to run"),
+        (
+            "/deployments/0/run",
+            json!({"kind": "tensorflow"}),
+            "'tensorflow' is not a container kind; expected one of: noop, sum, python-closure",
+        ),
+        (
+            "/deployments/0/num_replicas",
+            json!(4_000_000),
+            "a deployment can have at most 1000 replicas, not 4000000",
+        ),
+        (
+            "/deployments",
+            json!([sound["deployments"][0], sound["deployments"][0]]),
+            "The catalog to import does not fit together: the deployment of 'm:1' occurs twice",
+        ),
+    ] {
+        assert_eq!(client.refuses("import", import(pointer, value)).await, cause);
+    }
+    client.says("import", sound).await;
+}

@@ -298,6 +298,7 @@ async fn a_deployment_that_makes_no_sense_is_refused() {
         (json!({"container_kind": "noop"}), "Exactly one of container_kind and command must be given"),
         (json!({"command": null}), "Exactly one of container_kind and command must be given"),
         (json!({"command": []}), "The command must begin with the program to run"),
+        (json!({"command": ["", "x"]}), "The command must begin with the program to run"),
         (json!({"batch_size": 0}), "The batch size must be positive or DEFAULT_BATCH_SIZE, which is -1"),
         (
             json!({"artifact": absent, "model_data_path": "/models"}),
@@ -307,7 +308,7 @@ async fn a_deployment_that_makes_no_sense_is_refused() {
         (json!({"artifact": "x"}), "does not identify an artifact"),
         (
             json!({"command": null, "container_kind": "tensorflow"}),
-            "unknown variant `tensorflow`, expected one of",
+            "'tensorflow' is not a container kind; expected one of: noop, sum, python-closure",
         ),
         (json!({"image": "x"}), "unknown field `image`"),
     ] {

@@ -121,7 +121,7 @@ fn command(words: &[&str]) -> DeploymentSpec {
         model: model(),
         input_type: InputType::Doubles,
         num_replicas: NumReplicas::ONE,
-        run: Run::Command(words.iter().map(|&word| word.to_owned()).collect()),
+        run: Run::Command(words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>().try_into().unwrap()),
         environment: BTreeMap::new(),
         artifact: None,
         model_data_path: None,
@@ -503,7 +503,7 @@ async fn nothing_outlives_an_owner_that_is_killed() {
     // The guard's standard input is a pipe from a process that dies without a word.
     let mut owner = std::process::Command::new("sleep").arg("1000").stdout(Stdio::piped()).spawn().unwrap();
     let input = owner.stdout.take().unwrap();
-    let mut guard = std::process::Command::new(GUARD).args(words).stdin(input).spawn().unwrap();
+    let mut guard = std::process::Command::new(GUARD).args(words.as_slice()).stdin(input).spawn().unwrap();
     let daemon =
         until("the daemon", async || std::fs::read_to_string(&file).ok()?.trim().parse::<i32>().ok());
     let daemon = daemon.await;

@@ -20,7 +20,9 @@ use std::time::Duration;
 pub use artifact::{ArtifactError, ArtifactId, Artifacts, MalformedArtifactId};
 pub use deployments::{Deployments, Running};
 pub use error::DeployError;
-pub use spec::{ContainerKind, DeploymentSpec, NumReplicas, Run, TooManyReplicas, UnknownContainerKind};
+pub use spec::{
+    ContainerKind, DeploymentSpec, NoProgram, NumReplicas, Run, TooManyReplicas, UnknownContainerKind, Words,
+};
 pub use status::{DeploymentStatus, ReplicaState, ReplicaStatus};
 
 mod artifact;

@@ -93,7 +93,42 @@ pub enum Run {
     /// A container that comes with Clipper.
     Kind(ContainerKind),
     /// A program and its arguments, run without a shell.
-    Command(Vec<String>),
+    Command(Words),
+}
+
+/// A program and its arguments: there is a program.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Vec<String>", into = "Vec<String>")]
+pub struct Words(Vec<String>);
+
+/// A command that names no program.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("The command must begin with the program to run")]
+pub struct NoProgram;
+
+impl Words {
+    /// The words, the program first.
+    pub fn as_slice(&self) -> &[String] {
+        &self.0
+    }
+}
+
+impl TryFrom<Vec<String>> for Words {
+    type Error = NoProgram;
+
+    fn try_from(words: Vec<String>) -> Result<Self, NoProgram> {
+        if words.first().is_some_and(|program| !program.is_empty()) {
+            Ok(Self(words))
+        } else {
+            Err(NoProgram)
+        }
+    }
+}
+
+impl From<Words> for Vec<String> {
+    fn from(words: Words) -> Self {
+        words.0
+    }
 }
 
 impl Run {
@@ -103,14 +138,14 @@ impl Run {
             Self::Kind(kind) => {
                 vec![python.into(), "-m".into(), "clipper_container".into(), kind.as_str().into()]
             }
-            Self::Command(words) => words.iter().map(OsString::from).collect(),
+            Self::Command(words) => words.as_slice().iter().map(OsString::from).collect(),
         }
     }
 }
 
 /// The containers that come with Clipper: `python -m clipper_container KIND`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(try_from = "String", into = "&'static str")]
 pub enum ContainerKind {
     /// Answers every input with the same short text, at once.
     Noop,
@@ -142,6 +177,20 @@ impl ContainerKind {
 impl fmt::Display for ContainerKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+impl TryFrom<String> for ContainerKind {
+    type Error = UnknownContainerKind;
+
+    fn try_from(text: String) -> Result<Self, UnknownContainerKind> {
+        text.parse()
+    }
+}
+
+impl From<ContainerKind> for &'static str {
+    fn from(kind: ContainerKind) -> Self {
+        kind.as_str()
     }
 }
 

@@ -37,7 +37,7 @@ impl DeploymentStatus {
     pub(super) fn new(spec: &DeploymentSpec, replicas: Vec<ReplicaStatus>) -> Self {
         let (container_kind, command) = match &spec.run {
             Run::Kind(kind) => (Some(*kind), None),
-            Run::Command(words) => (None, Some(words.clone())),
+            Run::Command(words) => (None, Some(words.clone().into())),
         };
         Self {
             model_name: spec.model.name.clone(),

@@ -15,8 +15,10 @@ use super::answer::{Empty, Refused, Sentence, Spoken, counted};
 use super::body::{Body, RequestBody};
 use super::error::ApiError;
 use crate::admin::Admin;
-use crate::deployment::{ArtifactId, ContainerKind, DeploymentSpec, DeploymentStatus, NumReplicas, Run};
-use crate::deployments::Selection;
+use crate::deployment::{
+    ArtifactId, ContainerKind, DeploymentSpec, DeploymentStatus, NumReplicas, Run, Words,
+};
+use crate::deployments::{self, Selection};
 use crate::models;
 use crate::refusal::Refusal;
 
@@ -41,7 +43,8 @@ pub(super) struct NewDeployment {
     #[schema(value_type = Option<String>)]
     container_kind: Option<ContainerKind>,
     /// A program and its arguments.
-    command: Option<Vec<String>>,
+    #[schema(value_type = Option<Vec<String>>)]
+    command: Option<Words>,
     environment: Option<BTreeMap<String, String>>,
     /// What `/admin/add_artifact` answered.
     #[schema(value_type = Option<String>)]
@@ -63,19 +66,15 @@ impl NewDeployment {
     fn parts(self) -> Result<(DeploymentSpec, ModelVersionSpec), Refusal> {
         let run = match (self.container_kind, self.command) {
             (Some(kind), None) => Run::Kind(kind),
-            (None, Some(command)) if command.is_empty() => return Err(Refusal::EmptyCommand),
             (None, Some(command)) => Run::Command(command),
             (Some(_), Some(_)) | (None, None) => return Err(Refusal::OneWayToRun),
         };
-        if self.artifact.is_some() && self.model_data_path.is_some() {
-            return Err(Refusal::OneModelPath);
-        }
         let version = ModelVersionSpec {
             input_type: self.input_type,
             labels: self.labels.unwrap_or_default(),
             container_name: match &run {
                 Run::Kind(kind) => kind.to_string(),
-                Run::Command(command) => command.join(" "),
+                Run::Command(command) => command.as_slice().join(" "),
             },
             model_data_path: self
                 .model_data_path
@@ -94,6 +93,7 @@ impl NewDeployment {
             model_data_path: self.model_data_path,
             python: self.python,
         };
+        deployments::check(&spec, &version)?;
         Ok((spec, version))
     }
 }
