@@ -394,11 +394,11 @@ class Cluster:
         return dict(self._post("get_replica_logs", wanted))
 
     def stop_models(self, model_names: str | Iterable[str]) -> None:
-        """Stops the processes of all versions of these models. The models stay registered."""
+        """Stops the processes of all versions of these models. `set_num_replicas` starts them again."""
         self._post("stop_models", {"model_names": _listed(model_names)})
 
     def stop_versioned_models(self, model_versions_dict: Mapping[str, Version | Iterable[Version]]) -> None:
-        """Stops the processes of these versions, given as `{"model": ["1", "2"]}`. They stay registered."""
+        """Stops the processes of these versions, given as `{"model": ["1", "2"]}`; see `stop_models`."""
         versions = {
             name: [str(version)] if isinstance(version, (str, int)) else [str(each) for each in version]
             for name, version in model_versions_dict.items()
