@@ -171,14 +171,18 @@ impl WriterThread {
         let result = result.and_then(|written| if written { self.store.sync() } else { Ok(()) });
         match &result {
             Ok(()) => self.feed.publish(catalog, changes),
-            Err(error) if self.failed.is_none() => {
-                tracing::error!(%error, "the catalog is read-only from now on");
-                self.failed = Some(error.clone());
-            }
-            Err(_) => {}
+            Err(error) => self.fail(error),
         }
         for (outcome, revision) in outcomes {
             outcome(result.clone().map(|()| revision));
+        }
+    }
+
+    /// Remembers why nothing is written any more. Called again for each edit that is refused for that.
+    fn fail(&mut self, error: &StoreError) {
+        if self.failed.is_none() {
+            tracing::error!(%error, "the catalog is read-only from now on");
+            self.failed = Some(error.clone());
         }
     }
 }
@@ -186,6 +190,7 @@ impl WriterThread {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use clipper_rpc::names::ModelId;
 
@@ -243,6 +248,47 @@ mod tests {
         let added = futures_util::future::join_all(edits).await;
         assert_eq!(added.into_iter().filter(|added| *added.as_ref().unwrap()).count(), 25);
         assert_eq!(feed.catalog().revision, 25);
+    }
+
+    /// Counts what is logged.
+    struct Counter(Arc<AtomicUsize>);
+
+    impl tracing::Subscriber for Counter {
+        fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+            *metadata.level() == tracing::Level::ERROR
+        }
+
+        fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+            tracing::span::Id::from_u64(1)
+        }
+
+        fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+        fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+        fn event(&self, _: &tracing::Event<'_>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+
+        fn enter(&self, _: &tracing::span::Id) {}
+
+        fn exit(&self, _: &tracing::span::Id) {}
+    }
+
+    #[test]
+    fn that_nothing_is_written_any_more_is_logged_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let lock = DirectoryLock::acquire(directory.path()).unwrap();
+        let (store, identity, catalog) = Store::open(directory.path()).unwrap();
+        let feed = Arc::new(Feed::new(identity, catalog));
+        let mut writer = WriterThread { store, feed, failed: None, _lock: lock };
+        let logged = Arc::new(AtomicUsize::new(0));
+        tracing::subscriber::with_default(Counter(Arc::clone(&logged)), || {
+            for _ in 0..2 {
+                writer.fail(&StoreError::Failed("no space".into()));
+            }
+        });
+        assert_eq!(logged.load(Ordering::Relaxed), 1);
     }
 
     #[tokio::test]
