@@ -33,13 +33,18 @@ const NOT_STARTED: u8 = 127;
 /// to the replicas. (The kernel keeps 15 bytes.)
 pub(crate) const NAME: &str = "replica-guard";
 
-/// What a guard tells its owner, in one line on its standard input, before anything else happens.
+/// What a guard tells its owner, each in one line on its standard input: first whether the command runs, at the end how
+/// it ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Report {
     /// The command runs under this process id, which is also its process group.
     Started(u32),
     /// The command cannot be started, and the guard ends.
     Refused(String),
+    /// The command has ended with this status.
+    Exited(u8),
+    /// This signal has ended the command.
+    Killed(i32),
 }
 
 impl fmt::Display for Report {
@@ -47,6 +52,8 @@ impl fmt::Display for Report {
         match self {
             Self::Started(pid) => write!(f, "started {pid}"),
             Self::Refused(reason) => write!(f, "refused {reason}"),
+            Self::Exited(code) => write!(f, "exited {code}"),
+            Self::Killed(signal) => write!(f, "killed {signal}"),
         }
     }
 }
@@ -57,6 +64,8 @@ impl FromStr for Report {
     fn from_str(line: &str) -> Result<Self, ()> {
         match line.split_once(' ').ok_or(())? {
             ("started", pid) => pid.parse().map(Self::Started).map_err(|_| ()),
+            ("exited", code) => code.parse().map(Self::Exited).map_err(|_| ()),
+            ("killed", signal) => signal.parse().map(Self::Killed).map_err(|_| ()),
             ("refused", reason) => Ok(Self::Refused(reason.to_owned())),
             _ => Err(()),
         }
@@ -87,6 +96,7 @@ pub fn main(command: Vec<OsString>) -> ExitCode {
         }
     };
     let _ = writeln!(owner, "{}", Report::Started(child.as_raw().cast_unsigned()));
+    let mut reports = owner.try_clone();
     // These two outlive the child by the moment that it takes to kill what it left. Its id cannot have come round to
     // somebody else by then: the kernel hands out ids in turn.
     thread::spawn(move || {
@@ -98,11 +108,19 @@ pub fn main(command: Vec<OsString>) -> ExitCode {
             let _ = kill(child, Signal::SIGTERM);
         }
     });
-    let status = wait_for(child);
+    let end = wait_for(child);
     let _ = killpg(child, Signal::SIGKILL);
     #[cfg(target_os = "linux")]
     kill_children();
-    ExitCode::from(status)
+    let Some(end) = end else { return ExitCode::from(NOT_STARTED) };
+    if let Ok(reports) = &mut reports {
+        let _ = writeln!(reports, "{end}");
+    }
+    match end {
+        Report::Killed(signal) => ExitCode::from(128 | signal as u8),
+        Report::Exited(code) => ExitCode::from(code),
+        Report::Started(_) | Report::Refused(_) => ExitCode::FAILURE,
+    }
 }
 
 /// Gives this process its name, makes signals wait for the thread that handles them, and orphans children of it.
@@ -164,15 +182,19 @@ fn wait_for_end(owner: &mut File) {
     }
 }
 
-/// Waits until `child` has ended, reaping inherited orphans meanwhile. Returns the status to exit with.
-fn wait_for(child: Pid) -> u8 {
+/// Waits until `child` has ended, reaping inherited orphans meanwhile. Returns how.
+fn wait_for(child: Pid) -> Option<Report> {
     loop {
         match waitpid(None, None) {
-            Ok(WaitStatus::Exited(pid, code)) if pid == child => return (code & 0xff) as u8,
-            Ok(WaitStatus::Signaled(pid, signal, _)) if pid == child => return 128 + signal as u8,
+            Ok(WaitStatus::Exited(pid, code)) if pid == child => {
+                return Some(Report::Exited((code & 0xff) as u8));
+            }
+            Ok(WaitStatus::Signaled(pid, signal, _)) if pid == child => {
+                return Some(Report::Killed(signal as i32));
+            }
             Ok(_) | Err(Errno::EINTR) => {}
             // Reachable only where SIGCHLD was ignored by whoever started us: there is no child any more.
-            Err(_) => return NOT_STARTED,
+            Err(_) => return None,
         }
     }
 }
@@ -214,11 +236,11 @@ mod tests {
 
     #[test]
     fn a_report_reads_back_as_written() {
-        for report in [Report::Started(77), Report::Refused("No such file or directory (os error 2)".into())]
-        {
+        let refused = Report::Refused("No such file or directory (os error 2)".into());
+        for report in [Report::Started(77), refused, Report::Exited(255), Report::Killed(9)] {
             assert_eq!(report.to_string().parse(), Ok(report));
         }
-        for line in ["", "started", "started x", "hello there"] {
+        for line in ["", "started", "started x", "exited 256", "hello there"] {
             assert_eq!(line.parse::<Report>(), Err(()));
         }
     }

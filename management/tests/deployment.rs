@@ -540,6 +540,32 @@ async fn what_left_the_group_of_a_command_dies_with_its_guard_too() {
 }
 
 #[actix_rt::test]
+async fn a_guard_that_does_not_do_its_duty_is_killed_with_all_that_it_guards() {
+    let host = Host::with(|config| config.grace = Duration::from_millis(100));
+    host.frontend();
+    host.deployments.deploy(with_daemon(&host.folder.path().join("daemon")), GENEROUS).await.unwrap();
+    let daemon = host.number_in("daemon").await;
+    let replica = host.replicas().await.remove(0);
+    kill(Pid::from_raw(guard_of(&replica)), Signal::SIGSTOP).unwrap();
+    let stopping = host.deployments.stop(host.deployments.running(&[model()]));
+    tokio::time::timeout(GENEROUS, stopping).await.unwrap();
+    assert!(!is_alive(daemon) && !is_alive(replica.pid.unwrap() as i32));
+    host.deployments.shutdown().await;
+}
+
+#[actix_rt::test]
+async fn a_high_exit_code_is_not_taken_for_a_signal() {
+    let host = Host::new();
+    host.lonely_frontends(&["127.0.0.1:7000"]);
+    for code in [129, 255] {
+        let error = host.deployments.deploy(shell(&format!("exit {code}")), GENEROUS).await.unwrap_err();
+        let expected = format!("Replica 0 of m:1 exited with code {code}, 2 times");
+        assert!(error.to_string().starts_with(&expected), "{error}");
+    }
+    host.deployments.shutdown().await;
+}
+
+#[actix_rt::test]
 async fn a_guard_is_not_taken_for_management() {
     let host = Host::new();
     host.frontend();

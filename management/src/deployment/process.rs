@@ -162,26 +162,31 @@ pub(super) async fn run(
         }
         // The guard takes this for our death, and kills what it guards.
         drop(hold);
+        if let Ok(status) = timeout(launch.grace, guard.wait()).await {
+            return status;
+        }
+        // It would, but somebody has stopped it.
+        signal(&guard, Signal::SIGKILL);
         guard.wait().await
     };
-    let (report, status) = tokio::join!(
-        async {
-            let report = relay(report, started).await;
-            drop(permit);
-            report
-        },
-        end
-    );
+    let started = |pid| {
+        drop(permit);
+        started(pid);
+    };
+    let (told, status) = tokio::join!(relay(report, started), end);
     if timeout(LAST_OUTPUT, capturing).await.is_err() {
         warn!(model = %launch.model, replica = launch.number, "somebody holds on to the output of a replica that is gone");
     }
     if status.as_ref().is_ok_and(|status| status.signal().is_some()) {
-        // Somebody killed the guard. Its command dies with it, but what that has started may not.
+        // The guard was killed. Its command dies with it, but what that has started may not.
+        if let Some(Report::Started(pid)) = told.first {
+            let _ = killpg(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
+        }
         let instance = instance.to_owned();
         let killing = move || leftovers::kill_all(leftovers::INSTANCE, instance.as_bytes());
         let _ = tokio::task::spawn_blocking(killing).await;
     }
-    exit_of(report, status)
+    exit_of(told, status)
 }
 
 /// A guard that has been started.
@@ -208,34 +213,37 @@ async fn start(launch: &Launch, instance: &str, frontends: &[String]) -> io::Res
     Ok(Guarded { guard, owner: UnixStream::from_std(owner)?, printed })
 }
 
-/// Reads what the guard reports, and passes the process id on.
-async fn relay(report: OwnedReadHalf, started: impl FnOnce(u32)) -> Option<Report> {
-    let line = BufReader::new(report).lines().next_line().await.ok().flatten()?;
-    let report = line.parse().ok();
-    if let Some(Report::Started(pid)) = report {
-        started(pid);
-    }
-    report
+/// What a guard has reported.
+#[derive(Debug)]
+struct Told {
+    /// Whether the command ran.
+    first: Option<Report>,
+    /// How it ended.
+    last: Option<Report>,
 }
 
-fn exit_of(report: Option<Report>, status: io::Result<ExitStatus>) -> Exit {
-    let pid = match report {
-        Some(Report::Refused(reason)) => return Exit::NotStarted(reason),
-        Some(Report::Started(pid)) => pid,
-        None => {
-            let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
-            return Exit::NotStarted(format!("the guard ended early: {status}"));
+/// Reads what the guard reports until it ends, and passes the process id on.
+async fn relay(report: OwnedReadHalf, started: impl FnOnce(u32)) -> Told {
+    let mut reports = BufReader::new(report).lines();
+    let mut next = async || reports.next_line().await.ok().flatten()?.parse().ok();
+    let first = next().await;
+    if let Some(Report::Started(pid)) = first {
+        started(pid);
+    }
+    Told { first, last: next().await }
+}
+
+fn exit_of(told: Told, status: io::Result<ExitStatus>) -> Exit {
+    match (told.first, told.last, status) {
+        (Some(Report::Refused(reason)), ..) => Exit::NotStarted(reason),
+        (Some(Report::Started(_)), Some(Report::Exited(code)), _) => Exit::Code(code.into()),
+        (Some(Report::Started(_)), Some(Report::Killed(signal)), _) => Exit::Signal(signal),
+        // The kernel has killed the command along with its guard.
+        (Some(Report::Started(_)), _, Ok(status)) if status.signal().is_some() => {
+            Exit::Signal(status.signal().unwrap_or_default())
         }
-    };
-    match status.map(|status| (status.code(), status.signal())) {
-        Ok((Some(code), _)) if code > 128 => Exit::Signal(code - 128),
-        Ok((Some(code), _)) => Exit::Code(code),
-        Ok((None, number)) => {
-            // Where the kernel does not see to that.
-            let _ = killpg(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
-            Exit::Signal(number.unwrap_or_default())
-        }
-        Err(error) => Exit::NotStarted(format!("its end cannot be waited for: {error}")),
+        (_, _, Ok(status)) => Exit::NotStarted(format!("the guard ended early: {status}")),
+        (_, _, Err(error)) => Exit::NotStarted(format!("its end cannot be waited for: {error}")),
     }
 }
 
