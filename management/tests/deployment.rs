@@ -581,8 +581,12 @@ async fn a_guard_is_not_taken_for_management() {
 async fn what_outlived_a_killed_cluster_ends_at_the_next_start() {
     let folder = tempfile::tempdir().unwrap();
     let left = |data_dir: &Path| {
-        let mut command = std::process::Command::new("setsid");
-        command.args(["sleep", "1000"]).env("CLIPPER_REPLICA_OF", data_dir.canonicalize().unwrap());
+        let mut command = std::process::Command::new("sleep");
+        command
+            .arg("1000")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .env("CLIPPER_REPLICA_OF", data_dir.canonicalize().unwrap());
         command.spawn().unwrap()
     };
     let other_folder = tempfile::tempdir().unwrap();

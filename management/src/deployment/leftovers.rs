@@ -22,10 +22,13 @@ pub(super) fn kill_all(variable: &str, value: &[u8]) {
 
     let deadline = Instant::now() + PATIENCE;
     let mut killed = std::collections::BTreeSet::new();
+    let mut empty_passes = 0;
     loop {
         // Those that were killed are met again until they are dead, and what they started meanwhile is met, too.
         let left = processes_with(variable, value);
-        if left.is_empty() {
+        // Whatever is just becoming another program has no environment for a moment, so one look is not enough.
+        empty_passes = if left.is_empty() { empty_passes + 1 } else { 0 };
+        if empty_passes >= 2 {
             break;
         }
         for pid in &left {
@@ -36,7 +39,7 @@ pub(super) fn kill_all(variable: &str, value: &[u8]) {
             tracing::error!(?left, "processes of former replicas cannot be killed");
             break;
         }
-        std::thread::sleep(Duration::from_millis(2));
+        std::thread::sleep(Duration::from_millis(10));
     }
     if !killed.is_empty() {
         tracing::warn!(processes = ?killed, "killed what was left of replicas whose guards were killed");
