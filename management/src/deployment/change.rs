@@ -158,7 +158,7 @@ impl Change<'_> {
                 format!("is still {state} after {} s: {reason}", patience.timeout.as_secs_f64())
             }
         };
-        let (model, last_lines) = (self.model.clone(), replica.output.last_lines(QUOTED_LINES));
+        let (model, last_lines) = (self.model.clone(), replica.output.quoted_lines(QUOTED_LINES));
         Err(DeployError::Replica { model, replica: replica.number, what, last_lines })
     }
 }

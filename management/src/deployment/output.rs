@@ -17,6 +17,9 @@ const TAIL_LINES: usize = 200;
 /// A line that is longer goes on in the next; where the cut falls within a character, that shows.
 const LINE_BYTES: usize = 8 * 1024;
 
+/// So much of a line is shown where lines are quoted.
+const QUOTED_CHARS: usize = 400;
+
 /// The output of one replica, over all its processes. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Output {
@@ -36,6 +39,11 @@ impl Output {
     pub(super) fn last_lines(&self, count: usize) -> Vec<String> {
         let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
         tail.iter().skip(tail.len().saturating_sub(count)).cloned().collect()
+    }
+
+    /// Likewise, to be quoted on a terminal: short, and without what would control it.
+    pub(super) fn quoted_lines(&self, count: usize) -> Vec<String> {
+        self.last_lines(count).iter().map(|line| quoted(line)).collect()
     }
 
     /// Keeps everything that `source` yields, until it ends. A log file that cannot be written costs the file only.
@@ -80,6 +88,22 @@ impl Output {
         let surplus = tail.len().saturating_sub(TAIL_LINES);
         tail.drain(..surplus);
     }
+}
+
+fn quoted(line: &str) -> String {
+    let mut characters = line.chars();
+    let mut quoted = String::new();
+    for character in characters.by_ref().take(QUOTED_CHARS) {
+        if character.is_control() && character != '\t' {
+            quoted.extend(character.escape_default());
+        } else {
+            quoted.push(character);
+        }
+    }
+    if characters.next().is_some() {
+        quoted.push_str(" ...");
+    }
+    quoted
 }
 
 /// Cuts bytes into lines.
@@ -211,6 +235,18 @@ mod tests {
         output.capture(printed.as_bytes()).await;
         let lines = output.last_lines(usize::MAX);
         assert_eq!((lines.len(), lines[0].as_str()), (TAIL_LINES, "800"));
+    }
+
+    #[tokio::test]
+    async fn a_quoted_line_is_short_and_controls_no_terminal() {
+        let folder = tempfile::tempdir().unwrap();
+        let output = output(&folder, 10_000);
+        output.capture(&b"\x1b[31mred\x07\tend"[..]).await;
+        assert_eq!(output.quoted_lines(1), ["\\u{1b}[31mred\\u{7}\tend"]);
+        output.capture("é".repeat(401).as_bytes()).await;
+        assert_eq!(output.quoted_lines(1), ["é".repeat(400) + " ..."]);
+        output.capture("é".repeat(400).as_bytes()).await;
+        assert_eq!(output.quoted_lines(1), ["é".repeat(400)]);
     }
 
     #[test]

@@ -122,7 +122,7 @@ impl ReplicaHandle {
             state,
             pid,
             restarts,
-            last_lines: self.output.last_lines(STATUS_LINES),
+            last_lines: self.output.quoted_lines(STATUS_LINES),
             reason,
         }
     }
