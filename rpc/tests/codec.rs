@@ -183,7 +183,8 @@ fn a_prediction_that_says_two_things_is_refused() {
         FromContainer::decode(&frames).unwrap_err().to_string()
     };
     let start = b"\x87\xa4type\xaaprediction\xa2id\x01\xa5count\x01\xaeelapsed_micros\x05";
-    let cases: [(&[u8], Option<&'static [u8]>, &str); 5] = [
+    type Case = (&'static [u8], Option<&'static [u8]>, &'static str);
+    let cases: [Case; 5] = [
         (
             b"\xa5dtype\xa4ints\xa7outputs\x91\xa11\xa1x\x01",
             Some(&[0; 4]),
