@@ -93,6 +93,10 @@ impl Admin {
             let (id, num_replicas) = (spec.model.clone(), spec.num_replicas);
             let begun = spec.clone();
             admin.change(move |catalog| deployments::begin(catalog, begun, version)).await?;
+            let before = admin.catalog();
+            if let Some(artifact) = &spec.artifact {
+                admin.artifacts.claim(artifact);
+            }
             let outcome = match admin.deployments.deploy(spec, timeout).await {
                 Ok(running) => {
                     let ready = id.clone();
@@ -113,6 +117,7 @@ impl Admin {
                 {
                     tracing::error!(model = %id, %error, "a failed deployment stays on record until the next start");
                 }
+                admin.remove_artifacts_since(&before).await;
             }
             outcome
         })

@@ -337,6 +337,27 @@ fn archive(content: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test]
+async fn a_failed_deployment_leaves_no_artifact_and_a_fresh_upload_is_kept() {
+    let cluster = Cluster::start().await;
+    let client = &cluster.client;
+    let (_, stored) = client.post_text("/admin/add_artifact", archive(b"42")).await;
+    let artifact = serde_json::from_str::<Value>(&stored).unwrap()["artifact"].clone();
+    let folder = cluster.directory.path().join("artifacts").join(artifact.as_str().unwrap());
+    let mut working = deployment("m", "1", SLEEP);
+    working["artifact"] = artifact.clone();
+    let mut failing = deployment("m", "2", "exit 3");
+    failing["artifact"] = artifact;
+    client.says("deploy_model", working).await;
+    // The same files again, before the deployment that has them is gone.
+    client.post_text("/admin/add_artifact", archive(b"42")).await;
+    client.says("delete_versioned_model", json!({"model_name": "m", "model_version": "1"})).await;
+    assert!(folder.is_dir());
+    client.refuses("deploy_model", failing).await;
+    assert!(!folder.exists());
+    cluster.frontend.abort();
+}
+
+#[tokio::test]
 async fn an_artifact_is_given_to_replicas_and_removed_with_its_deployment() {
     let cluster = Cluster::start().await;
     let client = &cluster.client;

@@ -4,13 +4,15 @@
 //! bounded. Invariant: a folder named by an [`ArtifactId`] is complete and on disk; whatever is unfinished has a name
 //! that begins with a dot, and is swept away at the next start. Everything here blocks.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -20,6 +22,8 @@ use uuid::Uuid;
 
 /// The most files and folders in an artifact.
 const MAX_ENTRIES: usize = 100_000;
+/// For so long an upload that no deployment names yet is kept in any case.
+const FRESH_FOR: Duration = Duration::from_secs(600);
 
 /// The identity of an artifact: the SHA-256 of its archive, in lower-case hexadecimal.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -103,6 +107,8 @@ pub enum ArtifactError {
 pub struct Artifacts {
     folder: PathBuf,
     max_bytes: u64,
+    /// When each was uploaded, until a deployment names it. Held for one rename at most.
+    fresh: Arc<Mutex<HashMap<ArtifactId, Instant>>>,
 }
 
 impl Artifacts {
@@ -116,11 +122,12 @@ impl Artifacts {
         fs::create_dir_all(&folder)?;
         for entry in fs::read_dir(&folder)? {
             let entry = entry?;
-            if entry.file_name().as_encoded_bytes().starts_with(b".") {
+            // A plain file is not ours.
+            if entry.file_name().as_encoded_bytes().starts_with(b".") && entry.file_type()?.is_dir() {
                 fs::remove_dir_all(entry.path())?;
             }
         }
-        Ok(Self { folder, max_bytes })
+        Ok(Self { folder, max_bytes, fresh: Arc::default() })
     }
 
     /// Takes in the tar archive at `archive`. The same archive is stored once, however often it is added.
@@ -129,6 +136,8 @@ impl Artifacts {
     /// If the archive is not one, holds what is not allowed, or cannot be stored. Nothing is left of it then.
     pub fn add(&self, archive: &Path) -> Result<ArtifactId, ArtifactError> {
         let id = hash(archive)?;
+        // Before it is looked for, so that it is not removed after it was found.
+        self.fresh().insert(id.clone(), Instant::now());
         if self.contains(&id) {
             return Ok(id);
         }
@@ -144,6 +153,17 @@ impl Artifacts {
         sync(&self.folder)?;
         info!(artifact = %id, "artifact added");
         Ok(id)
+    }
+
+    /// A deployment names it now: from now on it stays for as long as one does.
+    pub fn claim(&self, id: &ArtifactId) {
+        self.fresh().remove(id);
+    }
+
+    fn fresh(&self) -> MutexGuard<'_, HashMap<ArtifactId, Instant>> {
+        let mut fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
+        fresh.retain(|_, uploaded| uploaded.elapsed() < FRESH_FOR);
+        fresh
     }
 
     /// Whether there is such an artifact.
@@ -170,13 +190,19 @@ impl Artifacts {
         Ok(())
     }
 
-    /// Removes an artifact, if there is such a one.
+    /// Removes an artifact, if there is such a one. One that was just uploaded is left to the deployment that it is for.
     ///
     /// # Errors
     /// If its files cannot be removed.
     pub fn remove(&self, id: &ArtifactId) -> io::Result<()> {
         let unfinished = self.unfinished();
-        match fs::rename(self.path(id), &unfinished) {
+        let fresh = self.fresh();
+        if fresh.contains_key(id) {
+            return Ok(());
+        }
+        let renamed = fs::rename(self.path(id), &unfinished);
+        drop(fresh);
+        match renamed {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(error),
@@ -363,9 +389,14 @@ mod tests {
         let used = fixture.add(&archive("a", EntryType::Regular, b"a")).unwrap();
         let unused = fixture.add(&archive("b", EntryType::Regular, b"b")).unwrap();
         fs::create_dir(fixture.folder.path().join("artifacts/.interrupted")).unwrap();
+        fs::write(fixture.folder.path().join("artifacts/.DS_Store"), "not ours").unwrap();
+        fixture.artifacts.retain(&HashSet::new()).unwrap();
+        assert!(fixture.artifacts.contains(&unused), "it was just uploaded");
+        fixture.artifacts.claim(&unused);
         fixture.artifacts.retain(&HashSet::from([used.clone()])).unwrap();
         assert!(fixture.artifacts.contains(&used) && !fixture.artifacts.contains(&unused));
         Artifacts::open(fixture.folder.path(), 1000).unwrap();
+        fs::remove_file(fixture.folder.path().join("artifacts/.DS_Store")).unwrap();
         assert_eq!(fixture.names(), [used.as_str()]);
     }
 
