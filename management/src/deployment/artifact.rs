@@ -238,19 +238,35 @@ impl Artifacts {
             {
                 folders.insert(folder.to_owned());
             }
-            fs::create_dir_all(folder.unwrap_or(target))?;
+            fs::create_dir_all(folder.unwrap_or(target)).map_err(|error| unfit(&entry, error))?;
             if is_folder {
                 continue;
             }
             room = room.checked_sub(entry.size()).ok_or_else(too_large)?;
-            let mut file = File::create(&path)?;
-            io::copy(&mut entry, &mut file).map_err(ArtifactError::Unreadable)?;
+            let mut file = File::create(&path).map_err(|error| unfit(&entry, error))?;
+            io::copy(&mut entry, &mut file).map_err(|error| match error.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ArtifactError::Storage(error),
+                _ => ArtifactError::Unreadable(error),
+            })?;
             let executable = entry.header().mode().is_ok_and(|mode| mode & 0o100 != 0);
             file.set_permissions(fs::Permissions::from_mode(if executable { 0o755 } else { 0o644 }))?;
             file.sync_all()?;
         }
         folders.iter().try_for_each(|folder| sync(folder)).map_err(ArtifactError::Storage)
     }
+}
+
+/// Why an entry cannot be written: for its name, or for want of a disk that works.
+fn unfit(entry: &tar::Entry<'_, impl Read>, error: io::Error) -> ArtifactError {
+    let why = match error.kind() {
+        io::ErrorKind::InvalidFilename => "has too long a name",
+        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists | io::ErrorKind::IsADirectory => {
+            "is a file in one place and a folder in another"
+        }
+        _ => return ArtifactError::Storage(error),
+    };
+    let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+    ArtifactError::Refused { path, why }
 }
 
 /// Where an entry belongs, relative to the artifact's folder; `None` if it is not to be unpacked.
@@ -368,6 +384,26 @@ mod tests {
             assert!(fixture.names().is_empty(), "{name}");
         }
         assert!(!fixture.folder.path().join("evil").exists());
+    }
+
+    #[test]
+    fn a_name_that_no_file_can_have_is_the_archives_fault() {
+        let fixture = Fixture::new(1000);
+        let mut builder = tar::Builder::new(Vec::new());
+        for name in ["a", "a/b"] {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(1);
+            builder.append_data(&mut header, name, &b"1"[..]).unwrap();
+        }
+        let error = fixture.add(&builder.into_inner().unwrap()).unwrap_err();
+        assert!(matches!(&error, ArtifactError::Refused { path, .. } if path == "a/b"), "{error}");
+        let mut builder = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(1);
+        builder.append_data(&mut header, "n".repeat(300), &b"1"[..]).unwrap();
+        let error = fixture.add(&builder.into_inner().unwrap()).unwrap_err();
+        assert!(matches!(error, ArtifactError::Refused { why: "has too long a name", .. }), "{error}");
+        assert!(fixture.names().is_empty());
     }
 
     #[test]
