@@ -224,12 +224,14 @@ impl Artifacts {
         let too_large = || ArtifactError::TooLarge { max_bytes: self.max_bytes };
         let mut folders = BTreeSet::from([target.to_owned()]);
         let mut room = self.max_bytes;
+        let mut empty = true;
         let mut archive = Archive::new(io::BufReader::new(File::open(archive)?));
         for (count, entry) in archive.entries().map_err(ArtifactError::Unreadable)?.enumerate() {
             let mut entry = entry.map_err(ArtifactError::Unreadable)?;
             if count >= MAX_ENTRIES {
                 return Err(too_large());
             }
+            empty = false;
             let Some(path) = inner_path(&entry)? else { continue };
             let path = target.join(path);
             let is_folder = entry.header().entry_type().is_dir();
@@ -251,6 +253,9 @@ impl Artifacts {
             let executable = entry.header().mode().is_ok_and(|mode| mode & 0o100 != 0);
             file.set_permissions(fs::Permissions::from_mode(if executable { 0o755 } else { 0o644 }))?;
             file.sync_all()?;
+        }
+        if empty {
+            return Err(ArtifactError::Unreadable(io::Error::other("it has no entries")));
         }
         folders.iter().try_for_each(|folder| sync(folder)).map_err(ArtifactError::Storage)
     }
@@ -414,6 +419,8 @@ mod tests {
         assert!(matches!(error, ArtifactError::TooLarge { max_bytes: 10 }), "{error}");
         let error = fixture.add(&[7; 2000]).unwrap_err();
         assert!(matches!(error, ArtifactError::Unreadable(_)), "{error}");
+        let error = fixture.add(&[0; 1024]).unwrap_err();
+        assert!(error.to_string().ends_with("it has no entries"), "{error}");
         let cut_off = &archive("ten", EntryType::Regular, &[1; 10])[..515];
         assert!(fixture.add(cut_off).is_err());
         assert_eq!(fixture.names().len(), 1);
