@@ -107,7 +107,9 @@ impl Management {
         let Follow { writer, frontends, feed } = follow.clone();
         let deployments =
             Deployments::start(deployment::Config::new(config.data_dir, config.python, config.guard));
-        let specs = feed.catalog().deployments.values().map(|deployment| deployment.spec.clone()).collect();
+        let specs: Vec<_> =
+            feed.catalog().deployments.values().map(|deployment| deployment.spec.clone()).collect();
+        deployments.sweep_logs(&specs.iter().map(|spec| spec.model.clone()).collect()).await;
         deployments.restore(specs).await;
 
         let admin = Admin { follow, deployments: deployments.clone(), artifacts };

@@ -77,6 +77,7 @@ impl Change<'_> {
             drop(self);
             let leaving = deployments.table().leaving(|leaving| *leaving == model);
             all_gone(leaving).await;
+            deployments.forget_logs(&model).await;
         }
         grown
     }

@@ -3,7 +3,7 @@
 //! Admin handlers call [`Deployments`]; the change feed tells it what frontends see. Invariant: every replica that may
 //! still run is in the [`Table`], in its deployment or among those that are leaving.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -17,10 +17,13 @@ use tracing::{info, warn};
 
 use super::change::{Change, Patience};
 use super::leftovers;
+use super::logs;
 use super::process::{absolute, located};
 use super::replica::{Host, ReplicaHandle};
 use super::{Config, DeployError, DeploymentSpec, DeploymentStatus, FrontendView, Frontends, NumReplicas};
 
+/// So many lines of a replica's log are answered at the most.
+const MOST_LOG_LINES: usize = 10_000;
 /// So many processes of replicas are being started at once, lest a large deployment take the host from the others.
 const STARTS_AT_ONCE: usize = 16;
 
@@ -210,6 +213,23 @@ impl Deployments {
             table.leaving(|model| stopped.iter().any(|stopped| stopped.model == *model))
         };
         all_gone(leaving).await;
+        for Running { model, .. } in &stopped {
+            self.forget_logs(model).await;
+        }
+    }
+
+    /// Removes the logs of a model's version, unless it is deployed.
+    pub(super) async fn forget_logs(&self, model: &ModelId) {
+        if !self.table().deployments.contains_key(model) {
+            logs::remove(&self.shared.host.config.data_dir, model).await;
+        }
+    }
+
+    /// Removes the logs of versions that are deployed no more. To be called before anything is deployed.
+    pub async fn sweep_logs(&self, deployed: &HashSet<ModelId>) {
+        if let Err(error) = logs::sweep(&self.shared.host.config.data_dir, deployed).await {
+            warn!(%error, "logs of former replicas cannot be removed");
+        }
     }
 
     /// How every deployment is doing.
@@ -225,7 +245,7 @@ impl Deployments {
             .collect()
     }
 
-    /// The last lines, at most so many, that each replica printed, or one of them; under `model:version:replica`.
+    /// The last lines, at most so many and [`MOST_LOG_LINES`], that each replica printed, or one of them; under `model:version:replica`.
     ///
     /// # Errors
     /// If there is no such deployment or replica.
@@ -235,19 +255,17 @@ impl Deployments {
         replica: Option<u32>,
         lines: usize,
     ) -> Result<BTreeMap<String, Vec<String>>, DeployError> {
-        let table = self.table();
-        let Some(deployment) = table.deployments.get(&model) else {
-            return Err(DeployError::NotDeployed { model });
+        let (replicas, num_replicas) = match self.table().deployments.get(&model) {
+            Some(deployment) => (deployment.replicas.clone(), deployment.spec.num_replicas.get()),
+            None => return Err(DeployError::NotDeployed { model }),
         };
-        let logs: BTreeMap<_, _> = deployment
-            .replicas
-            .iter()
-            .filter(|handle| replica.is_none_or(|number| number == handle.number))
-            .map(|handle| (format!("{model}:{}", handle.number), handle.output.last_lines(lines)))
-            .collect();
+        let mut logs = BTreeMap::new();
+        for handle in replicas.iter().filter(|handle| replica.is_none_or(|number| number == handle.number)) {
+            let name = format!("{model}:{}", handle.number);
+            logs.insert(name, handle.output.logged_lines(lines.min(MOST_LOG_LINES)).await);
+        }
         match replica {
             Some(replica) if logs.is_empty() => {
-                let num_replicas = deployment.spec.num_replicas.get();
                 Err(DeployError::UnknownReplica { model, replica, num_replicas })
             }
             _ => Ok(logs),

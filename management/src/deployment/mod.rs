@@ -7,7 +7,7 @@
 //!   process, when to end it and when to give it up.
 //! - `process.rs`: one process, its environment, its start through the guard ([`crate::guard`]) and its end.
 //! - `leftovers.rs`: processes that outlived their guard.
-//! - `output.rs`: what replicas print.
+//! - `output.rs`: what replicas print; `logs.rs`: the files that it is kept in.
 //! - [`Artifacts`] (`artifact.rs`): uploaded model files.
 //! - `spec.rs`, `status.rs`, `error.rs`: what is asked for, what is, and why not.
 
@@ -31,6 +31,7 @@ mod deployments;
 mod error;
 mod leftovers;
 mod lifecycle;
+mod logs;
 mod output;
 mod process;
 mod replica;

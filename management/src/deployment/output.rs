@@ -12,6 +12,8 @@ use tokio::fs::{self, File, OpenOptions};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tracing::warn;
 
+use super::logs;
+
 /// The most lines that are kept in memory.
 const TAIL_LINES: usize = 200;
 /// A line that is longer goes on in the next; where the cut falls within a character, that shows.
@@ -41,7 +43,13 @@ impl Output {
         tail.iter().skip(tail.len().saturating_sub(count)).cloned().collect()
     }
 
-    /// Likewise, to be quoted on a terminal: short, and without what would control it.
+    /// The last lines, at most `count`, oldest first, from the log file where memory does not reach back so far.
+    pub(super) async fn logged_lines(&self, count: usize) -> Vec<String> {
+        let remembered = self.last_lines(count);
+        if remembered.len() == count { remembered } else { logs::last_lines(&self.path, count).await }
+    }
+
+    /// The last lines in memory, to be quoted on a terminal: short, and without what would control it.
     pub(super) fn quoted_lines(&self, count: usize) -> Vec<String> {
         self.last_lines(count).iter().map(|line| quoted(line)).collect()
     }
@@ -181,9 +189,7 @@ impl LogFile {
     }
 
     async fn set_aside(&mut self) -> io::Result<()> {
-        let mut former = self.path.clone().into_os_string();
-        former.push(".1");
-        fs::rename(&self.path, former).await?;
+        fs::rename(&self.path, logs::former(&self.path)).await?;
         *self = Self::open(&self.path, self.limit).await?;
         Ok(())
     }

@@ -27,6 +27,7 @@ use tracing::warn;
 
 use super::leftovers;
 use super::lifecycle::Exit;
+use super::logs;
 use super::output::Output;
 use super::{Config, DeploymentSpec};
 use crate::guard::{self, Report};
@@ -64,7 +65,7 @@ impl Launch {
             model: model.clone(),
             number,
             work_dir: folder("replicas").join(number.to_string()),
-            log_file: folder("logs").join(format!("{number}.log")),
+            log_file: logs::folder(&config.data_dir, model).join(format!("{number}.log")),
             data_dir: config.data_dir.clone(),
             guard: config.guard.clone(),
             command: run.command_line(&python),
