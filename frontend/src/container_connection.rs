@@ -236,7 +236,8 @@ impl ContainerConnection {
         } else if self.in_flight.values().any(|batch| now > batch.last_deadline + self.terms.overdue) {
             let overdue = self.terms.overdue.as_secs();
             self.strike_off(&format!("it has not answered a batch {overdue} s after its deadline"), ctx);
-        } else if now - self.last_sent >= self.terms.heartbeat {
+        } else if now - self.last_sent >= self.terms.heartbeat / 2 {
+            // By the next tick the silence would be too long.
             self.send(&ToContainer::Heartbeat { frontends: None });
         }
     }
@@ -266,7 +267,7 @@ impl Actor for ContainerConnection {
                 Err(_) => ctx.stop(),
             })
             .wait(ctx);
-        ctx.run_interval(self.terms.heartbeat / 2, |connection, ctx| connection.watch(ctx));
+        ctx.run_interval(self.terms.heartbeat, |connection, ctx| connection.watch(ctx));
     }
 }
 
