@@ -4,7 +4,7 @@
 //! underscores; its values take the place of the defaults, so that the order is defaults < file < environment < flag.
 
 use std::ffi::OsString;
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
@@ -102,6 +102,7 @@ pub struct ManagementSettings {
     pub data_dir: PathBuf,
     /// Answer operators here; port 0 picks a free one
     #[arg(long, env = "CLIPPER_ADMIN_ADDRESS", value_name = "ADDR", default_value = "127.0.0.1:1338")]
+    #[arg(value_parser = address)]
     pub admin_address: SocketAddr,
     /// Run Python model containers with this interpreter, where a deployment names none
     #[arg(long, env = "CLIPPER_PYTHON", value_name = "PROGRAM", default_value = "python3")]
@@ -117,9 +118,11 @@ pub struct ManagementSettings {
 pub struct FrontendSettings {
     /// Answer applications here; port 0 picks a free one
     #[arg(long, env = "CLIPPER_QUERY_ADDRESS", value_name = "ADDR", default_value = "0.0.0.0:1337")]
+    #[arg(value_parser = address)]
     pub query_address: SocketAddr,
     /// Let model containers connect here; port 0 picks a free one
     #[arg(long, env = "CLIPPER_RPC_ADDRESS", value_name = "ADDR", default_value = "0.0.0.0:7000")]
+    #[arg(value_parser = address)]
     pub rpc_address: SocketAddr,
     /// Tell containers and other frontends to reach this one under this host [default: the bound address]
     #[arg(long, env = "CLIPPER_ADVERTISED_HOST", value_name = "HOST", value_parser = host)]
@@ -238,6 +241,13 @@ fn key_of(long: &str) -> String {
     long.replace('-', "_")
 }
 
+/// An address to listen at; of a host with several, one of version 4 if there is any.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let found: Vec<SocketAddr> = text.to_socket_addrs().map(Iterator::collect).unwrap_or_default();
+    let preferred = found.iter().find(|address| address.is_ipv4()).or(found.first());
+    preferred.copied().ok_or_else(|| "expected host:port, such as 127.0.0.1:1337".to_owned())
+}
+
 fn positive(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) => Err("expected at least 1".to_owned()),
@@ -322,7 +332,10 @@ mod tests {
     #[test]
     fn a_bad_value_is_refused_by_the_name_of_its_flag() {
         let error = read("query_address = \"somewhere\"", &["clipper", "start"]).unwrap_err();
-        assert!(error.contains("'somewhere' for '--query-address <ADDR>'"), "{error}");
+        assert!(error.contains("'somewhere' for '--query-address <ADDR>': expected host:port"), "{error}");
+        let settings = read("", &["clipper", "start", "--query-address", "localhost:80"]).unwrap();
+        let Role::Start { frontend, .. } = settings.role else { panic!("expected start") };
+        assert!(frontend.query_address.ip().is_loopback());
         for (flag, value) in [
             ("--max-batch-size", "0"),
             ("--queue-capacity", "0"),
