@@ -105,7 +105,7 @@ pub struct ManagementSettings {
     #[arg(value_parser = address)]
     pub admin_address: SocketAddr,
     /// Run Python model containers with this interpreter, where a deployment names none
-    #[arg(long, env = "CLIPPER_PYTHON", value_name = "PROGRAM", default_value = "python3")]
+    #[arg(long, env = "CLIPPER_PYTHON", value_name = "PROGRAM", default_value_os_t = default_python())]
     pub python: PathBuf,
     /// Accept archives of model files up to this size, in bytes
     #[arg(long, env = "CLIPPER_MAX_ARTIFACT_BYTES", value_name = "BYTES", default_value_t = 1 << 30)]
@@ -270,6 +270,12 @@ fn host(text: &str) -> Result<String, String> {
     } else {
         Err("expected a host such as 10.0.0.1 or [::1], without a port".to_owned())
     }
+}
+
+/// The interpreter that this program was installed beside, as by pip, or else the first one in the path.
+fn default_python() -> PathBuf {
+    let neighbour = std::env::current_exe().ok().map(|program| program.with_file_name("python3"));
+    neighbour.filter(|python| python.exists()).unwrap_or_else(|| "python3".into())
 }
 
 fn default_data_dir() -> PathBuf {

@@ -15,6 +15,7 @@ use clipper_rpc::message::{FromContainer, Predict, Prediction, Registered, ToCon
 use clipper_rpc::router::{Loss, PeerId, RouterHandle};
 use tracing::{info, warn};
 
+use crate::directory::Directory;
 use crate::model_queue::{LeaveSeat, ModelHandle, Seat, TakeSeat};
 use crate::queue::Work;
 use crate::task::{Failure, Task};
@@ -42,7 +43,7 @@ pub struct ContainerConnection {
     model: ModelHandle,
     container: ConnectedContainer,
     terms: Terms,
-    frontends: Arc<Vec<String>>,
+    directory: Arc<Directory>,
     seat: Option<Seat>,
     in_flight: HashMap<u64, Batch>,
     next_batch: u64,
@@ -98,7 +99,7 @@ impl ContainerConnection {
         model: ModelHandle,
         container: ConnectedContainer,
         terms: Terms,
-        frontends: Arc<Vec<String>>,
+        directory: Arc<Directory>,
     ) -> Self {
         let now = Instant::now();
         Self {
@@ -107,7 +108,7 @@ impl ContainerConnection {
             model,
             container,
             terms,
-            frontends,
+            directory,
             seat: None,
             in_flight: HashMap::new(),
             next_batch: 0,
@@ -136,7 +137,7 @@ impl ContainerConnection {
             heartbeat_millis: millis(self.terms.heartbeat),
             timeout_millis: millis(self.terms.timeout),
             // A lone frontend has been found already, perhaps under another address than it knows of itself.
-            frontends: Some(self.frontends.to_vec()).filter(|frontends| frontends.len() > 1),
+            frontends: Some(self.directory.frontends.load().to_vec()).filter(|frontends| frontends.len() > 1),
         }));
     }
 
@@ -287,7 +288,13 @@ impl Handler<Received> for ContainerConnection {
         match message {
             FromContainer::Prediction(prediction) => self.complete(prediction, ctx),
             FromContainer::Error { id, message } => self.fail(id, &message, ctx),
-            FromContainer::Goodbye => self.finish("it said goodbye", ctx),
+            FromContainer::Goodbye => {
+                // A batch that it leaves with, as one does that crosses its goodbye, was not the death of it.
+                for task in self.in_flight.values_mut().flat_map(|batch| &mut batch.tasks) {
+                    task.attempts -= 1;
+                }
+                self.finish("it said goodbye", ctx);
+            }
             FromContainer::Heartbeat => {}
             FromContainer::FeedbackAck { id } => {
                 self.strike_off(&format!("it acknowledged feedback {id}, which it was not sent"), ctx);
@@ -333,7 +340,6 @@ impl Handler<FrontendsChanged> for ContainerConnection {
 
     fn handle(&mut self, FrontendsChanged(frontends): FrontendsChanged, _: &mut Self::Context) {
         self.send(&ToContainer::Heartbeat { frontends: Some(frontends.to_vec()) });
-        self.frontends = frontends;
     }
 }
 

@@ -116,7 +116,7 @@ async fn ask(queue: &Queue, input: Input, arrived: Instant, objective: Duration)
         Ok(Err(_)) | Err(_) => {
             let (queued, replicas) = queue.depth();
             let model = queue.model().clone();
-            Err(Failure::Deadline { model, objective_millis: objective.as_millis(), queued, replicas })
+            Err(Failure::Deadline { model, objective, queued, replicas })
         }
     }
 }

@@ -7,7 +7,6 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use actix::prelude::*;
-use arc_swap::ArcSwap;
 use clipper_rpc::catalog::ConnectedContainer;
 use clipper_rpc::codec::CodecError;
 use clipper_rpc::message::{FromContainer, PROTOCOL_VERSION, Register, ToContainer};
@@ -60,10 +59,10 @@ impl Reception {
     fn register(&mut self, peer: PeerId, register: &Register) {
         match self.admit(register) {
             Ok((model, container)) => {
-                let frontends = ArcSwap::load_full(&self.directory.frontends);
                 let (router, terms, known) = (self.router.clone(), self.terms, peer.clone());
+                let directory = Arc::clone(&self.directory);
                 let connection = ContainerConnection::start_in_arbiter(&self.arbiter, move |_| {
-                    ContainerConnection::new(peer, router, model, container, terms, frontends)
+                    ContainerConnection::new(peer, router, model, container, terms, directory)
                 });
                 self.connections.insert(known, connection);
             }

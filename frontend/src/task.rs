@@ -3,7 +3,7 @@
 //! Invariant: a task ends exactly once. It is consumed by [`Task::finish`], or dropped because nobody waits for it any
 //! more; whoever waits hears of either.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clipper_rpc::input::Input;
 use clipper_rpc::names::ModelId;
@@ -69,14 +69,14 @@ pub enum Failure {
     },
     /// The objective passed first.
     #[error(
-        "no answer within the latency objective of {objective_millis} ms; model '{model}' had {queued} queries waiting \
+        "no answer within the latency objective of {objective:?}; model '{model}' had {queued} queries waiting \
          and {replicas} replicas connected"
     )]
     Deadline {
         /// The model and version.
         model: ModelId,
         /// The objective.
-        objective_millis: u128,
+        objective: Duration,
         /// How many queries were waiting when it passed.
         queued: usize,
         /// How many replicas there were.

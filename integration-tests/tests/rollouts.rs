@@ -106,3 +106,26 @@ async fn a_failed_deployment_disturbs_nobody() {
     assert_eq!(outcomes.outputs.len(), 1, "{:?}", outcomes.outputs);
     assert_eq!(cluster.read("get_all_models", json!({})).await, json!(["m:1"]));
 }
+
+#[tokio::test]
+async fn a_deleted_version_answers_what_waits_for_it_before_it_is_stopped() {
+    let cluster = Cluster::start_with(&["--max-batch-size", "1"]).await;
+    cluster.add_app("m", "doubles", OBJECTIVE, true).await;
+    let diary = cluster.directory().join("diary");
+    let body = json!({
+        "model_name": "m", "model_version": "1", "input_type": "doubles",
+        "command": [program::python(), "-m", "clipper_container", "served:slow_sum"],
+        "environment": {"PYTHONPATH": program::python_models(), "MODEL_DIARY": &diary},
+    });
+    cluster.must("deploy_model", body).await;
+    let backlog = cluster.predict("m", json!({"input_batch": vec![[0.1, 1.0]; 10]}));
+    let (answer, ()) = tokio::join!(backlog, async {
+        eventually("it computes", async || diary.exists()).await;
+        cluster.deploy("sum", "m", "2", "doubles", 1).await;
+        cluster.must("delete_versioned_model", json!({"model_name": "m", "model_version": "1"})).await;
+    });
+    let outputs = answer["batch_predictions"].as_array().unwrap();
+    assert!(outputs.iter().all(|prediction| prediction["output"] == 1.0), "{answer}");
+    assert_eq!(outputs.len(), 10);
+    assert_eq!(cluster.read("get_all_models", json!({})).await, json!(["m:2"]));
+}

@@ -169,17 +169,19 @@ impl Admin {
         .await
     }
 
-    /// Deletes a version, and stops its deployment.
+    /// Deletes a version, and stops its deployment once it has answered what waited for it.
     pub(crate) async fn delete_version(&self, id: ModelId) -> Result<(), EditError> {
         let admin = self.clone();
         detached(async move {
             let before = admin.catalog();
             let deployments = admin.deployments.clone();
+            let model = id.clone();
             let decide = move |catalog: &Catalog| {
                 let edit = models::delete_version(catalog, &id)?;
                 Ok((deployments.running(&[id]), edit))
             };
             let running = admin.change_with(decide).await?;
+            admin.follow.frontends.drained(&model).await;
             admin.deployments.stop(running).await;
             admin.remove_artifacts_since(&before).await;
             Ok(())

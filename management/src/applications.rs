@@ -52,7 +52,7 @@ pub fn link(catalog: &Catalog, app: &AppName, models: Vec<ModelName>) -> Result<
     let mut application = Application::clone(application);
     for model in models {
         if !catalog.models.contains_key(&model) {
-            return Err(Refusal::NoModelToLink { model });
+            return Err(Refusal::NoSuchModel { model });
         }
         link_one(catalog, &mut application, model)?;
     }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clipper_rpc::catalog::{ConnectedContainer, Revision};
+use clipper_rpc::names::ModelId;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
@@ -19,6 +20,8 @@ use crate::deployment::FrontendView;
 const GRACE: Duration = Duration::from_secs(3);
 /// How long [`Frontends::settled`] waits for acknowledgements.
 const SETTLE_TIME: Duration = Duration::from_secs(1);
+/// How long the containers of a deleted version may take to answer what waits for them.
+const DRAIN_TIME: Duration = Duration::from_secs(5);
 
 /// What a frontend says of itself, its addresses complete.
 #[derive(Debug, Clone)]
@@ -130,6 +133,21 @@ impl Frontends {
         });
         if timeout(SETTLE_TIME, settled).await.is_err() {
             tracing::warn!(revision, "a frontend has not acknowledged a change in time");
+        }
+    }
+
+    /// Waits until no container of a version that is served no more is left at any frontend: each has been given
+    /// everything that waited for it, and has answered.
+    pub(crate) async fn drained(&self, model: &ModelId) {
+        let mut registry = self.0.subscribe();
+        let drained = registry.wait_for(|registry| {
+            let mut frontends = registry.present.values();
+            frontends.all(|frontend| {
+                frontend.presentation.containers.iter().all(|container| container.model != *model)
+            })
+        });
+        if timeout(DRAIN_TIME, drained).await.is_err() {
+            tracing::warn!(%model, "containers of a deleted version are stopped before they have answered everything");
         }
     }
 

@@ -113,10 +113,13 @@ pub fn version_or_current(
     name: ModelName,
     version: Option<ModelVersion>,
 ) -> Result<ModelId, Refusal> {
-    let current = || catalog.models.get(&name)?.current_version.clone();
-    match version.or_else(current) {
-        Some(version) => Ok(ModelId { name, version }),
-        None => Err(Refusal::NoCurrentVersion { model: name }),
+    if let Some(version) = version {
+        return Ok(ModelId { name, version });
+    }
+    match catalog.models.get(&name).map(|model| model.current_version.clone()) {
+        Some(Some(version)) => Ok(ModelId { name, version }),
+        Some(None) => Err(Refusal::NoCurrentVersion { model: name }),
+        None => Err(Refusal::NoSuchModel { model: name }),
     }
 }
 

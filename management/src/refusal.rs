@@ -22,7 +22,7 @@ pub enum Refusal {
     #[error("No application with name '{name}' exists.")]
     NoAppWithLinks { name: AppName },
     #[error("No model with name '{model}' exists.")]
-    NoModelToLink { model: ModelName },
+    NoSuchModel { model: ModelName },
     #[error("The list of model names is empty")]
     NothingToLink,
     #[error(

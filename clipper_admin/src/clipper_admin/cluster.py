@@ -207,7 +207,7 @@ class Cluster:
             input_type: "integers", "floats", "doubles", "bytes" or "strings".
             image: what the container is made of, as a note for readers.
             labels: notes for readers.
-            batch_size: how many inputs a container is given at once; -1 lets the cluster find out.
+            batch_size: the most inputs that a container is given at once; -1 leaves it to the cluster (64).
         """
         model = {
             "model_name": name,
@@ -254,7 +254,7 @@ class Cluster:
             container_kind: the ready-made container that serves it: "python-closure", "noop" or "sum".
             labels: notes for readers.
             num_replicas: how many processes serve it.
-            batch_size: how many inputs a replica is given at once; -1 lets the cluster find out.
+            batch_size: the most inputs that a replica is given at once; -1 leaves it to the cluster (64).
             command: the program that serves it, or a list of the program and its arguments, instead of a
                 container kind.
             upload: send the files to the cluster. Without it `model_data_path` is a path on the cluster's

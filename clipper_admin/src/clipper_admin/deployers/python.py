@@ -56,7 +56,7 @@ def deploy_python_closure(
         func: the function. A class or an object with a method `predict(batch)` does, too.
         labels: notes for readers.
         num_replicas: how many processes serve it.
-        batch_size: how many inputs a replica is given at once; -1 lets the cluster find out.
+        batch_size: the most inputs that a replica is given at once; -1 leaves it to the cluster (64).
         pkgs_to_install: what to install first, with pip, into the Python environment that serves the
             function. On this host that is the environment of this program, unless `python` names another.
         per_row: the function takes one input and returns its output; an exception costs only that input.
@@ -119,7 +119,7 @@ def create_endpoint(
         slo_micros: the time in which the application answers, in microseconds.
         labels: notes for readers.
         num_replicas: how many processes serve the function.
-        batch_size: how many inputs a replica is given at once; -1 lets the cluster find out.
+        batch_size: the most inputs that a replica is given at once; -1 leaves it to the cluster (64).
         pkgs_to_install: what to install first, with pip; see `deploy_python_closure`.
         **options: further arguments of `deploy_python_closure`.
 
