@@ -239,11 +239,7 @@ async fn deployments_are_stopped_by_version_by_being_inactive_and_all() {
             json!({"model_name": "m", "model_version": "9", "num_replicas": 2}),
             "No deployment of model with name 'm' and version '9' exists.",
         ),
-        (
-            "set_num_replicas",
-            json!({"model_name": "x", "num_replicas": 2}),
-            "Model with name 'x' has no current version: name the version that is meant",
-        ),
+        ("set_num_replicas", json!({"model_name": "x", "num_replicas": 2}), "No model with name 'x' exists."),
         (
             "get_replica_logs",
             json!({"model_name": "m", "model_version": "9"}),
