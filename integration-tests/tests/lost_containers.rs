@@ -51,12 +51,12 @@ async fn what_a_killed_container_held_is_answered_by_another_replica() {
 #[tokio::test]
 async fn what_a_lone_container_held_when_it_was_killed_is_answered_at_once() {
     let (cluster, containers) = slow_cluster(1).await;
-    // Four are with the container, and four wait for it.
+    // At most four are with the container, and the others wait for it.
     let mut inputs = slow_inputs(8);
     inputs.iter_mut().for_each(|input| input[0] = json!(60));
     let mut killed = Instant::now();
     let (answer, ()) = tokio::join!(cluster.predict("m", json!({"input_batch": inputs})), async {
-        eventually("it computes", async || containers[0].batches() == [4]).await;
+        eventually("it computes", async || !containers[0].batches().is_empty()).await;
         containers[0].signal(Signal::SIGKILL);
         killed = Instant::now();
     });
@@ -64,7 +64,12 @@ async fn what_a_lone_container_held_when_it_was_killed_is_answered_at_once() {
     let with_reason = |reason: &str| {
         predictions(&answer).iter().filter(|prediction| prediction["default_reason"] == reason).count()
     };
-    assert_eq!((with_reason("container_error"), with_reason("no_connected_replicas")), (4, 4), "{answer}");
+    let held = containers[0].batches()[0];
+    assert_eq!(
+        (with_reason("container_error"), with_reason("no_connected_replicas")),
+        (held, 8 - held),
+        "{answer}"
+    );
     let lost =
         predictions(&answer).iter().find(|prediction| prediction["default_reason"] == "container_error");
     let explanation = lost.unwrap()["default_explanation"].as_str().unwrap();
