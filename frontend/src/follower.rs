@@ -351,6 +351,9 @@ mod tests {
             container_name: String::new(),
             model_data_path: String::new(),
             batch_size: None,
+            batching: clipper_rpc::catalog::Batching::default(),
+            cache: true,
+            generation: 0,
         };
         let version: clipper_rpc::names::ModelVersion = "1".parse().unwrap();
         let model = Model {

@@ -120,6 +120,9 @@ pub(crate) mod tests {
             default_output: "-1.0".into(),
             latency_slo_micros: 100_000,
             linked_models: linked.iter().map(|model| model.parse().unwrap()).collect(),
+            cache: true,
+            max_concurrent_requests: None,
+            on_overload: clipper_rpc::catalog::OnOverload::Default,
         }
     }
 

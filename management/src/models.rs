@@ -155,6 +155,9 @@ pub(crate) mod tests {
             container_name: "noop".into(),
             model_data_path: "/models/m".into(),
             batch_size: None,
+            batching: clipper_rpc::catalog::Batching::default(),
+            cache: true,
+            generation: 0,
         }
     }
 

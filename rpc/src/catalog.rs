@@ -27,6 +27,26 @@ pub struct Application {
     pub latency_slo_micros: u64,
     /// The models that answer its queries, in the order in which they were linked.
     pub linked_models: Vec<ModelName>,
+    /// Whether its queries may be answered from the prediction cache.
+    #[serde(default = "yes")]
+    pub cache: bool,
+    /// The most requests that it may have in progress at one frontend; `None` leaves it to the frontend.
+    #[serde(default)]
+    pub max_concurrent_requests: Option<u32>,
+    /// What happens to a query for which there is no room.
+    #[serde(default)]
+    pub on_overload: OnOverload,
+}
+
+/// What happens to a query that comes when a bound is reached.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnOverload {
+    /// It is answered with the default output, at once.
+    #[default]
+    Default,
+    /// It is refused: 429 at the application's own bound, 503 at that of a model's queue.
+    Refuse,
 }
 
 /// A model: its registered versions, and which of them is current.
@@ -57,6 +77,47 @@ pub struct ModelVersionSpec {
     /// The most inputs to send in one batch; `None` leaves it to the frontend.
     #[serde(default)]
     pub batch_size: Option<u32>,
+    /// How its batches are sized.
+    #[serde(default)]
+    pub batching: Batching,
+    /// Whether its outputs may be kept in the prediction cache.
+    #[serde(default = "yes")]
+    pub cache: bool,
+    /// The revision at which it was registered: tells it from an earlier version of the same name.
+    #[serde(default)]
+    pub generation: Revision,
+}
+
+/// How the batches of one version of a model are sized.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Batching {
+    /// What decides how many inputs go into a batch.
+    #[serde(default)]
+    pub strategy: BatchingStrategy,
+    /// How long a batch that could be larger waits for more inputs, in microseconds. `None`: `adaptive` waits where it
+    /// pays, the other strategies do not.
+    #[serde(default)]
+    pub wait_micros: Option<u32>,
+}
+
+/// What decides how many inputs go into a batch. The version's `batch_size` bounds them all.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BatchingStrategy {
+    /// The largest batch that the earliest deadline in it allows, by a learned model of the latency.
+    #[default]
+    Adaptive,
+    /// Additive increase, multiplicative decrease.
+    Aimd,
+    /// The largest batch whose 99th percentile of latency, by a linear quantile regression, is within the objective.
+    Quantile,
+    /// As many as `batch_size` says, which must be given.
+    Fixed,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// The number of a state of the catalog. Each change raises it by one.

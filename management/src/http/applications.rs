@@ -1,7 +1,7 @@
 //! Applications and their links.
 
 use actix_web::{post, web};
-use clipper_rpc::catalog::Application;
+use clipper_rpc::catalog::{Application, OnOverload};
 use clipper_rpc::input::InputType;
 use clipper_rpc::names::{AppName, ModelName};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -113,6 +113,9 @@ pub(super) async fn add_app(admin: web::Data<Admin>, Body(body): Body<NewApplica
         default_output: body.default_output,
         latency_slo_micros: body.latency_slo_micros,
         linked_models: body.linked_models.unwrap_or_default(),
+        cache: true,
+        max_concurrent_requests: None,
+        on_overload: OnOverload::Default,
     };
     admin.change(move |catalog| applications::add(catalog, application)).await?;
     Ok(said)

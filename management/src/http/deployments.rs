@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use actix_web::{post, web};
-use clipper_rpc::catalog::ModelVersionSpec;
+use clipper_rpc::catalog::{Batching, ModelVersionSpec};
 use clipper_rpc::input::InputType;
 use clipper_rpc::names::{ModelId, ModelName, ModelVersion};
 use serde::Deserialize;
@@ -82,6 +82,9 @@ impl NewDeployment {
                 .map(|path| path.display().to_string())
                 .unwrap_or_default(),
             batch_size: models::batch_size(self.batch_size)?,
+            batching: Batching::default(),
+            cache: true,
+            generation: 0,
         };
         let spec = DeploymentSpec {
             model: ModelId { name: self.model_name, version: self.model_version },

@@ -1,7 +1,7 @@
 //! Models, their versions, and the containers that serve them.
 
 use actix_web::{post, web};
-use clipper_rpc::catalog::{ConnectedContainer, Model, ModelVersionSpec};
+use clipper_rpc::catalog::{Batching, ConnectedContainer, Model, ModelVersionSpec};
 use clipper_rpc::input::InputType;
 use clipper_rpc::names::{ModelId, ModelName, ModelVersion};
 use serde::{Deserialize, Serialize};
@@ -139,6 +139,9 @@ pub(super) async fn add_model(admin: web::Data<Admin>, Body(body): Body<NewVersi
         container_name: body.container_name.unwrap_or_default(),
         model_data_path: body.model_data_path.unwrap_or_default(),
         batch_size: models::batch_size(body.batch_size)?,
+        batching: Batching::default(),
+        cache: true,
+        generation: 0,
     };
     admin.change(move |catalog| models::add(catalog, &id, version, Adding::Current)).await?;
     Ok(said)
