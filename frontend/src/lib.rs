@@ -16,9 +16,14 @@
 //!
 //! The rule of the hot path: per query function calls, per batch one message, per change messages.
 
+pub mod admission;
 pub mod application;
+pub mod batching;
+pub mod cache;
+pub mod computation;
 pub mod container_connection;
 pub mod directory;
+pub mod failure;
 pub mod follower;
 mod frontend;
 mod http;
@@ -29,7 +34,7 @@ pub mod query;
 pub mod query_ids;
 pub mod queue;
 pub mod reception;
-pub mod task;
+pub mod reply;
 pub mod view;
 
 pub use self::frontend::{Config, Error, Frontend};
