@@ -30,10 +30,10 @@ fn push_and_take(criterion: &mut Criterion) {
         let queue = Queue::new(1, model, InputType::Doubles, Capacity { queries: 10_000, bytes: 1 << 30 });
         queue.join(1, size, Box::new(|| {}));
         let batching = Batching { strategy: BatchingStrategy::Fixed, ..Batching::default() };
-        let controller = Controller::new(batching, size);
-        let ready = Readiness {
+        let mut controller = Controller::new(batching, size);
+        let mut ready = Readiness {
             replica: 1,
-            controller: &controller,
+            controller: &mut controller,
             in_flight: 0,
             lead: Duration::ZERO,
             idle: Some(Duration::ZERO),
@@ -53,7 +53,7 @@ fn push_and_take(criterion: &mut Criterion) {
                         answer
                     })
                     .collect();
-                let Work::Batch(batch) = queue.take(&ready) else { unreachable!("queries wait") };
+                let Work::Batch(batch) = queue.take(&mut ready) else { unreachable!("queries wait") };
                 let mut delivery = Delivery::default();
                 batch.computations.iter().for_each(|one| one.finish(&outcome, &mut delivery));
                 drop(delivery);

@@ -192,15 +192,15 @@ impl ContainerConnection {
         };
         while !self.draining && !self.stalled && self.in_flight.len() < self.depth() {
             let now = Instant::now();
-            let ready = Readiness {
+            let mut ready = Readiness {
                 replica: seat.connection,
-                controller: &self.controller,
                 in_flight: self.in_flight.iter().map(|held| held.batch.computations.len()).sum(),
                 lead: self.lead(now),
                 idle: self.in_flight.is_empty().then(|| now - self.last_answer),
                 may_wait,
+                controller: &mut self.controller,
             };
-            match self.model.queue.take(&ready) {
+            match self.model.queue.take(&mut ready) {
                 Work::Batch(batch) => self.dispatch(batch, ctx),
                 Work::Wait(at_most) => {
                     self.patience = Some(ctx.run_later(at_most, |connection, ctx| connection.pull(ctx)));

@@ -6,6 +6,7 @@
 //! - [`prediction`]: asks the right queue, and answers by the deadline whatever happens.
 //! - [`queue`] and [`task`]: the queries that wait for a model.
 //! - [`container_connection`]: pulls batches, and hands them to the router's thread.
+//! - [`batching`]: how many inputs go into a batch, and when.
 //!
 //! What it serves, and how it learns of it:
 //! - [`directory`] and [`view`]: read-only maps and views for the hot path.

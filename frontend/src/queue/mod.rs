@@ -81,7 +81,7 @@ pub struct Readiness<'a> {
     /// Which it is.
     pub replica: ReplicaId,
     /// Decides on its batches.
-    pub controller: &'a Controller,
+    pub controller: &'a mut Controller,
     /// The inputs that it holds.
     pub in_flight: usize,
     /// How long it needs for them.
@@ -259,7 +259,7 @@ impl Queue {
     }
 
     /// Picks the batch that a replica should compute now; without one it becomes idle.
-    pub fn take(&self, ready: &Readiness<'_>) -> Work {
+    pub fn take(&self, ready: &mut Readiness<'_>) -> Work {
         let now = Instant::now();
         // Dropped after the lock: it wakes.
         let mut delivery = Delivery::default();
@@ -591,7 +591,6 @@ mod tests {
     struct Fixture {
         queue: Queue,
         mailbox: Arc<Mailbox>,
-        controller: Controller,
         deadline: Instant,
     }
 
@@ -603,7 +602,6 @@ mod tests {
             Self {
                 queue: Queue::new(1, model, InputType::Strings, Capacity { queries, bytes: 1 << 20 }),
                 mailbox: Arc::new(Mailbox::default()),
-                controller: fixed(3),
                 deadline: Instant::now() + Duration::from_secs(60),
             }
         }
@@ -638,11 +636,11 @@ mod tests {
         }
 
         fn take(&self, replica: ReplicaId) -> Work {
-            self.take_with(replica, &self.controller, 0)
+            self.take_with(replica, &mut fixed(3), 0)
         }
 
-        fn take_with(&self, replica: ReplicaId, controller: &Controller, in_flight: usize) -> Work {
-            self.queue.take(&Readiness {
+        fn take_with(&self, replica: ReplicaId, controller: &mut Controller, in_flight: usize) -> Work {
+            self.queue.take(&mut Readiness {
                 replica,
                 controller,
                 in_flight,
@@ -735,10 +733,10 @@ mod tests {
     fn a_query_that_cannot_make_it_is_told_so_before_it_costs_anything() {
         let f = Fixture::new(10);
         f.join(1);
-        let controller = slow(200);
+        let mut controller = slow(200);
         let mut hopeless = f.push_due("hopeless", Instant::now() + Duration::from_millis(100));
         let _fine = f.push("fine");
-        assert_eq!(texts(f.take_with(1, &controller, 0)), ["fine"]);
+        assert_eq!(texts(f.take_with(1, &mut controller, 0)), ["fine"]);
         assert_eq!(f.reason(&mut hopeless), "deadline");
     }
 
@@ -795,11 +793,11 @@ mod tests {
         let wakes = [f.join(1), f.join(2)];
         for (replica, millis) in [(1, 50), (2, 40)] {
             let _query = f.push("x");
-            let controller = slow(millis);
-            texts(f.take_with(replica, &controller, 0));
-            assert!(matches!(f.take_with(replica, &controller, 0), Work::Idle));
+            let mut controller = slow(millis);
+            texts(f.take_with(replica, &mut controller, 0));
+            assert!(matches!(f.take_with(replica, &mut controller, 0), Work::Idle));
         }
-        assert!(matches!(f.take_with(1, &slow(50), 0), Work::Idle));
+        assert!(matches!(f.take_with(1, &mut slow(50), 0), Work::Idle));
         let before = wakes.each_ref().map(|wakes| woken(wakes));
         let _query = f.push("x");
         assert_eq!(wakes.each_ref().map(|wakes| woken(wakes)), [before[0], before[1] + 1]);
@@ -808,18 +806,18 @@ mod tests {
     #[test]
     fn a_slow_replica_leaves_to_a_fast_one_what_that_answers_sooner_and_takes_the_rest() {
         let f = Fixture::new(100);
-        let (fast, sluggish) = (slow(10), slow(100));
+        let (mut fast, mut sluggish) = (slow(10), slow(100));
         f.join(1);
         let wakes = f.join(2);
         let _first = f.push("first");
-        assert_eq!(texts(f.take_with(1, &fast, 0)), ["first"]);
+        assert_eq!(texts(f.take_with(1, &mut fast, 0)), ["first"]);
         // In 100 ms the fast one answers nine more batches of three.
         let mut waiting: Vec<_> = (0..20).map(|_| f.push("x")).collect();
-        assert!(matches!(f.take_with(2, &sluggish, 0), Work::Idle));
+        assert!(matches!(f.take_with(2, &mut sluggish, 0), Work::Idle));
         assert_eq!(woken(&wakes), 0);
         waiting.extend((0..20).map(|_| f.push("x")));
         assert_eq!(woken(&wakes), 1);
-        assert_eq!(texts(f.take_with(2, &sluggish, 0)).len(), 3);
+        assert_eq!(texts(f.take_with(2, &mut sluggish, 0)).len(), 3);
     }
 
     #[test]
@@ -889,10 +887,10 @@ mod tests {
         let f = Fixture::new(10);
         let wakes = f.join(1);
         let _first = f.push("x");
-        assert!(matches!(f.take_with(1, &f.controller, 3), Work::Idle));
+        assert!(matches!(f.take_with(1, &mut fixed(3), 3), Work::Idle));
         let _second = f.push("y");
         assert_eq!(woken(&wakes), 1);
-        assert_eq!(texts(f.take_with(1, &f.controller, 3)), ["x", "y"]);
+        assert_eq!(texts(f.take_with(1, &mut fixed(3), 3)), ["x", "y"]);
     }
 
     #[test]
@@ -946,7 +944,7 @@ mod tests {
         let mut refused = f.push("refused");
         assert_eq!(f.reason(&mut refused), "draining");
         assert_eq!(texts(f.take(1)), ["accepted"]);
-        assert!(matches!(f.take_with(1, &f.controller, 1), Work::Idle));
+        assert!(matches!(f.take_with(1, &mut fixed(3), 1), Work::Idle));
         assert!(matches!(f.take(1), Work::Closed));
     }
 }
