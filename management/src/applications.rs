@@ -253,7 +253,7 @@ pub(crate) mod tests {
         };
         let catalog = edited(catalog.clone(), update(&catalog, changed.name.clone(), everything_else));
         assert_eq!(*catalog.applications["a"], changed);
-        let catalog = edited(catalog.clone(), update(&catalog, changed.name.clone(), bound(None)));
+        let catalog = edited(catalog.clone(), update(&catalog, changed.name, bound(None)));
         assert_eq!(catalog.applications["a"].max_concurrent_requests, None);
     }
 

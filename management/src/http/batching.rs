@@ -8,7 +8,7 @@ use clipper_rpc::catalog::{Batching, BatchingStrategy};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{IntoDeserializer, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
-use utoipa::openapi::schema::{OneOfBuilder, SchemaType};
+use utoipa::openapi::schema::{AdditionalProperties, OneOfBuilder, SchemaType};
 use utoipa::openapi::{ObjectBuilder, RefOr, Schema, Type};
 use utoipa::{PartialSchema, ToSchema};
 
@@ -70,7 +70,10 @@ impl PartialSchema for BatchingBody {
             .description(Some(
                 "How long a batch that could be larger waits for more inputs, in microseconds",
             ));
-        let object = ObjectBuilder::new().property("strategy", strategy()).property("wait_micros", wait);
+        let object = ObjectBuilder::new()
+            .property("strategy", strategy())
+            .property("wait_micros", wait)
+            .additional_properties(Some(AdditionalProperties::FreeForm(false)));
         OneOfBuilder::new().item(strategy()).item(object).into()
     }
 }

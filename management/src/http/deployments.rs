@@ -167,14 +167,17 @@ pub(super) struct LogsOf {
 
 impl RequestBody for LogsOf {}
 
-/// A deployment as it is reported.
+/// A deployment as it is reported. How its version is served is not known any more (`null`) while one that was
+/// deleted answers what waits for it.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct DeploymentInfo {
     #[serde(flatten)]
     status: DeploymentStatus,
-    /// Not there while a version that was deleted answers what waits for it.
-    #[serde(flatten)]
-    serving: Option<ServingInfo>,
+    /// The most inputs in one batch; -1: no bound, the size adapts.
+    batch_size: Option<i64>,
+    batching: Option<BatchingBody>,
+    /// Whether outputs may be kept in the prediction cache.
+    cache: Option<bool>,
 }
 
 /// Registers a version, starts its replicas, waits until all are ready, and makes the version current.
@@ -221,7 +224,13 @@ pub(super) async fn get_deployments(
     let catalog = admin.catalog();
     let described = listed.into_iter().map(|status| {
         let id = ModelId { name: status.model_name.clone(), version: status.model_version.clone() };
-        DeploymentInfo { serving: catalog.version(&id).map(ServingInfo::from), status }
+        let serving = catalog.version(&id).map(ServingInfo::from);
+        DeploymentInfo {
+            status,
+            batch_size: serving.as_ref().map(|serving| serving.batch_size),
+            batching: serving.as_ref().map(|serving| serving.batching),
+            cache: serving.map(|serving| serving.cache),
+        }
     });
     web::Json(described.collect())
 }

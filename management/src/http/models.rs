@@ -111,10 +111,10 @@ pub(super) struct VersionInfo {
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ServingInfo {
     /// The most inputs in one batch; -1: no bound, the size adapts.
-    batch_size: i64,
-    batching: BatchingBody,
+    pub(super) batch_size: i64,
+    pub(super) batching: BatchingBody,
     /// Whether outputs may be kept in the prediction cache.
-    cache: bool,
+    pub(super) cache: bool,
 }
 
 impl From<&ModelVersionSpec> for ServingInfo {
