@@ -238,45 +238,77 @@ fn best_fixed(model: Model) -> f64 {
         .fold(0.0, f64::max)
 }
 
+/// Goodput under a flood, as a share of the best that any fixed size reaches.
+fn of_the_best(strategy: BatchingStrategy, model: Model) -> f64 {
+    run(strategy, MAX_BATCH_SIZE, model, FLOOD).goodput() / best_fixed(model)
+}
+
 #[test]
-#[ignore = "a table for people"]
-fn table() {
-    for (name, model) in [
-        ("linear", linear as Model),
-        ("steps", steps),
-        ("noisy", noisy),
-        ("pausing", pausing),
-        ("doubling", doubling),
+fn adaptive_batches_settle_near_the_best_fixed_size_whatever_the_model() {
+    for (name, model, least) in [
+        ("linear", linear as Model, 0.95),
+        ("steps", steps, 0.8),
+        ("noisy", noisy, 0.8),
+        ("pausing", pausing, 0.88),
+        ("doubling", doubling, 0.88),
     ] {
-        let best = best_fixed(model);
-        for strategy in [BatchingStrategy::Adaptive, BatchingStrategy::Aimd, BatchingStrategy::Quantile] {
-            let flood = run(strategy, MAX_BATCH_SIZE, model, FLOOD);
-            let twice = run(strategy, MAX_BATCH_SIZE, model, Arrivals::Poisson(2.0 * best));
-            let high = run(strategy, MAX_BATCH_SIZE, model, Arrivals::Poisson(0.85 * best));
-            println!(
-                "{name} {strategy:?}: best fixed {best:.0}, flood {:.3} batch {}, 2x {:.3}, in time at 0.85: {:.4} batch {}",
-                flood.goodput() / best,
-                flood.median_batch(),
-                twice.goodput() / best,
-                high.in_time(),
-                high.median_batch()
-            );
-        }
+        let share = of_the_best(BatchingStrategy::Adaptive, model);
+        assert!(share > least, "{name}: {share}");
     }
-    let closed = run(BatchingStrategy::Adaptive, MAX_BATCH_SIZE, constant, Arrivals::Clients(64));
-    println!("closed 64: {:.0}/s batch {}", closed.goodput(), closed.median_batch());
-    let cold = run(BatchingStrategy::Adaptive, MAX_BATCH_SIZE, cold, Arrivals::Poisson(1000.0));
-    println!("cold: {:.0} {:?}", cold.goodput_between(15.0, 60.0), &cold.batches[..20]);
-    let noop = Simulation::new(
-        Controller::new(Batching::default(), MAX_BATCH_SIZE),
-        noop,
-        Arrivals::Poisson(20000.0),
-    )
-    .run(5.0);
-    println!("noop: {:.4} {}", noop.in_time(), noop.median_batch());
-    let d = run(BatchingStrategy::Adaptive, MAX_BATCH_SIZE, doubling, Arrivals::Poisson(1000.0));
-    println!(
-        "doubling: {:?}",
-        (0..60).map(|s| d.goodput_between(s as f64, s as f64 + 1.0)).collect::<Vec<_>>()
-    );
+}
+
+#[test]
+fn the_strategies_of_the_paper_settle_near_the_best_fixed_size_of_a_linear_model() {
+    for strategy in [BatchingStrategy::Aimd, BatchingStrategy::Quantile] {
+        let share = of_the_best(strategy, linear);
+        assert!(share > 0.9, "{strategy:?}: {share}");
+    }
+}
+
+#[test]
+fn below_capacity_the_answers_are_in_time() {
+    let rate = 0.85 * best_fixed(linear);
+    let in_time = run(BatchingStrategy::Adaptive, MAX_BATCH_SIZE, linear, Arrivals::Poisson(rate)).in_time();
+    assert!(in_time >= 0.99, "{in_time}");
+}
+
+#[test]
+fn twice_the_load_that_can_be_served_does_not_halve_what_is_served() {
+    for (name, model) in
+        [("linear", linear as Model), ("steps", steps), ("noisy", noisy), ("pausing", pausing)]
+    {
+        let peak = best_fixed(model);
+        let goodput =
+            run(BatchingStrategy::Adaptive, MAX_BATCH_SIZE, model, Arrivals::Poisson(2.0 * peak)).goodput();
+        assert!(goodput > 0.8 * peak, "{name}: {goodput} of {peak}");
+    }
+}
+
+#[test]
+fn a_model_that_becomes_slower_and_fast_again_is_followed() {
+    let run = run(BatchingStrategy::Adaptive, MAX_BATCH_SIZE, doubling, Arrivals::Poisson(1000.0));
+    assert!(run.goodput_between(5.0, 20.0) > 950.0);
+    // 1000/s is now more than it can do: about 700/s are possible.
+    assert!(run.goodput_between(25.0, 40.0) > 600.0, "{}", run.goodput_between(25.0, 40.0));
+    assert!(run.goodput_between(42.0, 59.0) > 950.0, "{}", run.goodput_between(42.0, 59.0));
+}
+
+#[test]
+fn a_first_batch_that_hung_is_not_held_against_the_model_for_long() {
+    let run = run(BatchingStrategy::Adaptive, MAX_BATCH_SIZE, cold, Arrivals::Poisson(1000.0));
+    assert!(run.goodput_between(20.0, 59.0) > 950.0, "{}", run.goodput_between(20.0, 59.0));
+}
+
+#[test]
+fn clients_that_wait_for_their_answers_are_gathered_into_one_batch() {
+    let run = run(BatchingStrategy::Adaptive, MAX_BATCH_SIZE, constant, Arrivals::Clients(64));
+    assert!(run.median_batch() >= 56, "{}", run.median_batch());
+    assert!(run.goodput() > 2500.0, "{}", run.goodput());
+}
+
+#[test]
+fn a_model_that_takes_no_time_is_served_without_delay() {
+    let controller = Controller::new(Batching::default(), MAX_BATCH_SIZE);
+    let run = Simulation::new(controller, noop, Arrivals::Poisson(20_000.0)).run(5.0);
+    assert!(run.in_time() > 0.99, "{}", run.in_time());
 }

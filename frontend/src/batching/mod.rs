@@ -270,10 +270,11 @@ impl Controller {
 mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
+    use proptest::strategy::Strategy;
 
-    use super::*;
+    use super::{Batching, BatchingStrategy, Controller, Duration, Observation, Plan};
 
-    fn any_duration() -> impl proptest::strategy::Strategy<Value = Duration> {
+    fn any_duration() -> impl Strategy<Value = Duration> {
         prop_oneof![
             Just(Duration::ZERO),
             Just(Duration::MAX),
@@ -283,7 +284,7 @@ mod tests {
         ]
     }
 
-    fn any_observation() -> impl proptest::strategy::Strategy<Value = Observation> {
+    fn any_observation() -> impl Strategy<Value = Observation> {
         (
             prop_oneof![0..200_usize, any::<usize>()],
             any_duration(),
@@ -300,7 +301,7 @@ mod tests {
             })
     }
 
-    fn any_controller() -> impl proptest::strategy::Strategy<Value = Controller> {
+    fn any_controller() -> impl Strategy<Value = Controller> {
         let strategy = prop_oneof![
             Just(BatchingStrategy::Adaptive),
             Just(BatchingStrategy::Aimd),
