@@ -265,3 +265,140 @@ impl Controller {
         (size as usize).max(ALWAYS_CHEAP)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::strategy::Strategy;
+
+    use super::{Batching, BatchingStrategy, Controller, Duration, Observation, Plan};
+
+    fn any_duration() -> impl Strategy<Value = Duration> {
+        prop_oneof![
+            Just(Duration::ZERO),
+            Just(Duration::MAX),
+            (0..1000_u64).prop_map(Duration::from_nanos),
+            (0..2_000_000_u64).prop_map(Duration::from_micros),
+            (0..10_000_u64).prop_map(Duration::from_secs),
+        ]
+    }
+
+    fn any_observation() -> impl Strategy<Value = Observation> {
+        (
+            prop_oneof![0..200_usize, any::<usize>()],
+            any_duration(),
+            any_duration(),
+            any_duration(),
+            any::<bool>(),
+        )
+            .prop_map(|(size, model_time, round_trip, budget, behind)| Observation {
+                size,
+                model_time,
+                round_trip,
+                budget,
+                behind,
+            })
+    }
+
+    fn any_controller() -> impl Strategy<Value = Controller> {
+        let strategy = prop_oneof![
+            Just(BatchingStrategy::Adaptive),
+            Just(BatchingStrategy::Aimd),
+            Just(BatchingStrategy::Quantile),
+            Just(BatchingStrategy::Fixed),
+        ];
+        let wait_micros = prop_oneof![Just(None), any::<u32>().prop_map(Some)];
+        (strategy, wait_micros, 0..3000_usize, vec(any_observation(), 0..80)).prop_map(
+            |(strategy, wait_micros, max_batch_size, observations)| {
+                let mut controller = Controller::new(Batching { strategy, wait_micros }, max_batch_size);
+                observations.iter().for_each(|observation| controller.observe(observation));
+                controller
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn more_time_never_allows_fewer_inputs(
+            controller in any_controller(),
+            mut budgets in vec(any_duration(), 2..20),
+        ) {
+            budgets.sort_unstable();
+            let limits: Vec<_> = budgets.iter().map(|&budget| controller.limit(budget)).collect();
+            prop_assert!(limits.is_sorted(), "{:?} -> {:?}", budgets, limits);
+            prop_assert!(limits.iter().all(|&limit| limit <= controller.max_batch_size));
+            prop_assert_eq!(controller.limit(Duration::ZERO), 0);
+        }
+
+        #[test]
+        fn more_inputs_are_never_expected_sooner(
+            controller in any_controller(),
+            mut sizes in vec(0..5000_usize, 2..20),
+        ) {
+            sizes.sort_unstable();
+            let times: Vec<_> = sizes.iter().map(|&size| controller.expected(size)).collect();
+            prop_assert!(times.is_sorted(), "{:?} -> {:?}", sizes, times);
+            for size in sizes {
+                prop_assert!(controller.overdue(size) > controller.expected(size));
+            }
+        }
+
+        #[test]
+        fn estimates_are_finite(controller in any_controller()) {
+            let estimate = controller.estimate();
+            prop_assert!(estimate.margin.is_finite() && estimate.margin >= 0.0);
+            prop_assert!((1..=controller.max_batch_size).contains(&estimate.limit));
+        }
+
+        #[test]
+        fn a_plan_keeps_to_what_waits_and_to_the_limit(
+            controller in any_controller(),
+            mut budgets in vec(any_duration(), 0..300),
+            lead in any_duration(),
+            idle in prop_oneof![Just(None), any_duration().prop_map(Some)],
+        ) {
+            budgets.sort_unstable();
+            let plan = controller.plan(budgets.len(), budgets.iter().copied(), lead, idle);
+            prop_assert!(plan.given_up + plan.take <= budgets.len());
+            prop_assert!(plan.take <= controller.max_batch_size);
+            prop_assert!(plan.take > 0 || plan.given_up == budgets.len(), "something is done: {:?}", plan);
+            let probe = plan.take == 1 && plan.given_up + 1 == budgets.len();
+            if plan.take > 0 && !probe {
+                let budget = budgets[plan.given_up].saturating_sub(lead);
+                prop_assert!(plan.take <= controller.limit(budget));
+            }
+        }
+
+        #[test]
+        fn a_wait_ends_before_the_deadline_and_is_for_more_than_wait_already(
+            mut controller in any_controller(),
+            waiting in 1..500_usize,
+            rate in any::<f64>(),
+            budget in any_duration(),
+        ) {
+            if let Some(wait) = controller.wait(waiting, rate, budget) {
+                prop_assert!(wait.until > waiting && wait.until <= controller.max_batch_size);
+                prop_assert!(wait.at_most < budget);
+            }
+        }
+
+        #[test]
+        fn an_idle_replica_is_tried_whatever_is_believed_of_it(
+            controller in any_controller(),
+            mut budgets in vec(any_duration(), 1..50),
+        ) {
+            budgets.sort_unstable();
+            let plan = controller.plan(budgets.len(), budgets.iter().copied(), Duration::ZERO, Some(Duration::from_secs(5)));
+            prop_assert!(plan.take > 0);
+        }
+    }
+
+    #[test]
+    fn an_unknown_model_is_given_one_query_to_learn_from() {
+        let controller = Controller::new(Batching::default(), 64);
+        let budgets = [Duration::from_millis(1); 10];
+        let plan = controller.plan(10, budgets.into_iter(), Duration::ZERO, None);
+        assert_eq!(plan, Plan { given_up: 0, take: 1 });
+    }
+}

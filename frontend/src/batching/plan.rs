@@ -13,7 +13,7 @@ use super::seconds::{duration, seconds};
 const LEAST_PROBE_INTERVAL: Duration = Duration::from_millis(250);
 
 /// And at the most.
-const LONGEST_PROBE_INTERVAL: Duration = Duration::from_secs(5);
+const LONGEST_PROBE_INTERVAL: Duration = Duration::from_secs(2);
 
 /// What to do with the queries that wait, earliest deadline first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +64,7 @@ impl Controller {
     /// The batch to send, of `waiting` queries of which the first has that much time; none if it would be late.
     fn batch(&self, budget: Duration, waiting: usize) -> Option<usize> {
         let size = self.limit(budget).min(waiting);
-        (size > 0 && (self.heeds_deadlines() || self.expected(size) <= budget)).then_some(size)
+        (size > 0 && (self.heeds_deadlines() || self.needed(size) <= seconds(budget))).then_some(size)
     }
 
     /// Whether all could be answered in time, batch after batch.
