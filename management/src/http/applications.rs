@@ -172,7 +172,7 @@ pub(super) async fn add_app(admin: web::Data<Admin>, Body(body): Body<NewApplica
     Ok(said)
 }
 
-/// Changes an application, from its next request on.
+/// Changes an application while it lives.
 #[utoipa::path(request_body = ChangedApplication, responses(Sentence, Refused), tag = "applications")]
 #[post("/admin/update_app")]
 pub(super) async fn update_app(admin: web::Data<Admin>, Body(body): Body<ChangedApplication>) -> Spoken {

@@ -195,7 +195,7 @@ pub(super) async fn add_model(admin: web::Data<Admin>, Body(body): Body<NewVersi
     Ok(said)
 }
 
-/// Changes how a registered version is served, from its next batch on.
+/// Changes how a registered version is served.
 #[utoipa::path(request_body = ChangedVersion, responses(Sentence, Refused), tag = "models")]
 #[post("/admin/update_model")]
 pub(super) async fn update_model(admin: web::Data<Admin>, Body(body): Body<ChangedVersion>) -> Spoken {
