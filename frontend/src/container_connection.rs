@@ -244,7 +244,7 @@ impl ContainerConnection {
     fn check_for_stall(&mut self, ctx: &mut Context<Self>) {
         self.stall_check = None;
         let (Some(seat), Some(first)) = (self.seat, self.in_flight.front()) else { return };
-        let overdue = self.controller.overdue(first.batch.computations.len());
+        let Some(overdue) = self.controller.overdue(first.batch.computations.len()) else { return };
         let spent = first.dispatched.max(self.last_answer).elapsed();
         if let Some(rest) = overdue.checked_sub(spent).filter(|rest| !rest.is_zero()) {
             self.stall_check = Some(ctx.run_later(rest, |connection, ctx| connection.check_for_stall(ctx)));
@@ -305,17 +305,22 @@ impl ContainerConnection {
         self.pull(ctx);
     }
 
+    /// It has not stalled, or not any more.
+    fn recover(&mut self) {
+        if std::mem::take(&mut self.stalled)
+            && let Some(seat) = self.seat
+        {
+            self.model.queue.revive(seat.connection);
+        }
+    }
+
     /// Takes out a batch that has been answered.
     fn let_go(&mut self, index: usize) -> Answered {
         let InFlight { batch, dispatched, behind, .. } =
             self.in_flight.remove(index).expect("its place was just found");
         let begun = dispatched.max(self.last_answer);
         self.last_answer = Instant::now();
-        if std::mem::take(&mut self.stalled)
-            && let Some(seat) = self.seat
-        {
-            self.model.queue.revive(seat.connection);
-        }
+        self.recover();
         Answered { batch, begun, behind }
     }
 
@@ -343,6 +348,7 @@ impl ContainerConnection {
 
     /// Returns what the container holds to the queue.
     fn give_back(&mut self) {
+        self.recover();
         let held = self.in_flight.drain(..).flat_map(|held| held.batch.computations);
         self.model.queue.requeue(held, &self.end);
     }

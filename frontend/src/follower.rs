@@ -74,8 +74,8 @@ pub struct Follower {
 /// A version of a model that has a queue.
 struct ServedVersion {
     handle: ModelHandle,
-    /// Which of all registrations under its name this is.
-    generation: Revision,
+    /// Which of all registrations under its name this is: revisions count within a store.
+    registered: (Uuid, Revision),
 }
 
 /// Withdraw every model; the sender is told when no container is left.
@@ -148,10 +148,11 @@ impl Follower {
         self.number = Some(response.number);
         self.query_ids.begin(response.number);
         self.learn_frontends(response.frontends);
+        let store = response.position.store;
         let affected = match response.update {
-            Update::Snapshot { snapshot } => self.replace(snapshot),
+            Update::Snapshot { snapshot } => self.replace(snapshot, store),
             Update::Changes { changes } => {
-                changes.into_iter().flat_map(|change| self.apply(change)).collect()
+                changes.into_iter().flat_map(|change| self.apply(change, store)).collect()
             }
         };
         let configured = self.publish(affected);
@@ -187,7 +188,7 @@ impl Follower {
     }
 
     /// Takes a snapshot for all there is; the applications whose view it may alter.
-    fn replace(&mut self, snapshot: Snapshot) -> HashSet<AppName> {
+    fn replace(&mut self, snapshot: Snapshot, store: Uuid) -> HashSet<AppName> {
         let kept: HashSet<_> =
             snapshot.applications.iter().map(|application| application.name.clone()).collect();
         let gone = self.applications.keys().filter(|name| !kept.contains(*name)).cloned();
@@ -199,11 +200,11 @@ impl Follower {
         changes.extend(
             snapshot.applications.into_iter().map(|application| Change::PutApplication { application }),
         );
-        changes.into_iter().flat_map(|change| self.apply(change)).collect()
+        changes.into_iter().flat_map(|change| self.apply(change, store)).collect()
     }
 
     /// Applies one change; the applications whose view it may alter.
-    fn apply(&mut self, change: Change) -> Vec<AppName> {
+    fn apply(&mut self, change: Change, store: Uuid) -> Vec<AppName> {
         match change {
             Change::PutApplication { application } => {
                 let name = application.name.clone();
@@ -216,12 +217,13 @@ impl Follower {
             }
             Change::PutModel { model } => {
                 let name = model.name.clone();
-                self.serve(&model);
+                self.serve(&model, store);
                 self.models.insert(name.clone(), model);
                 self.linked_to(&name)
             }
             Change::DeleteModel { name } => {
-                self.serve(&Model { name: name.clone(), current_version: None, versions: BTreeMap::new() });
+                let none = Model { name: name.clone(), current_version: None, versions: BTreeMap::new() };
+                self.serve(&none, store);
                 self.models.remove(&name);
                 self.linked_to(&name)
             }
@@ -236,12 +238,12 @@ impl Follower {
 
     /// Starts queues for versions that are new, withdraws those of versions that are gone or were registered anew, and
     /// applies to the others what has changed.
-    fn serve(&mut self, model: &Model) {
+    fn serve(&mut self, model: &Model, store: Uuid) {
         self.served.retain(|id, served| {
             let kept = id.name != model.name
                 || model.versions.get(&id.version).is_some_and(|spec| {
-                    (spec.generation, spec.input_type)
-                        == (served.generation, served.handle.queue.input_type())
+                    ((store, spec.generation), spec.input_type)
+                        == (served.registered, served.handle.queue.input_type())
                 });
             if !kept {
                 served.handle.actor.do_send(Withdraw);
@@ -267,7 +269,7 @@ impl Follower {
             let observer = self.observer.clone().expect("it is set at the start");
             let actor = ModelQueue::new(Arc::clone(&queue), sizing, observer).start();
             let handle = ModelHandle { queue, actor, sizing, cache: spec.cache };
-            self.served.insert(id, ServedVersion { handle, generation: spec.generation });
+            self.served.insert(id, ServedVersion { handle, registered: (store, spec.generation) });
         }
     }
 

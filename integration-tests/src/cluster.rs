@@ -195,24 +195,37 @@ impl Cluster {
         self.must("add_app", body).await;
     }
 
-    /// Registers version 1 of a model, and an application of the same name that is linked to it.
+    /// Registers version 1 of a model that is given batches of at most `size`, and an application as [`Cluster::serve`].
+    pub async fn serve_batches_of(&self, size: u32, name: &str, input_type: &str, objective: Duration) {
+        self.must(
+            "add_model",
+            json!({
+                "model_name": name, "model_version": "1", "input_type": input_type, "cache": false,
+                "batching": "fixed", "batch_size": size,
+            }),
+        )
+        .await;
+        self.add_app(name, input_type, objective, true).await;
+    }
+
+    /// Registers version 1 of a model, and an application of the same name that is linked to it. Nothing is cached.
     pub async fn serve(&self, name: &str, input_type: &str, objective: Duration) {
         self.add_model(name, "1", input_type).await;
         self.add_app(name, input_type, objective, true).await;
     }
 
-    /// Registers a version of a model, which becomes its current one.
+    /// Registers a version of a model, which becomes its current one. Nothing is cached.
     pub async fn add_model(&self, name: &str, version: &str, input_type: &str) {
         let body =
-            json!({"model_name": name, "model_version": version, "input_type": input_type, "labels": []});
+            json!({"model_name": name, "model_version": version, "input_type": input_type, "cache": false});
         self.must("add_model", body).await;
     }
 
-    /// Deploys a version of a model as the Rust example `sum` or `noop`.
+    /// Deploys a version of a model as the Rust example `sum` or `noop`. Nothing is cached.
     pub async fn deploy(&self, example: &str, name: &str, version: &str, input_type: &str, replicas: u32) {
         let body = json!({
             "model_name": name, "model_version": version, "input_type": input_type, "num_replicas": replicas,
-            "command": [program::example(example)],
+            "command": [program::example(example)], "cache": false,
         });
         self.must("deploy_model", body).await;
     }

@@ -115,7 +115,7 @@ async fn a_full_queue_refuses_further_queries_until_there_is_room_again() {
         let reasons: Vec<_> = reasons.map(|answer| answer["default_reason"].as_str().unwrap()).collect();
         assert_eq!(reasons, ["deadline", "deadline", "queue_full", "queue_full"], "{answer}");
         let explanation = &answer["batch_predictions"][3]["default_explanation"];
-        assert_eq!(explanation, "the queue of model 'm:1' is full with 2 queries");
+        assert_eq!(explanation, "the queue of model 'm:1' is full with 2 queries of 16 bytes");
         container.answer(held.id, &[0.5]);
     });
     assert_eq!(held["output"], 0.5, "{held}");

@@ -16,8 +16,8 @@ const M: Serves<'_> = Serves { model: "m", version: "1", input_type: "doubles" }
 
 /// A cluster with so many Python containers of `slow_sum`.
 async fn slow_cluster(containers: usize) -> (Cluster, Vec<Container>) {
-    let cluster = Cluster::start_with(&["--max-batch-size", "4"]).await;
-    cluster.serve("m", "doubles", OBJECTIVE).await;
+    let cluster = Cluster::start().await;
+    cluster.serve_batches_of(4, "m", "doubles", OBJECTIVE).await;
     let containers: Vec<_> =
         (0..containers).map(|_| Container::python("served:slow_sum", &cluster, M)).collect();
     cluster.connected("m", containers.len()).await;

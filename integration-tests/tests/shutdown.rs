@@ -15,8 +15,8 @@ const M: Serves<'_> = Serves { model: "m", version: "1", input_type: "doubles" }
 
 #[tokio::test]
 async fn requests_that_were_accepted_are_answered_by_the_model() {
-    let mut cluster = Cluster::start_with(&["--max-batch-size", "4"]).await;
-    cluster.serve("m", "doubles", OBJECTIVE).await;
+    let mut cluster = Cluster::start().await;
+    cluster.serve_batches_of(4, "m", "doubles", OBJECTIVE).await;
     let container = Container::python("served:slow_sum", &cluster, M);
     cluster.served(0, "m", json!({"input": [0, 1]})).await;
     // One batch is computed, and two wait for it.

@@ -288,8 +288,7 @@ class Cluster:
             name: the model's name.
             version: one of its versions, current or not.
             batching: how batches are sized, in place of all that was said before; see `register_model`.
-            batch_size: the most inputs in one batch; -1: no bound, the size adapts. Another one has the
-                replicas connect anew: until they have, queries get the default output.
+            batch_size: the most inputs in one batch; -1: no bound, the size adapts.
             cache: whether outputs may be kept in the prediction cache.
             labels: notes for readers, in place of those before.
         """

@@ -240,7 +240,9 @@ impl Queue {
                 if state.hedges < 1.0 {
                     break;
                 }
-                if let Some(due) = computation.due(now) {
+                if computation.attempts() < MAX_ATTEMPTS
+                    && let Some(due) = computation.due(now)
+                {
                     state.hedges -= 1.0;
                     hedged += 1;
                     state.insert(Entry::hedge(Arc::clone(computation), due, now));
