@@ -59,7 +59,7 @@ pub struct Report {
     pub generator: Generator,
     /// The course over time.
     pub series: Vec<Point>,
-    /// All latencies, for [`Report::write_hdr`].
+    /// All latencies, for [`Report::hdr`].
     #[serde(skip)]
     pub histogram: Option<Histogram<u64>>,
 }
