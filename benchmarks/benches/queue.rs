@@ -4,8 +4,14 @@
 
 use std::time::{Duration, Instant};
 
-use clipper_frontend::queue::{Queue, Work};
-use clipper_frontend::task::Task;
+use std::sync::Arc;
+
+use clipper_frontend::batching::Controller;
+use clipper_frontend::cache::Key;
+use clipper_frontend::computation::{Computation, Waiter};
+use clipper_frontend::queue::{Capacity, Entry, Queue, Readiness, Work};
+use clipper_frontend::reply::{Delivery, Mailbox};
+use clipper_rpc::catalog::{Batching, BatchingStrategy};
 use clipper_rpc::input::{Input, InputType};
 use clipper_rpc::names::ModelId;
 use clipper_rpc::output::Output;
@@ -14,27 +20,44 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 fn push_and_take(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("push, take and finish");
     let input = Input::doubles(&[0.5; 8]);
-    let output = Output::text("0.5");
-    for batch in [1, 64] {
+    let outcome = Ok(Output::text("0.5"));
+    let mailbox = Arc::new(Mailbox::default());
+    for size in [1, 64] {
         let model = ModelId {
             name: "m".parse().expect("it is a valid name"),
             version: "1".parse().expect("it is a valid version"),
         };
-        let queue = Queue::new(model, InputType::Doubles, 10_000);
-        queue.join(1, Box::new(|| {}));
-        group.throughput(Throughput::Elements(batch as u64));
-        group.bench_function(BenchmarkId::new("batch", batch), |bencher| {
+        let queue = Queue::new(1, model, InputType::Doubles, Capacity { queries: 10_000, bytes: 1 << 30 });
+        queue.join(1, size, Box::new(|| {}));
+        let batching = Batching { strategy: BatchingStrategy::Fixed, ..Batching::default() };
+        let mut controller = Controller::new(batching, size);
+        let mut ready = Readiness {
+            replica: 1,
+            controller: &mut controller,
+            in_flight: 0,
+            lead: Duration::ZERO,
+            idle: Some(Duration::ZERO),
+            may_wait: true,
+        };
+        group.throughput(Throughput::Elements(size as u64));
+        group.bench_function(BenchmarkId::new("batch", size), |bencher| {
             bencher.iter(|| {
-                let deadline = Instant::now() + Duration::from_secs(1);
-                let answers: Vec<_> = (0..batch)
+                let now = Instant::now();
+                let deadline = now + Duration::from_secs(1);
+                let answers: Vec<_> = (0..size)
                     .map(|_| {
-                        let (task, answer) = Task::new(input.clone(), deadline);
-                        queue.push(task).expect("the queue has room");
+                        let (reply, answer) = mailbox.reply();
+                        let key = Key { queue: 1, input: input.clone() };
+                        let computation = Computation::new(key, None, Waiter { deadline, reply });
+                        queue.push([Entry::new(Arc::new(computation), deadline, now)], now);
                         answer
                     })
                     .collect();
-                let Work::Batch(tasks) = queue.take(1, batch) else { unreachable!("tasks wait") };
-                tasks.into_iter().for_each(|task| task.finish(Ok(output.clone())));
+                let Work::Batch(batch) = queue.take(&mut ready) else { unreachable!("queries wait") };
+                let mut delivery = Delivery::default();
+                batch.computations.iter().for_each(|one| one.finish(&outcome, &mut delivery));
+                drop(delivery);
+                mailbox.hand_out();
                 answers
             });
         });

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
+use clipper_frontend::queue::Capacity;
 use clipper_frontend::{Frontend, ManagementClient};
 use clipper_management::Management;
 use serde::Serialize;
@@ -178,7 +179,8 @@ impl From<FrontendSettings> for clipper_frontend::Config {
             advertised_host: settings.advertised_host,
             http_workers: settings.http_workers,
             max_body_bytes: settings.max_body_bytes,
-            queue_capacity: settings.queue_capacity,
+            queue_capacity: Capacity { queries: settings.queue_capacity, bytes: settings.queue_bytes },
+            cache_bytes: settings.cache_bytes,
             max_batch_size: settings.max_batch_size,
             ..Self::default()
         }

@@ -149,8 +149,15 @@ pub struct FrontendSettings {
     #[arg(long, env = "CLIPPER_QUEUE_CAPACITY", value_name = "NUMBER", default_value_t = 10_000)]
     #[arg(value_parser = positive)]
     pub queue_capacity: usize,
+    /// Let at most this many bytes of inputs wait for one version of one model
+    #[arg(long, env = "CLIPPER_QUEUE_BYTES", value_name = "BYTES", default_value_t = 256 << 20)]
+    #[arg(value_parser = positive)]
+    pub queue_bytes: usize,
+    /// Keep at most this many bytes of outputs, with their inputs, to answer the same inputs again; 0 keeps none
+    #[arg(long, env = "CLIPPER_CACHE_BYTES", value_name = "BYTES", default_value_t = 32 << 20)]
+    pub cache_bytes: u64,
     /// Send at most this many inputs in one batch, where the model states no number of its own
-    #[arg(long, env = "CLIPPER_MAX_BATCH_SIZE", value_name = "NUMBER", default_value_t = 64)]
+    #[arg(long, env = "CLIPPER_MAX_BATCH_SIZE", value_name = "NUMBER", default_value_t = 4096)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     pub max_batch_size: u32,
 }

@@ -25,7 +25,45 @@ ORDERS: list[tuple[Call, str, Any]] = [
     (
         lambda c: c.register_application("app", "doubles", "-1.0", 100_000),
         "add_app",
-        {"name": "app", "input_type": "doubles", "default_output": "-1.0", "latency_slo_micros": 100_000},
+        {
+            "name": "app",
+            "input_type": "doubles",
+            "default_output": "-1.0",
+            "latency_slo_micros": 100_000,
+            "cache": True,
+            "max_concurrent_requests": None,
+            "on_overload": "default",
+        },
+    ),
+    (
+        lambda c: c.register_application(
+            "app", "doubles", "", 1, cache=False, max_concurrent_requests=9, on_overload="refuse"
+        ),
+        "add_app",
+        {
+            "name": "app",
+            "input_type": "doubles",
+            "default_output": "",
+            "latency_slo_micros": 1,
+            "cache": False,
+            "max_concurrent_requests": 9,
+            "on_overload": "refuse",
+        },
+    ),
+    (
+        lambda c: c.update_application("app", default_output="0", slo_micros=5, max_concurrent_requests=9),
+        "update_app",
+        {"name": "app", "default_output": "0", "latency_slo_micros": 5, "max_concurrent_requests": 9},
+    ),
+    (
+        lambda c: c.update_application("app", cache=False, on_overload="refuse"),
+        "update_app",
+        {"name": "app", "cache": False, "on_overload": "refuse"},
+    ),
+    (
+        lambda c: c.update_application("app", max_concurrent_requests=None),
+        "update_app",
+        {"name": "app", "max_concurrent_requests": None},
     ),
     (lambda c: c.unregister_application("app"), "delete_app", {"name": "app"}),
     (
@@ -48,7 +86,39 @@ ORDERS: list[tuple[Call, str, Any]] = [
             "container_name": "image:1",
             "labels": ["a"],
             "batch_size": 7,
+            "batching": None,
+            "cache": True,
         },
+    ),
+    (
+        lambda c: c.register_model("model", 1, "ints", batching={"wait_micros": 5}, cache=False),
+        "add_model",
+        {
+            "model_name": "model",
+            "model_version": "1",
+            "input_type": "ints",
+            "labels": [],
+            "batch_size": -1,
+            "batching": {"wait_micros": 5},
+            "cache": False,
+        },
+    ),
+    (
+        lambda c: c.update_model("model", 1, batching="aimd", batch_size=-1, cache=False, labels="a"),
+        "update_model",
+        {
+            "model_name": "model",
+            "model_version": "1",
+            "batching": "aimd",
+            "batch_size": -1,
+            "cache": False,
+            "labels": ["a"],
+        },
+    ),
+    (
+        lambda c: c.update_model("model", 1, labels=[]),
+        "update_model",
+        {"model_name": "model", "model_version": "1", "labels": []},
     ),
     (
         lambda c: c.unregister_model("model", 1),
@@ -268,6 +338,9 @@ def test_the_early_face_names_the_model_when_it_registers_an_application(
             "input_type": "doubles",
             "default_output": "-1.0",
             "latency_slo_micros": 100_000,
+            "cache": True,
+            "max_concurrent_requests": None,
+            "on_overload": "default",
             "linked_models": ["feature_sum_model"],
         }
     ]
@@ -325,6 +398,8 @@ def test_a_models_files_are_uploaded_and_named_in_its_deployment(
             "labels": [],
             "num_replicas": 1,
             "batch_size": -1,
+            "batching": None,
+            "cache": True,
             "environment": {"A": "b"},
             "timeout_seconds": 60,
             "container_kind": "python-closure",

@@ -105,6 +105,33 @@ def test_versions_roll_forward_and_back(conn: ClipperConnection) -> None:
     assert conn.get_app_info("versions") is None
 
 
+def test_what_serves_is_changed_while_it_serves(conn: ClipperConnection) -> None:
+    create_endpoint(
+        conn,
+        "changed",
+        "doubles",
+        feature_sum,
+        slo_micros=SLO_MICROS,
+        batching="aimd",
+        max_concurrent_requests=9,
+    )
+    conn.update_application("changed", default_output="none", max_concurrent_requests=None, cache=False)
+    application = conn.get_app_info("changed")
+    assert application is not None
+    assert application["default_output"] == "none"
+    assert (application["max_concurrent_requests"], application["cache"]) == (None, False)
+    assert application["on_overload"] == "default"
+    conn.update_model("changed", 1, batching={"strategy": "fixed", "wait_micros": 2000}, batch_size=4)
+    model = conn.get_model_info("changed", 1)
+    assert model is not None
+    assert model["batching"] == {"strategy": "fixed", "wait_micros": 2000}
+    assert (model["batch_size"], model["cache"]) == (4, True)
+    assert conn.predict("changed", [1.0, 2.0])["output"] == 3.0
+    with pytest.raises(RefusedException, match="'fixed' needs a positive batch_size"):
+        conn.update_model("changed", 1, batch_size=-1)
+    conn.stop_models(["changed"])
+
+
 def test_a_function_that_cannot_be_loaded_where_it_is_served_fails_with_what_it_printed(
     conn: ClipperConnection,
 ) -> None:

@@ -50,14 +50,15 @@ def deploy(fake: FakeCluster, connection: ClipperConnection) -> Function:
 
 
 def test_a_good_function_is_uploaded_and_deployed(deploy: Function) -> None:
-    deployment = deploy(feature_sum, labels=["a"], num_replicas=2, batch_size=8, timeout_seconds=5)
+    served = {"batch_size": 8, "batching": {"strategy": "aimd", "wait_micros": 2000}, "cache": False}
+    deployment = deploy(feature_sum, labels=["a"], num_replicas=2, timeout_seconds=5, **served)
     assert deployment == {
         "model_name": "model",
         "model_version": "1",
         "input_type": "doubles",
         "labels": ["a"],
         "num_replicas": 2,
-        "batch_size": 8,
+        **served,
         "environment": {},
         "timeout_seconds": 5,
         "container_kind": "python-closure",
@@ -198,9 +199,13 @@ def test_an_endpoint_is_an_application_and_a_model_that_are_linked(
     fake: FakeCluster, connection: ClipperConnection
 ) -> None:
     fake.answer("/admin/add_artifact", {"artifact": "abc"})
-    create_endpoint(connection, "sum", "doubles", feature_sum, version=3, per_row=False)
-    assert fake.asked("/admin/add_app")[0]["latency_slo_micros"] == 3_000_000
-    assert fake.asked("/admin/deploy_model")[0]["model_version"] == "3"
+    create_endpoint(
+        connection, "sum", "doubles", feature_sum, version=3, per_row=False, cache=False, batching="aimd"
+    )
+    [application] = fake.asked("/admin/add_app")
+    assert (application["latency_slo_micros"], application["cache"]) == (3_000_000, False)
+    [deployment] = fake.asked("/admin/deploy_model")
+    assert (deployment["model_version"], deployment["batching"], deployment["cache"]) == ("3", "aimd", False)
     assert fake.asked("/admin/add_model_links") == [{"app_name": "sum", "model_names": ["sum"]}]
 
 
@@ -217,12 +222,11 @@ def test_the_early_face_deploys_a_function_too(fake: FakeCluster, manager: Manag
     clipper = Clipper(container_manager=manager)
     clipper.connect()
     clipper.deploy_predict_function("feature_sum_model", 1, feature_sum, "doubles", ["a"], 2)
-    [deployment] = fake.asked("/admin/deploy_model")
-    assert (deployment["model_name"], deployment["labels"], deployment["num_replicas"]) == (
-        "feature_sum_model",
-        ["a"],
-        2,
-    )
+    served: dict[str, Any] = {"batch_size": 8, "batching": "fixed", "cache": False}
+    clipper.deploy_predict_function("feature_sum_model", 2, feature_sum, "doubles", **served)
+    first, second = fake.asked("/admin/deploy_model")
+    assert (first["model_name"], first["labels"], first["num_replicas"]) == ("feature_sum_model", ["a"], 2)
+    assert served.items() <= second.items()
 
 
 @pytest.mark.parametrize(

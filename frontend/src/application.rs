@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use clipper_rpc::catalog;
 use clipper_rpc::output::Output;
 
+use crate::admission::Admission;
 use crate::view::{ApplicationView, ModelView};
 
 /// An objective beyond this is as good as none, and deadlines must stay representable.
@@ -17,6 +18,7 @@ const LONGEST_OBJECTIVE: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Owns one application.
 pub struct Application {
+    admission: Arc<Admission>,
     view: Arc<ArcSwap<ApplicationView>>,
 }
 
@@ -42,24 +44,30 @@ pub struct Configure {
 impl Application {
     /// Starts the actor of an application.
     pub fn launch(configure: Configure) -> ApplicationHandle {
-        let view = Arc::new(ArcSwap::from_pointee(configure.into()));
-        let actor = Self { view: Arc::clone(&view) }.start();
+        let admission = Arc::new(Admission::default());
+        let view = Arc::new(ArcSwap::from_pointee(configure.view(&admission)));
+        let actor = Self { admission, view: Arc::clone(&view) }.start();
         ApplicationHandle { actor, view }
     }
 }
 
-impl From<Configure> for ApplicationView {
-    fn from(Configure { application, model }: Configure) -> Self {
+impl Configure {
+    fn view(self, admission: &Arc<Admission>) -> ApplicationView {
+        let Self { application, model } = self;
         let model = model.map(|mut model| {
-            model.versions.retain(|_, queue| queue.input_type() == application.input_type);
+            model.versions.retain(|_, version| version.queue.input_type() == application.input_type);
             Arc::new(model)
         });
-        Self {
+        ApplicationView {
             name: application.name,
             input_type: application.input_type,
             latency_slo: Duration::from_micros(application.latency_slo_micros).min(LONGEST_OBJECTIVE),
             default_output: Output::text(application.default_output),
             model,
+            cache: application.cache,
+            max_concurrent_requests: application.max_concurrent_requests,
+            on_overload: application.on_overload,
+            admission: Arc::clone(admission),
         }
     }
 }
@@ -72,6 +80,6 @@ impl Handler<Configure> for Application {
     type Result = ();
 
     fn handle(&mut self, configure: Configure, _: &mut Self::Context) {
-        self.view.store(Arc::new(configure.into()));
+        self.view.store(Arc::new(configure.view(&self.admission)));
     }
 }

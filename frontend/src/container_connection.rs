@@ -1,24 +1,27 @@
 //! The actor of one connected container: its batches, its heartbeats, its end.
 //!
 //! Started by the reception when a container registers; welcomes it once the model's actor has given it a seat. It pulls a
-//! batch whenever its container is free. Invariant: the tasks of a batch are in the queue, in `in_flight`, or finished;
-//! when the actor goes, however it goes, `in_flight` returns to the queue.
+//! batch whenever its container can do with one, as large as its controller says, and has others compute what a stalled
+//! container holds. Invariant: the computations of a batch are in the queue, in `in_flight`, or finished; when the actor
+//! goes, however it goes, `in_flight` returns to the queue.
 
-use std::collections::HashMap;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
-use clipper_rpc::catalog::ConnectedContainer;
+use clipper_rpc::catalog::{Batching, ConnectedContainer};
 use clipper_rpc::input::InputBatch;
 use clipper_rpc::message::{FromContainer, Predict, Prediction, Registered, ToContainer};
 use clipper_rpc::router::{Loss, PeerId, RouterHandle};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
+use crate::batching::{Controller, Observation};
 use crate::directory::Directory;
-use crate::model_queue::{LeaveSeat, ModelHandle, Seat, TakeSeat};
-use crate::queue::Work;
-use crate::task::{Failure, Task};
+use crate::failure::Failure;
+use crate::model_queue::{LeaveSeat, ModelHandle, Seat, Sizing, TakeSeat};
+use crate::queue::{Batch, Readiness, Work};
+use crate::reply::Delivery;
 
 /// How soon a container that broke the protocol may try again.
 const RETRY_AFTER_OFFENCE: Duration = Duration::from_secs(1);
@@ -42,23 +45,44 @@ pub struct ContainerConnection {
     router: RouterHandle,
     model: ModelHandle,
     container: ConnectedContainer,
+    /// The most inputs that the container itself takes at once.
+    own_limit: u32,
     terms: Terms,
     directory: Arc<Directory>,
     seat: Option<Seat>,
-    in_flight: HashMap<u64, Batch>,
+    controller: Controller,
+    /// What the container holds, in the order in which it was sent.
+    in_flight: VecDeque<InFlight>,
     next_batch: u64,
     last_sent: Instant,
     last_heard: Instant,
+    /// When the last batch was answered: from then on the container can be at the next.
+    last_answer: Instant,
+    /// Looks whether the container has stalled; set while it holds a batch.
+    stall_check: Option<SpawnHandle>,
+    stalled: bool,
+    /// Ends the wait for a larger batch.
+    patience: Option<SpawnHandle>,
     draining: bool,
-    /// Why the connection ended, for the tasks that it held.
+    /// Why the connection ended, for the queries that it held.
     end: String,
 }
 
-/// What the container holds.
-struct Batch {
-    tasks: Vec<Task>,
-    /// When no answer to it is of use any more.
-    last_deadline: Instant,
+/// A batch that the container holds.
+struct InFlight {
+    id: u64,
+    batch: Batch,
+    dispatched: Instant,
+    /// Whether the container held another one then.
+    behind: bool,
+}
+
+/// A batch that was answered.
+struct Answered {
+    batch: Batch,
+    /// When the container could begin with it.
+    begun: Instant,
+    behind: bool,
 }
 
 /// There may be work in the queue.
@@ -86,6 +110,11 @@ pub struct Lost(pub Loss);
 #[rtype(result = "()")]
 pub struct Superseded;
 
+/// The batches of the model's version are to be sized otherwise.
+#[derive(Message, Clone, Copy)]
+#[rtype(result = "()")]
+pub struct Resize(pub Sizing);
+
 /// The frontends of the cluster have changed.
 #[derive(Message, Clone)]
 #[rtype(result = "()")]
@@ -98,6 +127,7 @@ impl ContainerConnection {
         router: RouterHandle,
         model: ModelHandle,
         container: ConnectedContainer,
+        own_limit: u32,
         terms: Terms,
         directory: Arc<Directory>,
     ) -> Self {
@@ -107,13 +137,19 @@ impl ContainerConnection {
             router,
             model,
             container,
+            own_limit,
             terms,
             directory,
             seat: None,
-            in_flight: HashMap::new(),
+            controller: Controller::new(Batching::default(), 1),
+            in_flight: VecDeque::new(),
             next_batch: 0,
             last_sent: now,
             last_heard: now,
+            last_answer: now,
+            stall_check: None,
+            stalled: false,
+            patience: None,
             draining: false,
             end: "its connection was closed".to_owned(),
         }
@@ -127,8 +163,14 @@ impl ContainerConnection {
     fn take_seat(&mut self, seat: Seat, ctx: &mut Context<Self>) {
         self.seat = Some(seat);
         self.container.replica = seat.replica;
+        self.resize(seat.sizing);
         self.welcome();
         self.pull(ctx);
+    }
+
+    fn resize(&mut self, Sizing { batching, batch_size }: Sizing) {
+        self.container.batch_size = batch_size;
+        self.controller = Controller::new(batching, batch_size as usize);
     }
 
     fn welcome(&mut self) {
@@ -141,29 +183,77 @@ impl ContainerConnection {
         }));
     }
 
-    /// Takes a batch if the container is free.
+    /// Takes as many batches as the container can do with.
     fn pull(&mut self, ctx: &mut Context<Self>) {
         let Some(seat) = self.seat else { return };
-        if !self.in_flight.is_empty() || self.draining {
-            return;
-        }
-        match self.model.queue.take(seat.connection, self.container.batch_size as usize) {
-            Work::Batch(tasks) => self.dispatch(tasks),
-            Work::Idle => {}
-            Work::Closed => self.drain(ctx),
+        let mut may_wait = match self.patience.take() {
+            Some(patience) => !ctx.cancel_future(patience),
+            None => true,
+        };
+        while !self.draining && !self.stalled && self.in_flight.len() < self.depth() {
+            let now = Instant::now();
+            let mut ready = Readiness {
+                replica: seat.connection,
+                in_flight: self.in_flight.iter().map(|held| held.batch.computations.len()).sum(),
+                lead: self.lead(now),
+                idle: self.in_flight.is_empty().then(|| now - self.last_answer),
+                may_wait,
+                controller: &mut self.controller,
+            };
+            match self.model.queue.take(&mut ready) {
+                Work::Batch(batch) => self.dispatch(batch, ctx),
+                Work::Wait(at_most) => {
+                    self.patience = Some(ctx.run_later(at_most, |connection, ctx| connection.pull(ctx)));
+                    return;
+                }
+                Work::Idle => return,
+                Work::Closed => return self.drain(ctx),
+            }
+            may_wait = true;
         }
     }
 
-    fn dispatch(&mut self, tasks: Vec<Task>) {
-        let deadlines = tasks.iter().map(|task| task.deadline);
-        let first_deadline = deadlines.clone().min().expect("a batch has a task");
-        let last_deadline = deadlines.max().expect("a batch has a task");
-        let budget = first_deadline.saturating_duration_since(Instant::now());
-        let inputs = InputBatch::join(self.model.queue.input_type(), tasks.iter().map(|task| &task.input));
+    /// How many batches the container is to hold at most.
+    fn depth(&self) -> usize {
+        if self.controller.pipelines() { 2 } else { 1 }
+    }
+
+    /// How long the container needs for what it holds.
+    fn lead(&self, now: Instant) -> Duration {
+        let Some(first) = self.in_flight.front() else { return Duration::ZERO };
+        let expected = |held: &InFlight| self.controller.expected(held.batch.computations.len());
+        let spent = now - first.dispatched.max(self.last_answer);
+        let later = self.in_flight.iter().skip(1).map(expected).sum::<Duration>();
+        expected(first).saturating_sub(spent) + later
+    }
+
+    fn dispatch(&mut self, batch: Batch, ctx: &mut Context<Self>) {
+        let inputs = batch.computations.iter().map(|computation| computation.input());
+        let inputs = InputBatch::join(self.model.queue.input_type(), inputs);
         let id = self.next_batch;
         self.next_batch += 1;
-        self.in_flight.insert(id, Batch { tasks, last_deadline });
-        self.send(&ToContainer::Predict(Predict { id, budget_micros: micros(budget), inputs }));
+        self.send(&ToContainer::Predict(Predict { id, budget_micros: micros(batch.budget), inputs }));
+        let behind = !self.in_flight.is_empty();
+        self.in_flight.push_back(InFlight { id, batch, dispatched: self.last_sent, behind });
+        if self.stall_check.is_none() {
+            self.check_for_stall(ctx);
+        }
+    }
+
+    /// Has others compute what the container holds if it is overdue, or looks again when it would be.
+    fn check_for_stall(&mut self, ctx: &mut Context<Self>) {
+        self.stall_check = None;
+        let (Some(seat), Some(first)) = (self.seat, self.in_flight.front()) else { return };
+        let overdue = self.controller.overdue(first.batch.computations.len());
+        let spent = first.dispatched.max(self.last_answer).elapsed();
+        if let Some(rest) = overdue.checked_sub(spent).filter(|rest| !rest.is_zero()) {
+            self.stall_check = Some(ctx.run_later(rest, |connection, ctx| connection.check_for_stall(ctx)));
+            return;
+        }
+        self.stalled = true;
+        let held = self.in_flight.iter().flat_map(|held| &held.batch.computations);
+        let hedged = self.model.queue.hedge(seat.connection, held);
+        debug!(model = %self.container.model, replica = self.container.replica, ?spent, hedged, "stalled");
     }
 
     fn drain(&mut self, ctx: &mut Context<Self>) {
@@ -173,32 +263,60 @@ impl ContainerConnection {
     }
 
     fn complete(&mut self, prediction: Prediction, ctx: &mut Context<Self>) {
-        let Prediction { id, outputs, errors, .. } = prediction;
-        let Some(batch) = self.in_flight.remove(&id) else {
+        let Prediction { id, outputs, errors, elapsed_micros } = prediction;
+        let Some(index) = self.in_flight.iter().position(|held| held.id == id) else {
             return self.strike_off(&format!("it answered batch {id}, which it does not hold"), ctx);
         };
-        if outputs.len() != batch.tasks.len() {
-            let offence =
-                format!("it answered a batch of {} inputs with {} outputs", batch.tasks.len(), outputs.len());
-            self.in_flight.insert(id, batch);
+        let expected = self.in_flight[index].batch.computations.len();
+        if outputs.len() != expected {
+            let offence = format!("it answered a batch of {expected} inputs with {} outputs", outputs.len());
             return self.strike_off(&offence, ctx);
         }
-        for (task, output) in batch.tasks.into_iter().zip(outputs.into_outputs(&errors)) {
-            task.finish(output.map_err(|message| self.reported(&message)));
+        let held = self.let_go(index);
+        let round_trip = self.last_answer - held.begun;
+        self.controller.observe(&Observation {
+            size: expected,
+            model_time: Duration::from_micros(elapsed_micros).min(round_trip),
+            round_trip,
+            budget: held.batch.budget,
+            behind: held.behind,
+        });
+        let mut delivery = Delivery::default();
+        for (computation, output) in held.batch.computations.iter().zip(outputs.into_outputs(&errors)) {
+            let outcome = output.map_err(|message| self.reported(&message));
+            computation.finish(&outcome, &mut delivery);
         }
+        drop(delivery);
         self.pull(ctx);
     }
 
     fn fail(&mut self, id: u64, message: &str, ctx: &mut Context<Self>) {
-        let Some(batch) = self.in_flight.remove(&id) else {
+        let Some(index) = self.in_flight.iter().position(|held| held.id == id) else {
             return self
                 .strike_off(&format!("it reported an error of batch {id}, which it does not hold"), ctx);
         };
         warn!(model = %self.container.model, replica = self.container.replica, message, "a batch failed");
-        for task in batch.tasks {
-            task.finish(Err(self.reported(message)));
+        let outcome = Err(self.reported(message));
+        let mut delivery = Delivery::default();
+        for computation in self.let_go(index).batch.computations {
+            computation.finish(&outcome, &mut delivery);
         }
+        drop(delivery);
         self.pull(ctx);
+    }
+
+    /// Takes out a batch that has been answered.
+    fn let_go(&mut self, index: usize) -> Answered {
+        let InFlight { batch, dispatched, behind, .. } =
+            self.in_flight.remove(index).expect("its place was just found");
+        let begun = dispatched.max(self.last_answer);
+        self.last_answer = Instant::now();
+        if std::mem::take(&mut self.stalled)
+            && let Some(seat) = self.seat
+        {
+            self.model.queue.revive(seat.connection);
+        }
+        Answered { batch, begun, behind }
     }
 
     fn reported(&self, message: &str) -> Failure {
@@ -225,16 +343,15 @@ impl ContainerConnection {
 
     /// Returns what the container holds to the queue.
     fn give_back(&mut self) {
-        for (_, batch) in self.in_flight.drain() {
-            self.model.queue.requeue(batch.tasks, &self.end);
-        }
+        let held = self.in_flight.drain(..).flat_map(|held| held.batch.computations);
+        self.model.queue.requeue(held, &self.end);
     }
 
     fn watch(&mut self, ctx: &mut Context<Self>) {
         let now = Instant::now();
         if self.in_flight.is_empty() && now - self.last_heard > self.terms.timeout {
             self.finish("nothing was heard of it", ctx);
-        } else if self.in_flight.values().any(|batch| now > batch.last_deadline + self.terms.overdue) {
+        } else if self.in_flight.iter().any(|held| now > held.batch.last_deadline + self.terms.overdue) {
             let overdue = self.terms.overdue.as_secs();
             self.strike_off(&format!("it has not answered a batch {overdue} s after its deadline"), ctx);
         } else if now - self.last_sent >= self.terms.heartbeat / 2 {
@@ -258,7 +375,8 @@ impl Actor for ContainerConnection {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        let request = TakeSeat { connection: ctx.address(), container: self.container.clone() };
+        let (container, own_limit) = (self.container.clone(), self.own_limit);
+        let request = TakeSeat { connection: ctx.address(), container, own_limit };
         self.model
             .actor
             .send(request)
@@ -290,9 +408,8 @@ impl Handler<Received> for ContainerConnection {
             FromContainer::Error { id, message } => self.fail(id, &message, ctx),
             FromContainer::Goodbye => {
                 // A batch that it leaves with, as one does that crosses its goodbye, was not the death of it.
-                for task in self.in_flight.values_mut().flat_map(|batch| &mut batch.tasks) {
-                    task.attempts -= 1;
-                }
+                let held = self.in_flight.iter().flat_map(|held| &held.batch.computations);
+                held.for_each(|computation| computation.exonerate());
                 self.finish("it said goodbye", ctx);
             }
             FromContainer::Heartbeat => {}
@@ -332,6 +449,15 @@ impl Handler<Superseded> for ContainerConnection {
         let reason = "this instance has registered over another connection".to_owned();
         self.send(&ToContainer::Rejected { reason: reason.clone(), retry_millis: None });
         self.finish(&reason, ctx);
+    }
+}
+
+impl Handler<Resize> for ContainerConnection {
+    type Result = ();
+
+    fn handle(&mut self, Resize(sizing): Resize, ctx: &mut Self::Context) {
+        self.resize(sizing);
+        self.pull(ctx);
     }
 }
 

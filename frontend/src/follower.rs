@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use clipper_rpc::catalog::{
-    self, Change, FollowError, FollowRequest, FollowResponse, Management, Model, Position, Snapshot, Update,
+    self, Change, FollowError, FollowRequest, FollowResponse, Management, Model, Position, Revision,
+    Snapshot, Update,
 };
 use clipper_rpc::names::{AppName, ModelId, ModelName};
 use futures_util::future::join_all;
@@ -19,12 +20,13 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use crate::application::{Application, ApplicationHandle, Configure};
-use crate::container_connection::FrontendsChanged;
+use crate::cache::PredictionCache;
+use crate::container_connection::{FrontendsChanged, Resize};
 use crate::directory::Directory;
-use crate::model_queue::{ModelHandle, ModelQueue, SeatsChanged, Withdraw};
+use crate::model_queue::{ModelHandle, ModelQueue, SeatsChanged, Sizing, Withdraw};
 use crate::query_ids::QueryIds;
-use crate::queue::Queue;
-use crate::view::ModelView;
+use crate::queue::{Capacity, Queue};
+use crate::view::{ModelView, VersionView};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
@@ -36,7 +38,7 @@ pub struct FollowerConfig {
     /// Where containers reach this frontend.
     pub rpc_address: String,
     /// The bound of each model's queue.
-    pub queue_capacity: usize,
+    pub queue_capacity: Capacity,
     /// The most inputs of a batch, where the model states no number of its own.
     pub max_batch_size: u32,
 }
@@ -46,6 +48,7 @@ pub struct Follower {
     management: Arc<dyn Management>,
     directory: Arc<Directory>,
     query_ids: Arc<QueryIds>,
+    cache: Arc<PredictionCache>,
     config: FollowerConfig,
     frontend: Uuid,
     number: Option<u64>,
@@ -53,7 +56,9 @@ pub struct Follower {
     applications: HashMap<AppName, catalog::Application>,
     models: HashMap<ModelName, Model>,
     application_handles: HashMap<AppName, ApplicationHandle>,
-    model_handles: HashMap<ModelId, ModelHandle>,
+    served: HashMap<ModelId, ServedVersion>,
+    /// How many queues there have been.
+    queues: u64,
     /// The containers of each queue that has any, withdrawn queues included.
     containers: Vec<SeatsChanged>,
     /// This actor, for the queues' actors that it starts.
@@ -64,6 +69,13 @@ pub struct Follower {
     emptied: Option<oneshot::Sender<()>>,
     wait: Option<SpawnHandle>,
     pause: Duration,
+}
+
+/// A version of a model that has a queue.
+struct ServedVersion {
+    handle: ModelHandle,
+    /// Which of all registrations under its name this is.
+    generation: Revision,
 }
 
 /// Withdraw every model; the sender is told when no container is left.
@@ -77,6 +89,7 @@ impl Follower {
         management: Arc<dyn Management>,
         directory: Arc<Directory>,
         query_ids: Arc<QueryIds>,
+        cache: Arc<PredictionCache>,
         config: FollowerConfig,
         followed: oneshot::Sender<()>,
     ) -> Self {
@@ -84,6 +97,7 @@ impl Follower {
             management,
             directory,
             query_ids,
+            cache,
             config,
             frontend: Uuid::new_v4(),
             number: None,
@@ -91,7 +105,8 @@ impl Follower {
             applications: HashMap::new(),
             models: HashMap::new(),
             application_handles: HashMap::new(),
-            model_handles: HashMap::new(),
+            served: HashMap::new(),
+            queues: 0,
             containers: Vec::new(),
             observer: None,
             followed: Some(followed),
@@ -166,8 +181,8 @@ impl Follower {
         }
         let frontends = Arc::new(frontends);
         self.directory.frontends.store(Arc::clone(&frontends));
-        for model in self.model_handles.values() {
-            model.actor.do_send(FrontendsChanged(Arc::clone(&frontends)));
+        for ServedVersion { handle, .. } in self.served.values() {
+            handle.actor.do_send(FrontendsChanged(Arc::clone(&frontends)));
         }
     }
 
@@ -219,36 +234,47 @@ impl Follower {
         linked.map(|application| application.name.clone()).collect()
     }
 
-    /// Starts queues for versions that are new, and withdraws those of versions that are gone, or are others now.
+    /// Starts queues for versions that are new, withdraws those of versions that are gone or were registered anew, and
+    /// applies to the others what has changed.
     fn serve(&mut self, model: &Model) {
-        let max_batch_size = self.config.max_batch_size;
-        self.model_handles.retain(|id, handle| {
+        self.served.retain(|id, served| {
             let kept = id.name != model.name
                 || model.versions.get(&id.version).is_some_and(|spec| {
-                    spec.input_type == handle.queue.input_type()
-                        && spec.batch_size.unwrap_or(max_batch_size) == handle.batch_limit
+                    (spec.generation, spec.input_type)
+                        == (served.generation, served.handle.queue.input_type())
                 });
             if !kept {
-                handle.actor.do_send(Withdraw);
+                served.handle.actor.do_send(Withdraw);
+                self.cache.forget(served.handle.queue.number());
             }
             kept
         });
         for (version, spec) in &model.versions {
             let id = ModelId { name: model.name.clone(), version: version.clone() };
-            if self.model_handles.contains_key(&id) {
+            let batch_size = spec.batch_size.unwrap_or(self.config.max_batch_size);
+            let sizing = Sizing { batching: spec.batching, batch_size };
+            if let Some(ServedVersion { handle, .. }) = self.served.get_mut(&id) {
+                handle.cache = spec.cache;
+                if handle.sizing != sizing {
+                    handle.sizing = sizing;
+                    handle.actor.do_send(Resize(sizing));
+                }
                 continue;
             }
-            let queue = Arc::new(Queue::new(id.clone(), spec.input_type, self.config.queue_capacity));
+            self.queues += 1;
+            let queue = Queue::new(self.queues, id.clone(), spec.input_type, self.config.queue_capacity);
+            let queue = Arc::new(queue);
             let observer = self.observer.clone().expect("it is set at the start");
-            let actor = ModelQueue::new(Arc::clone(&queue), observer).start();
-            let batch_limit = spec.batch_size.unwrap_or(max_batch_size);
-            self.model_handles.insert(id, ModelHandle { queue, actor, batch_limit });
+            let actor = ModelQueue::new(Arc::clone(&queue), sizing, observer).start();
+            let handle = ModelHandle { queue, actor, sizing, cache: spec.cache };
+            self.served.insert(id, ServedVersion { handle, generation: spec.generation });
         }
     }
 
     /// Makes the directory show what is known; done when each affected application has published its view.
     fn publish(&mut self, affected: HashSet<AppName>) -> impl Future<Output = ()> + 'static {
-        self.directory.models.store(Arc::new(self.model_handles.clone()));
+        let handles = self.served.iter().map(|(id, served)| (id.clone(), served.handle.clone()));
+        self.directory.models.store(Arc::new(handles.collect()));
         let mut pending = Vec::new();
         for name in affected {
             let Some(application) = self.applications.get(&name) else {
@@ -268,8 +294,12 @@ impl Follower {
 
     fn view_of(&self, name: &ModelName) -> ModelView {
         let current = self.models.get(name).and_then(|model| model.current_version.clone());
-        let handles = self.model_handles.iter().filter(|(id, _)| id.name == *name);
-        let versions = handles.map(|(id, handle)| (id.version.clone(), Arc::clone(&handle.queue))).collect();
+        let served = self.served.iter().filter(|(id, _)| id.name == *name);
+        let versions = served.map(|(id, ServedVersion { handle, .. })| {
+            let view = VersionView { queue: Arc::clone(&handle.queue), cache: handle.cache };
+            (id.version.clone(), view)
+        });
+        let versions = versions.collect();
         ModelView { name: name.clone(), current, versions }
     }
 }
@@ -306,8 +336,8 @@ impl Handler<StandDown> for Follower {
     type Result = ();
 
     fn handle(&mut self, StandDown(emptied): StandDown, _: &mut Self::Context) {
-        for model in self.model_handles.values() {
-            model.actor.do_send(Withdraw);
+        for ServedVersion { handle, .. } in self.served.values() {
+            handle.actor.do_send(Withdraw);
         }
         if self.containers.is_empty() {
             let _ = emptied.send(());
@@ -372,11 +402,13 @@ mod tests {
         let config = FollowerConfig {
             query_address: String::new(),
             rpc_address: String::new(),
-            queue_capacity: 1,
+            queue_capacity: Capacity { queries: 1, bytes: 1 },
             max_batch_size: 1,
         };
+        let (directory_of_follower, cache) = (Arc::clone(&directory), Arc::new(PredictionCache::new(0)));
         let follower =
-            Follower::new(Arc::new(script), Arc::clone(&directory), Arc::default(), config, followed).start();
+            Follower::new(Arc::new(script), directory_of_follower, Arc::default(), cache, config, followed)
+                .start();
         first_snapshot.await.unwrap();
         let id = ModelId { name: "m".parse().unwrap(), version: "1".parse().unwrap() };
         while directory.models.load()[&id].queue.input_type() != InputType::Ints {

@@ -15,12 +15,16 @@ use clipper_rpc::router::{BindError, BoundRouter};
 use tokio::sync::oneshot;
 use tracing::info;
 
+use crate::cache::PredictionCache;
 use crate::container_connection::Terms;
 use crate::directory::Directory;
 use crate::follower::{Follower, FollowerConfig, StandDown};
 use crate::http;
+use crate::prediction::Predictor;
 use crate::query_ids::QueryIds;
+use crate::queue::Capacity;
 use crate::reception::Reception;
+use crate::reply::Mailbox;
 
 /// How a frontend runs.
 #[derive(Debug, Clone)]
@@ -35,8 +39,10 @@ pub struct Config {
     pub http_workers: Option<NonZeroUsize>,
     /// The largest request body, in bytes.
     pub max_body_bytes: usize,
-    /// The most queries that wait for one version of one model.
-    pub queue_capacity: usize,
+    /// What may wait for one version of one model.
+    pub queue_capacity: Capacity,
+    /// The most bytes of outputs, with what they were asked for, that are kept to answer the same inputs again.
+    pub cache_bytes: u64,
     /// The most inputs in one batch, where the model states no number of its own.
     pub max_batch_size: u32,
     /// What is agreed with containers: say `heartbeat` after this silence,
@@ -55,8 +61,9 @@ impl Default for Config {
             advertised_host: None,
             http_workers: None,
             max_body_bytes: 16 << 20,
-            queue_capacity: 10_000,
-            max_batch_size: 64,
+            queue_capacity: Capacity { queries: 10_000, bytes: 256 << 20 },
+            cache_bytes: 32 << 20,
+            max_batch_size: 4096,
             heartbeat: Duration::from_millis(500),
             container_timeout: Duration::from_secs(5),
             drain_timeout: Duration::from_secs(30),
@@ -136,10 +143,12 @@ impl Frontend {
             ready: AtomicBool::new(false),
         });
 
+        let cache = Arc::new(PredictionCache::new(config.cache_bytes));
         let arbiter = Arbiter::new();
         let (followed, first_snapshot) = oneshot::channel();
         let follower = {
             let (directory, query_ids) = (Arc::clone(&directory), Arc::clone(&state.query_ids));
+            let cache = Arc::clone(&cache);
             let config = FollowerConfig {
                 query_address: advertise(&config, query_address),
                 rpc_address: advertise(&config, router.address()),
@@ -147,14 +156,20 @@ impl Frontend {
                 max_batch_size: config.max_batch_size,
             };
             Follower::start_in_arbiter(&arbiter.handle(), move |_| {
-                Follower::new(management, directory, query_ids, config, followed)
+                Follower::new(management, directory, query_ids, cache, config, followed)
             })
         };
 
         let workers = config.http_workers.map_or_else(num_cpus, NonZeroUsize::get);
         let server = HttpServer::new({
             let state = state.clone();
-            move || App::new().app_data(state.clone()).configure(http::configure)
+            // Called once by each worker, on its own thread.
+            move || {
+                let mailbox = Arc::new(Mailbox::default());
+                actix_rt::spawn(Arc::clone(&mailbox).deliver());
+                let worker = http::Worker { predictor: Predictor { cache: Arc::clone(&cache), mailbox } };
+                App::new().app_data(state.clone()).app_data(web::Data::new(worker)).configure(http::configure)
+            }
         })
         .workers(workers)
         .shutdown_timeout(config.drain_timeout.as_secs())

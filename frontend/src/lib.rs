@@ -6,6 +6,7 @@
 //! - [`prediction`]: asks the right queue, and answers by the deadline whatever happens.
 //! - [`queue`] and [`task`]: the queries that wait for a model.
 //! - [`container_connection`]: pulls batches, and hands them to the router's thread.
+//! - [`batching`]: how many inputs go into a batch, and when.
 //!
 //! What it serves, and how it learns of it:
 //! - [`directory`] and [`view`]: read-only maps and views for the hot path.
@@ -16,9 +17,14 @@
 //!
 //! The rule of the hot path: per query function calls, per batch one message, per change messages.
 
+pub mod admission;
 pub mod application;
+pub mod batching;
+pub mod cache;
+pub mod computation;
 pub mod container_connection;
 pub mod directory;
+pub mod failure;
 pub mod follower;
 mod frontend;
 mod http;
@@ -29,7 +35,7 @@ pub mod query;
 pub mod query_ids;
 pub mod queue;
 pub mod reception;
-pub mod task;
+pub mod reply;
 pub mod view;
 
 pub use self::frontend::{Config, Error, Frontend};

@@ -7,11 +7,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use actix::prelude::*;
-use clipper_rpc::catalog::ConnectedContainer;
+use clipper_rpc::catalog::{Batching, ConnectedContainer};
 use tracing::info;
 
-use crate::container_connection::{ContainerConnection, FrontendsChanged, PullWork, Superseded};
-use crate::queue::{ConnectionId, Queue};
+use crate::container_connection::{ContainerConnection, FrontendsChanged, PullWork, Resize, Superseded};
+use crate::queue::{Queue, ReplicaId};
 
 /// What the rest of the frontend holds of one version of one model. Cheap to clone.
 #[derive(Clone)]
@@ -20,23 +20,43 @@ pub struct ModelHandle {
     pub queue: Arc<Queue>,
     /// Its actor.
     pub actor: Addr<ModelQueue>,
-    /// The most inputs that its containers are sent in one batch.
-    pub batch_limit: u32,
+    /// How its batches are sized.
+    pub sizing: Sizing,
+    /// Whether its outputs may be kept.
+    pub cache: bool,
+}
+
+/// How batches are sized.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sizing {
+    /// What decides.
+    pub batching: Batching,
+    /// The most inputs in one batch.
+    pub batch_size: u32,
+}
+
+impl Sizing {
+    /// The same for a container that takes so many inputs itself.
+    fn at_most(self, own_limit: u32) -> Self {
+        Self { batch_size: self.batch_size.min(own_limit), ..self }
+    }
 }
 
 /// Owns the seats of the containers that serve one version of one model.
 pub struct ModelQueue {
     queue: Arc<Queue>,
+    sizing: Sizing,
     seats: BTreeMap<u32, Occupant>,
-    next_connection: ConnectionId,
+    next_connection: ReplicaId,
     /// Hears of every change of the seats.
     observer: Recipient<SeatsChanged>,
 }
 
 struct Occupant {
-    id: ConnectionId,
+    id: ReplicaId,
     connection: Addr<ContainerConnection>,
     container: ConnectedContainer,
+    own_limit: u32,
 }
 
 /// Asks for a seat.
@@ -47,15 +67,19 @@ pub struct TakeSeat {
     pub connection: Addr<ContainerConnection>,
     /// The container, with the replica number that it would like to have.
     pub container: ConnectedContainer,
+    /// The most inputs that it takes at once.
+    pub own_limit: u32,
 }
 
 /// A place among the replicas of a model's version, and in its queue, which the connection must leave in the end.
 #[derive(Debug, Clone, Copy, MessageResponse)]
 pub struct Seat {
     /// Names the connection in the queue.
-    pub connection: ConnectionId,
+    pub connection: ReplicaId,
     /// The replica's number.
     pub replica: u32,
+    /// How its batches are sized.
+    pub sizing: Sizing,
 }
 
 /// Gives a seat back.
@@ -80,8 +104,8 @@ pub struct SeatsChanged {
 
 impl ModelQueue {
     /// An actor without connections.
-    pub fn new(queue: Arc<Queue>, observer: Recipient<SeatsChanged>) -> Self {
-        Self { queue, seats: BTreeMap::new(), next_connection: 0, observer }
+    pub fn new(queue: Arc<Queue>, sizing: Sizing, observer: Recipient<SeatsChanged>) -> Self {
+        Self { queue, sizing, seats: BTreeMap::new(), next_connection: 0, observer }
     }
 
     fn announce(&self) {
@@ -97,7 +121,8 @@ impl Actor for ModelQueue {
 impl Handler<TakeSeat> for ModelQueue {
     type Result = Seat;
 
-    fn handle(&mut self, TakeSeat { connection, mut container }: TakeSeat, _: &mut Self::Context) -> Seat {
+    fn handle(&mut self, request: TakeSeat, _: &mut Self::Context) -> Seat {
+        let TakeSeat { connection, mut container, own_limit } = request;
         let predecessor = self
             .seats
             .iter()
@@ -111,17 +136,19 @@ impl Handler<TakeSeat> for ModelQueue {
             None => (0..).find(|replica| !self.seats.contains_key(replica)).expect("2^32 is enough"),
         };
         container.replica = replica;
+        let sizing = self.sizing.at_most(own_limit);
+        container.batch_size = sizing.batch_size;
         self.next_connection += 1;
         let id = self.next_connection;
         info!(model = %container.model, replica, instance = container.instance, "container connected");
         // Before its predecessor leaves, so that what that one held goes to it.
         let address = connection.clone();
-        self.queue.join(id, Box::new(move || address.do_send(PullWork)));
-        if let Some(former) = self.seats.insert(replica, Occupant { id, connection, container }) {
+        self.queue.join(id, sizing.batch_size as usize, Box::new(move || address.do_send(PullWork)));
+        if let Some(former) = self.seats.insert(replica, Occupant { id, connection, container, own_limit }) {
             former.connection.do_send(Superseded);
         }
         self.announce();
-        Seat { connection: id, replica }
+        Seat { connection: id, replica, sizing }
     }
 }
 
@@ -141,6 +168,21 @@ impl Handler<Withdraw> for ModelQueue {
 
     fn handle(&mut self, _: Withdraw, _: &mut Self::Context) {
         self.queue.close();
+    }
+}
+
+impl Handler<Resize> for ModelQueue {
+    type Result = ();
+
+    fn handle(&mut self, Resize(sizing): Resize, _: &mut Self::Context) {
+        self.sizing = sizing;
+        for occupant in self.seats.values_mut() {
+            let sizing = sizing.at_most(occupant.own_limit);
+            occupant.container.batch_size = sizing.batch_size;
+            self.queue.resize(occupant.id, sizing.batch_size as usize);
+            occupant.connection.do_send(Resize(sizing));
+        }
+        self.announce();
     }
 }
 

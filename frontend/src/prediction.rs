@@ -9,11 +9,15 @@ use std::time::{Duration, Instant};
 use clipper_rpc::input::Input;
 use clipper_rpc::names::ModelVersion;
 use clipper_rpc::output::Output;
-use futures_util::future::join_all;
+use tokio::sync::oneshot;
+use tokio::time::timeout_at;
 
-use crate::queue::Queue;
-use crate::task::{Failure, Task};
-use crate::view::ApplicationView;
+use crate::cache::{Claim, Key, PredictionCache};
+use crate::computation::{Computation, Waiter};
+use crate::failure::{Failure, Outcome};
+use crate::queue::{Entry, Queue};
+use crate::reply::Mailbox;
+use crate::view::{ApplicationView, VersionView};
 
 /// The answer to one input.
 #[derive(Debug)]
@@ -22,6 +26,17 @@ pub struct Prediction {
     pub output: Output,
     /// Why it is the default output, where it is.
     pub failure: Option<Failure>,
+}
+
+/// What a request asks for, besides its inputs.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// The version that must answer.
+    pub version: Option<ModelVersion>,
+    /// Tightens the application's objective.
+    pub latency_slo: Option<Duration>,
+    /// Whether the inputs are to be in one batch.
+    pub keep_together: bool,
 }
 
 /// The query pins a version that cannot answer it.
@@ -45,40 +60,116 @@ pub enum PinError {
     },
 }
 
-/// Answers inputs, in order. `objective` may tighten the application's; it counts from `arrived`.
-///
-/// # Errors
-/// If `version` pins a version that the linked model does not have.
-pub async fn predict(
-    application: &ApplicationView,
-    inputs: Vec<Input>,
-    version: Option<&ModelVersion>,
-    objective: Option<Duration>,
-    arrived: Instant,
-) -> Result<Vec<Prediction>, PinError> {
-    let objective =
-        objective.map_or(application.latency_slo, |tightened| tightened.min(application.latency_slo));
-    let route = route(application, version)?;
-    let answers = inputs.into_iter().map(|input| async {
-        match &route {
-            Ok(queue) => ask(queue, input, arrived, objective).await,
-            Err(failure) => Err(failure.clone()),
-        }
-    });
-    let outcomes = join_all(answers).await.into_iter();
-    Ok(outcomes
-        .map(|outcome| match outcome {
-            Ok(output) => Prediction { output, failure: None },
-            Err(failure) => Prediction { output: application.default_output.clone(), failure: Some(failure) },
-        })
-        .collect())
+/// Asks on behalf of the requests of one HTTP worker.
+pub struct Predictor {
+    /// What was answered before.
+    pub cache: Arc<PredictionCache>,
+    /// Where the worker's outcomes arrive.
+    pub mailbox: Arc<Mailbox>,
 }
 
-/// The queue that answers, or why none can.
-fn route(
-    application: &ApplicationView,
+/// One query's outcome, or where it will arrive.
+enum Answer {
+    Now(Outcome),
+    Later(oneshot::Receiver<Outcome>),
+}
+
+impl Predictor {
+    /// Answers inputs, in order. Time counts from when the request `arrived`.
+    ///
+    /// # Errors
+    /// If `terms` pin a version that the linked model does not have.
+    pub async fn predict(
+        &self,
+        application: &ApplicationView,
+        inputs: Vec<Input>,
+        terms: &Terms,
+        arrived: Instant,
+    ) -> Result<Vec<Prediction>, PinError> {
+        let slo = application.latency_slo;
+        let objective = terms.latency_slo.map_or(slo, |tightened| tightened.min(slo));
+        let deadline = arrived + objective;
+        let version = match route(application, terms.version.as_ref())? {
+            Ok(version) => version,
+            Err(failure) => return Ok(defaults(application, inputs.len(), &failure)),
+        };
+        // Inputs that belong together are computed together, whatever is known of some of them.
+        let kept = application.cache && version.cache && !terms.keep_together;
+        let answers = self.ask(version, inputs, kept, terms.keep_together, deadline);
+        let mut predictions = Vec::with_capacity(answers.len());
+        for answer in answers {
+            let outcome = match answer {
+                Answer::Now(outcome) => outcome,
+                Answer::Later(outcome) => match timeout_at(deadline.into(), outcome).await {
+                    Ok(Ok(outcome)) => outcome,
+                    // Whoever drops a query has seen its deadline pass, a moment before this timer does.
+                    Ok(Err(_)) | Err(_) => Err(too_slow(&version.queue, objective)),
+                },
+            };
+            predictions.push(prediction(application, outcome));
+        }
+        Ok(predictions)
+    }
+
+    /// Answers from the cache, joins what is computed, and queues the rest.
+    fn ask(
+        &self,
+        version: &VersionView,
+        inputs: Vec<Input>,
+        kept: bool,
+        keep_together: bool,
+        deadline: Instant,
+    ) -> Vec<Answer> {
+        let queue = &version.queue;
+        let mut new = Vec::new();
+        let ask = |input| {
+            let key = Key { queue: queue.number(), input };
+            if kept && let Some(output) = self.cache.get(&key) {
+                return Answer::Now(Ok(output));
+            }
+            let (reply, outcome) = self.mailbox.reply();
+            let waiter = Waiter { deadline, reply };
+            if !kept {
+                new.push(Arc::new(Computation::new(key, None, waiter)));
+            } else if let Claim::New(computation) = self.cache.claim(key, waiter) {
+                new.push(computation);
+            }
+            Answer::Later(outcome)
+        };
+        let answers = inputs.into_iter().map(ask).collect();
+        let now = Instant::now();
+        if keep_together && !new.is_empty() {
+            queue.push([Entry::together(new, deadline, now)], now);
+        } else if !new.is_empty() {
+            queue.push(new.into_iter().map(|computation| Entry::new(computation, deadline, now)), now);
+        }
+        answers
+    }
+}
+
+/// The default output for each of `count` inputs.
+pub fn defaults(application: &ApplicationView, count: usize, failure: &Failure) -> Vec<Prediction> {
+    (0..count).map(|_| prediction(application, Err(failure.clone()))).collect()
+}
+
+fn prediction(application: &ApplicationView, outcome: Outcome) -> Prediction {
+    match outcome {
+        Ok(output) => Prediction { output, failure: None },
+        Err(failure) => Prediction { output: application.default_output.clone(), failure: Some(failure) },
+    }
+}
+
+fn too_slow(queue: &Queue, objective: Duration) -> Failure {
+    let depth = queue.depth();
+    let model = queue.model().clone();
+    Failure::Deadline { model, objective, queued: depth.queries, replicas: depth.replicas }
+}
+
+/// The version that answers, or why none can.
+fn route<'a>(
+    application: &'a ApplicationView,
     pinned: Option<&ModelVersion>,
-) -> Result<Result<Arc<Queue>, Failure>, PinError> {
+) -> Result<Result<&'a VersionView, Failure>, PinError> {
     let Some(model) = &application.model else {
         return match pinned {
             None => Ok(Err(Failure::NoLinkedModels)),
@@ -87,7 +178,7 @@ fn route(
     };
     if let Some(version) = pinned {
         return match model.versions.get(version) {
-            Some(queue) => Ok(Ok(Arc::clone(queue))),
+            Some(version) => Ok(Ok(version)),
             None => Err(PinError::NoSuchVersion {
                 model: model.name.to_string(),
                 version: version.clone(),
@@ -100,23 +191,8 @@ fn route(
         None if model.versions.is_empty() => missing("is not registered"),
         None => missing("has no current version"),
         Some(current) => match model.versions.get(current) {
-            Some(queue) => Ok(Ok(Arc::clone(queue))),
+            Some(version) => Ok(Ok(version)),
             None => missing("takes inputs of another type"),
         },
-    }
-}
-
-async fn ask(queue: &Queue, input: Input, arrived: Instant, objective: Duration) -> Result<Output, Failure> {
-    let deadline = arrived + objective;
-    let (task, outcome) = Task::new(input, deadline);
-    queue.push(task)?;
-    match tokio::time::timeout_at(deadline.into(), outcome).await {
-        Ok(Ok(outcome)) => outcome,
-        // A task is dropped only once its deadline has passed, a moment before this timer notices.
-        Ok(Err(_)) | Err(_) => {
-            let (queued, replicas) = queue.depth();
-            let model = queue.model().clone();
-            Err(Failure::Deadline { model, objective, queued, replicas })
-        }
     }
 }

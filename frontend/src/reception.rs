@@ -59,10 +59,11 @@ impl Reception {
     fn register(&mut self, peer: PeerId, register: &Register) {
         match self.admit(register) {
             Ok((model, container)) => {
+                let own_limit = register.max_batch_size.unwrap_or(u32::MAX).max(1);
                 let (router, terms, known) = (self.router.clone(), self.terms, peer.clone());
                 let directory = Arc::clone(&self.directory);
                 let connection = ContainerConnection::start_in_arbiter(&self.arbiter, move |_| {
-                    ContainerConnection::new(peer, router, model, container, terms, directory)
+                    ContainerConnection::new(peer, router, model, container, own_limit, terms, directory)
                 });
                 self.connections.insert(known, connection);
             }
@@ -102,7 +103,8 @@ impl Reception {
             replica: register.replica.unwrap_or(0),
             instance: register.instance.clone(),
             input_type: register.input_type,
-            batch_size: handle.batch_limit.min(register.max_batch_size.unwrap_or(u32::MAX)).max(1),
+            // Set with its seat.
+            batch_size: 0,
         };
         Ok((handle, container))
     }

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use clipper_rpc::catalog::OnOverload;
 use clipper_rpc::input::InputType;
 use clipper_rpc::names::{AppName, ModelName, ModelVersion};
 use clipper_rpc::output::Output;
 
+use crate::admission::Admission;
 use crate::queue::Queue;
 
 /// What a query of an application needs to know.
@@ -22,6 +24,14 @@ pub struct ApplicationView {
     pub default_output: Output,
     /// The model that answers.
     pub model: Option<Arc<ModelView>>,
+    /// Whether queries may be answered from the cache.
+    pub cache: bool,
+    /// The most requests that may be in progress.
+    pub max_concurrent_requests: Option<u32>,
+    /// What happens to a query for which there is no room.
+    pub on_overload: OnOverload,
+    /// The requests that are in progress.
+    pub admission: Arc<Admission>,
 }
 
 /// The versions of a linked model that take the application's inputs.
@@ -31,6 +41,15 @@ pub struct ModelView {
     pub name: ModelName,
     /// The version that answers queries which pin none.
     pub current: Option<ModelVersion>,
-    /// The queue of each version.
-    pub versions: BTreeMap<ModelVersion, Arc<Queue>>,
+    /// Each version.
+    pub versions: BTreeMap<ModelVersion, VersionView>,
+}
+
+/// One version of a linked model.
+#[derive(Clone)]
+pub struct VersionView {
+    /// Where its queries wait.
+    pub queue: Arc<Queue>,
+    /// Whether its outputs may be kept.
+    pub cache: bool,
 }

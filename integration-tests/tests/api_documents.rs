@@ -95,21 +95,39 @@ async fn management_answers_as_its_document_says() {
         let answer = server.call("post", &path, &path, Some(body)).await;
         assert_eq!(answer.status, status, "{answer:?}");
     };
-    let app =
-        json!({"name": "a", "input_type": "doubles", "default_output": "-1", "latency_slo_micros": 100_000});
+    let app = json!({"name": "a", "input_type": "doubles", "default_output": "-1", "latency_slo_micros": 100_000,
+            "cache": false, "max_concurrent_requests": 100, "on_overload": "refuse"});
     call("add_app", app.clone(), 200).await;
     call("add_app", app, 400).await;
     call("add_app", json!({"name": 5}), 400).await;
+    for bound in [json!(7), Value::Null] {
+        call("update_app", json!({"name": "a", "max_concurrent_requests": bound}), 200).await;
+        call("get_application", json!({"name": "a"}), 200).await;
+    }
+    let all = json!({"name": "a", "default_output": {"a": 1}, "latency_slo_micros": 5, "cache": true,
+        "on_overload": "default"});
+    call("update_app", all, 200).await;
+    call("update_app", json!({"name": "a"}), 400).await;
     let model = json!({
         "model_name": "m", "model_version": "1", "labels": ["old"], "input_type": "doubles",
-        "container_name": "x", "model_data_path": "/x", "batch_size": -1,
+        "container_name": "x", "model_data_path": "/x", "batch_size": -1, "batching": "quantile", "cache": false,
     });
     call("add_model", model, 200).await;
+    for batching in
+        [json!({"strategy": "fixed", "wait_micros": null}), json!({"wait_micros": 500}), json!("aimd")]
+    {
+        let update = json!({"model_name": "m", "model_version": "1", "labels": [], "batch_size": 8,
+            "batching": batching, "cache": true});
+        call("update_model", update, 200).await;
+        call("get_model", json!({"model_name": "m", "model_version": "1"}), 200).await;
+    }
+    call("update_model", json!({"model_name": "m", "model_version": "1"}), 400).await;
     call("add_model_links", json!({"app_name": "a", "model_names": ["m"]}), 200).await;
     call("get_linked_models", json!({"app_name": "a"}), 200).await;
     let deployment = json!({
         "model_name": "m", "model_version": "2", "input_type": "doubles", "num_replicas": 1, "labels": [],
         "command": [clipper_integration_tests::program::example("sum")], "environment": {"A": "b"}, "timeout_seconds": 30,
+        "batching": {"strategy": "aimd", "wait_micros": 2000}, "cache": false,
     });
     call("deploy_model", deployment, 200).await;
     call("set_num_replicas", json!({"model_name": "m", "num_replicas": 2, "timeout_seconds": 30}), 200).await;

@@ -4,7 +4,7 @@
 //! one model, as the single linked model is its only policy, and that model's current version takes the
 //! application's inputs.
 
-use clipper_rpc::catalog::{Application, Change};
+use clipper_rpc::catalog::{Application, Change, OnOverload};
 use clipper_rpc::names::{AppName, ModelName};
 
 use crate::catalog::{Catalog, Edit};
@@ -13,19 +13,73 @@ use crate::refusal::Refusal;
 /// Adds an application, with the links that it already names.
 ///
 /// # Errors
-/// If its name is taken, its objective is zero, or its links do not fit.
+/// If its name is taken, a setting makes no sense, or its links do not fit.
 pub fn add(catalog: &Catalog, application: Application) -> Result<Edit, Refusal> {
     if catalog.applications.contains_key(&application.name) {
         return Err(Refusal::ApplicationExists { name: application.name });
     }
-    if application.latency_slo_micros == 0 {
-        return Err(Refusal::NoLatencyObjective { micros: 0 });
-    }
+    check(&application)?;
     let mut linked = Application { linked_models: Vec::new(), ..application };
     for model in application.linked_models {
         link_one(catalog, &mut linked, model)?;
     }
     Ok(Edit::change(Change::PutApplication { application: linked }))
+}
+
+/// What can be changed of an application. `None` leaves it as it is.
+#[derive(Debug, Default, PartialEq)]
+pub struct ApplicationUpdate {
+    /// The output that is given where no model's output can be.
+    pub default_output: Option<String>,
+    /// The latency objective, in microseconds.
+    pub latency_slo_micros: Option<u64>,
+    /// Whether queries may be answered from the prediction cache.
+    pub cache: Option<bool>,
+    /// The most requests in progress at one frontend; `Some(None)` removes the bound.
+    pub max_concurrent_requests: Option<Option<u32>>,
+    /// What happens to a query for which there is no room.
+    pub on_overload: Option<OnOverload>,
+}
+
+impl ApplicationUpdate {
+    /// The names of the fields, for people.
+    const FIELDS: &str = "default_output, latency_slo_micros, cache, max_concurrent_requests, on_overload";
+}
+
+/// Changes an application, whose input type and links stay.
+///
+/// # Errors
+/// If there is none of that name, a setting makes no sense, or nothing is to be changed.
+pub fn update(catalog: &Catalog, name: AppName, update: ApplicationUpdate) -> Result<Edit, Refusal> {
+    if update == ApplicationUpdate::default() {
+        return Err(Refusal::NothingToUpdate { fields: ApplicationUpdate::FIELDS });
+    }
+    let Some(before) = catalog.applications.get(&name) else {
+        return Err(Refusal::NoSuchApplication { name });
+    };
+    let application = Application {
+        name,
+        input_type: before.input_type,
+        default_output: update.default_output.unwrap_or_else(|| before.default_output.clone()),
+        latency_slo_micros: update.latency_slo_micros.unwrap_or(before.latency_slo_micros),
+        linked_models: before.linked_models.clone(),
+        cache: update.cache.unwrap_or(before.cache),
+        max_concurrent_requests: update.max_concurrent_requests.unwrap_or(before.max_concurrent_requests),
+        on_overload: update.on_overload.unwrap_or(before.on_overload),
+    };
+    check(&application)?;
+    Ok(Edit::change(Change::PutApplication { application }))
+}
+
+/// What must hold of an application by itself.
+fn check(application: &Application) -> Result<(), Refusal> {
+    if application.latency_slo_micros == 0 {
+        return Err(Refusal::NoLatencyObjective { micros: 0 });
+    }
+    if application.max_concurrent_requests == Some(0) {
+        return Err(Refusal::NoConcurrentRequests);
+    }
+    Ok(())
 }
 
 /// Deletes an application, its links with it.
@@ -122,7 +176,7 @@ pub(crate) mod tests {
             linked_models: linked.iter().map(|model| model.parse().unwrap()).collect(),
             cache: true,
             max_concurrent_requests: None,
-            on_overload: clipper_rpc::catalog::OnOverload::Default,
+            on_overload: OnOverload::Default,
         }
     }
 
@@ -169,6 +223,57 @@ pub(crate) mod tests {
         let catalog = edited(catalog.clone(), add(&catalog, app("a", &[])));
         let refused = link(&catalog, &"a".parse().unwrap(), names(&["m", "n"])).unwrap_err();
         assert_eq!(refused.to_string(), "No model with name 'n' exists.");
+    }
+
+    #[test]
+    fn an_update_changes_what_it_names_and_nothing_else() {
+        let catalog = Catalog::default();
+        let catalog = edited(catalog.clone(), add(&catalog, app("a", &["m"])));
+        let bound = |requests| ApplicationUpdate {
+            max_concurrent_requests: Some(requests),
+            ..ApplicationUpdate::default()
+        };
+        let bounded = Application { max_concurrent_requests: Some(9), ..app("a", &["m"]) };
+        let catalog = edited(catalog.clone(), update(&catalog, bounded.name.clone(), bound(Some(9))));
+        assert_eq!(*catalog.applications["a"], bounded);
+
+        let everything_else = ApplicationUpdate {
+            default_output: Some("none".into()),
+            latency_slo_micros: Some(7),
+            cache: Some(false),
+            max_concurrent_requests: None,
+            on_overload: Some(OnOverload::Refuse),
+        };
+        let changed = Application {
+            default_output: "none".into(),
+            latency_slo_micros: 7,
+            cache: false,
+            on_overload: OnOverload::Refuse,
+            ..bounded
+        };
+        let catalog = edited(catalog.clone(), update(&catalog, changed.name.clone(), everything_else));
+        assert_eq!(*catalog.applications["a"], changed);
+        let catalog = edited(catalog.clone(), update(&catalog, changed.name, bound(None)));
+        assert_eq!(catalog.applications["a"].max_concurrent_requests, None);
+    }
+
+    #[test]
+    fn an_update_that_makes_no_sense_is_refused() {
+        let catalog = Catalog::default();
+        let catalog = edited(catalog.clone(), add(&catalog, app("a", &[])));
+        let refused = |name: &str, given| update(&catalog, name.parse().unwrap(), given).unwrap_err();
+        let objective =
+            |micros| ApplicationUpdate { latency_slo_micros: Some(micros), ..ApplicationUpdate::default() };
+        assert_eq!(refused("a", objective(0)), Refusal::NoLatencyObjective { micros: 0 });
+        let no_requests =
+            ApplicationUpdate { max_concurrent_requests: Some(Some(0)), ..ApplicationUpdate::default() };
+        assert_eq!(refused("a", no_requests), Refusal::NoConcurrentRequests);
+        assert_eq!(refused("b", objective(1)).to_string(), "Application 'b' does not exist");
+        assert_eq!(
+            refused("a", ApplicationUpdate::default()).to_string(),
+            "There is nothing to update; expected at least one of: default_output, latency_slo_micros, cache, \
+             max_concurrent_requests, on_overload"
+        );
     }
 
     #[test]

@@ -197,7 +197,7 @@ pub fn import(
     let inconsistent = |what: String| Err(Refusal::ImportInconsistent { what });
     let mut rest = catalog.clone();
     let mut all = Edit::default();
-    for model in models {
+    for mut model in models {
         if rest.models.contains_key(&model.name) {
             return inconsistent(format!("model '{}' occurs twice", model.name));
         }
@@ -210,8 +210,10 @@ pub fn import(
                 model.name
             ));
         }
-        if model.versions.values().any(|version| version.batch_size == Some(0)) {
-            return Err(Refusal::BatchSize);
+        for version in model.versions.values_mut() {
+            models::check(version)?;
+            // That of the export counts the revisions of another store.
+            version.generation = rest.revision + 1;
         }
         let edit = Edit::change(Change::PutModel { model });
         rest.apply(&edit);
@@ -290,6 +292,26 @@ mod tests {
         let both = DeploymentSpec { artifact, model_data_path: Some("/models".into()), ..spec(&id) };
         let refused = import(&Catalog::default(), Vec::new(), vec![model], vec![both]);
         assert_eq!(refused, Err(Refusal::OneModelPath));
+    }
+
+    #[test]
+    fn an_imported_version_is_of_another_generation_than_one_that_was_there_before() {
+        let id = model_id("m", "1");
+        let before = registered(Catalog::default(), &id, doubles());
+        let exported = vec![Model::clone(&before.models["m"])];
+        let edit = models::delete_version(&before, &id);
+        let emptied = edited(before, edit);
+        let edit = import(&emptied, Vec::new(), exported, Vec::new());
+        let imported = edited(emptied, edit);
+        assert_eq!((imported.version(&id).unwrap().generation, imported.revision), (3, 3));
+    }
+
+    #[test]
+    fn a_deployment_that_becomes_ready_keeps_its_generation() {
+        let id = model_id("m", "1");
+        let catalog = begun(Catalog::default(), &id);
+        let edit = complete(&catalog, &id, NumReplicas::ONE);
+        assert_eq!(edited(catalog, edit).version(&id).unwrap().generation, 1);
     }
 
     #[test]

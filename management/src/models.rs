@@ -5,15 +5,17 @@
 
 use std::collections::BTreeMap;
 
-use clipper_rpc::catalog::{Change, Model, ModelVersionSpec};
+use clipper_rpc::catalog::{Batching, BatchingStrategy, Change, Model, ModelVersionSpec};
 use clipper_rpc::input::InputType;
 use clipper_rpc::names::{ModelId, ModelName, ModelVersion};
 
 use crate::catalog::{Catalog, Edit};
 use crate::refusal::Refusal;
 
-/// The batch size of the interface that leaves the choice to the frontend.
+/// The batch size of the interface that sets no bound: batches are sized by the version's strategy alone.
 pub const ADAPTIVE_BATCH_SIZE: i64 = -1;
+/// The longest that a batch may be told to wait for more inputs, in microseconds.
+pub const MAX_WAIT_MICROS: u32 = 60_000_000;
 
 /// The batch size as it is stored, from what the interface was given.
 ///
@@ -29,6 +31,23 @@ pub fn batch_size(given: Option<i64>) -> Result<Option<u32>, Refusal> {
     }
 }
 
+/// What must hold of a version by itself.
+///
+/// # Errors
+/// If its batches are to be of no size, of a fixed size that is not given, or to wait for more than a minute.
+pub fn check(version: &ModelVersionSpec) -> Result<(), Refusal> {
+    let Batching { strategy, wait_micros } = version.batching;
+    match (strategy, version.batch_size) {
+        (_, Some(0)) => return Err(Refusal::BatchSize),
+        (BatchingStrategy::Fixed, None) => return Err(Refusal::FixedBatchSize),
+        _ => {}
+    }
+    match wait_micros {
+        Some(micros) if micros > MAX_WAIT_MICROS => Err(Refusal::BatchWait { micros, most: MAX_WAIT_MICROS }),
+        _ => Ok(()),
+    }
+}
+
 /// Whether a version becomes current as it is added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Adding {
@@ -38,10 +57,10 @@ pub enum Adding {
     Aside,
 }
 
-/// Adds a version of a model, and the model with its first one.
+/// Adds a version of a model, and the model with its first one. Its generation is the revision that this leads to.
 ///
 /// # Errors
-/// If that version is there, or an application that is linked to the model has other inputs.
+/// If that version is there, a setting makes no sense, or an application that is linked to the model has other inputs.
 pub fn add(
     catalog: &Catalog,
     id: &ModelId,
@@ -51,16 +70,57 @@ pub fn add(
     if catalog.version(id).is_some() {
         return Err(Refusal::VersionExists { model: id.clone() });
     }
+    check(&version)?;
     check_linked_applications(catalog, &id.name, version.input_type)?;
     let mut model = catalog.models.get(&id.name).map(|model| Model::clone(model)).unwrap_or_else(|| Model {
         name: id.name.clone(),
         current_version: None,
         versions: BTreeMap::new(),
     });
-    model.versions.insert(id.version.clone(), version);
+    let generation = catalog.revision + 1;
+    model.versions.insert(id.version.clone(), ModelVersionSpec { generation, ..version });
     if adding == Adding::Current {
         model.current_version = Some(id.version.clone());
     }
+    Ok(Edit::change(Change::PutModel { model }))
+}
+
+/// What can be changed of a registered version. `None` leaves it as it is.
+#[derive(Debug, Default, PartialEq)]
+pub struct VersionUpdate {
+    /// Free labels, for people.
+    pub labels: Option<Vec<String>>,
+    /// The most inputs in one batch, as of [`batch_size`].
+    pub batch_size: Option<Option<u32>>,
+    /// How batches are sized.
+    pub batching: Option<Batching>,
+    /// Whether outputs may be kept in the prediction cache.
+    pub cache: Option<bool>,
+}
+
+impl VersionUpdate {
+    /// The names of the fields, for people.
+    const FIELDS: &str = "batching, batch_size, cache, labels";
+}
+
+/// Changes a registered version, which remains of the same generation.
+///
+/// # Errors
+/// If that version is not there, a setting makes no sense, or nothing is to be changed.
+pub fn update_version(catalog: &Catalog, id: &ModelId, update: VersionUpdate) -> Result<Edit, Refusal> {
+    if update == VersionUpdate::default() {
+        return Err(Refusal::NothingToUpdate { fields: VersionUpdate::FIELDS });
+    }
+    let no_version = || Refusal::NoSuchVersion { model: id.clone() };
+    let mut model = Model::clone(catalog.models.get(&id.name).ok_or_else(no_version)?);
+    let version = model.versions.get_mut(&id.version).ok_or_else(no_version)?;
+    if let Some(labels) = update.labels {
+        version.labels = labels;
+    }
+    version.batch_size = update.batch_size.unwrap_or(version.batch_size);
+    version.batching = update.batching.unwrap_or(version.batching);
+    version.cache = update.cache.unwrap_or(version.cache);
+    check(version)?;
     Ok(Edit::change(Change::PutModel { model }))
 }
 
@@ -155,7 +215,7 @@ pub(crate) mod tests {
             container_name: "noop".into(),
             model_data_path: "/models/m".into(),
             batch_size: None,
-            batching: clipper_rpc::catalog::Batching::default(),
+            batching: Batching::default(),
             cache: true,
             generation: 0,
         }
@@ -199,7 +259,75 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_batch_size_is_positive_or_left_to_the_frontend() {
+    fn a_version_that_is_registered_again_is_of_another_generation() {
+        let id = model_id("m", "1");
+        let catalog = registered(Catalog::default(), &model_id("n", "1"), doubles());
+        let catalog = registered(catalog, &id, ModelVersionSpec { generation: 77, ..doubles() });
+        assert_eq!(catalog.version(&id).unwrap().generation, 2);
+        let catalog = edited(catalog.clone(), delete_version(&catalog, &id));
+        let catalog = registered(catalog, &id, doubles());
+        assert_eq!(catalog.version(&id).unwrap().generation, 4);
+    }
+
+    #[test]
+    fn an_update_changes_what_it_names_and_keeps_the_generation() {
+        let id = model_id("m", "1");
+        let catalog = registered(Catalog::default(), &id, doubles());
+        let before = catalog.version(&id).unwrap().clone();
+        let uncached = VersionUpdate { cache: Some(false), ..VersionUpdate::default() };
+        let catalog = edited(catalog.clone(), update_version(&catalog, &id, uncached));
+        assert_eq!(*catalog.version(&id).unwrap(), ModelVersionSpec { cache: false, ..before.clone() });
+
+        let batching = Batching { strategy: BatchingStrategy::Fixed, wait_micros: Some(2000) };
+        let everything_else = VersionUpdate {
+            labels: Some(Vec::new()),
+            batch_size: Some(Some(8)),
+            batching: Some(batching),
+            cache: None,
+        };
+        let catalog = edited(catalog.clone(), update_version(&catalog, &id, everything_else));
+        let changed =
+            ModelVersionSpec { labels: vec![], batch_size: Some(8), batching, cache: false, ..before };
+        assert_eq!(*catalog.version(&id).unwrap(), changed);
+        assert_eq!(catalog.models["m"].current_version, Some(id.version));
+    }
+
+    #[test]
+    fn an_update_that_makes_no_sense_is_refused() {
+        let id = model_id("m", "1");
+        let fixed = Batching { strategy: BatchingStrategy::Fixed, wait_micros: None };
+        let spec = ModelVersionSpec { batch_size: Some(8), batching: fixed, ..doubles() };
+        let catalog = registered(Catalog::default(), &id, spec);
+        let refused = |id: &ModelId, update| update_version(&catalog, id, update).unwrap_err();
+        let adaptive = || VersionUpdate { batch_size: Some(None), ..VersionUpdate::default() };
+        assert_eq!(refused(&id, adaptive()), Refusal::FixedBatchSize);
+        assert_eq!(
+            refused(&model_id("m", "2"), adaptive()).to_string(),
+            "model with name 'm' and version '2' does not exist"
+        );
+        assert_eq!(
+            refused(&id, VersionUpdate::default()).to_string(),
+            "There is nothing to update; expected at least one of: batching, batch_size, cache, labels"
+        );
+    }
+
+    #[test]
+    fn batches_of_no_or_an_unknown_fixed_size_or_with_a_long_wait_are_refused() {
+        let batching = |strategy, wait_micros| Batching { strategy, wait_micros };
+        let with = |batch_size, batching| check(&ModelVersionSpec { batch_size, batching, ..doubles() });
+        let longest = batching(BatchingStrategy::Aimd, Some(60_000_000));
+        assert_eq!(with(None, longest), Ok(()));
+        assert_eq!(with(Some(1), batching(BatchingStrategy::Fixed, None)), Ok(()));
+        assert_eq!(with(Some(0), Batching::default()), Err(Refusal::BatchSize));
+        assert_eq!(with(None, batching(BatchingStrategy::Fixed, None)), Err(Refusal::FixedBatchSize));
+        assert_eq!(
+            with(None, batching(BatchingStrategy::Aimd, Some(60_000_001))).unwrap_err().to_string(),
+            "wait_micros of batching must be at most 60000000 (60 s), it is 60000001"
+        );
+    }
+
+    #[test]
+    fn a_batch_size_is_positive_or_adapts() {
         assert_eq!(batch_size(None), Ok(None));
         assert_eq!(batch_size(Some(-1)), Ok(None));
         assert_eq!(batch_size(Some(7)), Ok(Some(7)));

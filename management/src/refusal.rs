@@ -17,6 +17,10 @@ pub enum Refusal {
     NoSuchApplication { name: AppName },
     #[error("The latency objective must be at least 1 microsecond, it is {micros}")]
     NoLatencyObjective { micros: u64 },
+    #[error("max_concurrent_requests must be at least 1, or null for no bound; it is 0")]
+    NoConcurrentRequests,
+    #[error("There is nothing to update; expected at least one of: {fields}")]
+    NothingToUpdate { fields: &'static str },
     #[error("No app with name '{name}' exists.")]
     NoAppToLink { name: AppName },
     #[error("No application with name '{name}' exists.")]
@@ -47,6 +51,10 @@ pub enum Refusal {
     IncompatibleVersion { model: ModelName, app: AppName, app_type: InputType, model_type: InputType },
     #[error("The batch size must be positive or DEFAULT_BATCH_SIZE, which is -1")]
     BatchSize,
+    #[error("The batching strategy 'fixed' needs a positive batch_size, which is the size of its batches")]
+    FixedBatchSize,
+    #[error("wait_micros of batching must be at most {most} (60 s), it is {micros}")]
+    BatchWait { micros: u32, most: u32 },
     #[error("Cannot set version for nonexistent model '{model}'")]
     NoModelToSet { model: ModelName },
     #[error("Cannot set non-existent version '{version}' for model with name '{model}'")]

@@ -349,6 +349,7 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
     use crate::applications::tests::app;
+    use crate::models::tests::{doubles, model_id};
 
     struct Fixture {
         directory: tempfile::TempDir,
@@ -438,6 +439,24 @@ mod tests {
         drop(store);
         let refused = fixture.refusal();
         assert!(refused.contains("the record 'a' is unreadable"), "{refused}");
+    }
+
+    #[test]
+    fn a_record_of_before_a_setting_existed_reads_with_its_default() {
+        let fixture = Fixture::new();
+        let (store, ..) = fixture.open().unwrap();
+        let application = r#"{"version": 1, "record": {"name": "a", "input_type": "doubles",
+            "default_output": "-1.0", "latency_slo_micros": 100000, "linked_models": []}}"#;
+        let model = r#"{"version": 1, "record": {"name": "m", "current_version": "1", "versions": {"1": {
+            "input_type": "doubles", "labels": ["blue"], "container_name": "noop",
+            "model_data_path": "/models/m", "batch_size": null}}}}"#;
+        store.applications.insert(piece_key("a", 0), application).unwrap();
+        store.models.insert(piece_key("m", 0), model).unwrap();
+        store.sync().unwrap();
+        drop(store);
+        let (_store, _, catalog) = fixture.open().unwrap();
+        assert_eq!(*catalog.applications["a"], app("a", &[]));
+        assert_eq!(*catalog.version(&model_id("m", "1")).unwrap(), doubles());
     }
 
     #[test]

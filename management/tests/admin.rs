@@ -31,7 +31,8 @@ async fn applications_are_added_described_and_deleted() {
     assert_eq!(client.answers("get_all_applications", json!({"verbose": false})).await, json!(["a", "b"]));
     assert_eq!(client.answers("get_all_applications", json!({})).await, json!(["a", "b"]));
     let described_a = json!({"name": "a", "input_type": "integers", "default_output": "-1.0",
-        "latency_slo_micros": 100_000, "policy": "default_output", "linked_models": []});
+        "latency_slo_micros": 100_000, "policy": "default_output", "linked_models": [], "cache": true,
+        "max_concurrent_requests": null, "on_overload": "default"});
     let described_b = json!({"name": "b", "input_type": "strings", "default_output": "{\"no\":[1,2.50]}",
         "latency_slo_micros": 1, "policy": "default_output", "linked_models": ["later"]});
     // The default output keeps the digits that it was given.
@@ -71,6 +72,19 @@ async fn an_application_that_makes_no_sense_is_refused() {
             json!({"latency_slo_micros": -1}),
             "latency_slo_micros: invalid value: integer `-1`, expected a whole number of at least 0. ",
         ),
+        (json!({"cache": "yes"}), "cache: invalid type: string \"yes\", expected a boolean. "),
+        (
+            json!({"max_concurrent_requests": 0}),
+            "max_concurrent_requests must be at least 1, or null for no bound; it is 0",
+        ),
+        (
+            json!({"max_concurrent_requests": -1}),
+            "max_concurrent_requests: invalid value: integer `-1`, expected a whole number from 0 to 4294967295. ",
+        ),
+        (
+            json!({"on_overload": "panic"}),
+            "on_overload: unknown variant `panic`, expected `default` or `refuse`. ",
+        ),
         (json!({"linked_models": ["m", 0.5]}), "linked_models[1]: invalid type: floating point `0.5`"),
         (json!({"linked_models": "m"}), "linked_models: invalid type: string \"m\", expected a list. "),
         (json!({"linked_models": ["m", "n"]}), "A model with name m is already linked to 'a'."),
@@ -80,6 +94,139 @@ async fn an_application_that_makes_no_sense_is_refused() {
         assert!(refused.contains(cause), "{refused}");
     }
     assert_eq!(client.answers("get_all_applications", json!({})).await, json!([]));
+}
+
+#[tokio::test]
+async fn an_application_is_changed_while_it_lives() {
+    let (_directory, _server, client) = server().await;
+    client
+        .says(
+            "add_app",
+            json!({"name": "a", "input_type": "doubles", "default_output": "-1.0", "latency_slo_micros": 1000,
+                "linked_models": ["m"], "cache": false, "max_concurrent_requests": 8, "on_overload": "refuse"}),
+        )
+        .await;
+    let mut described = json!({"name": "a", "input_type": "doubles", "default_output": "-1.0",
+        "latency_slo_micros": 1000, "policy": "default_output", "linked_models": ["m"], "cache": false,
+        "max_concurrent_requests": 8, "on_overload": "refuse"});
+    let named = || json!({"name": "a"});
+    assert_eq!(client.answers("get_application", named()).await, described);
+
+    for change in [
+        json!({"default_output": [0.5]}),
+        json!({"latency_slo_micros": 2000, "cache": true}),
+        json!({"max_concurrent_requests": null}),
+        // Null is no value of these, so it says nothing of them.
+        json!({"max_concurrent_requests": 9, "on_overload": "default", "cache": null}),
+    ] {
+        let mut body = named();
+        body.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        let said = client.says("update_app", body).await;
+        assert_eq!(said, "Successfully updated application with name 'a'");
+        for (field, value) in change.as_object().unwrap() {
+            match field.as_str() {
+                "default_output" => described[field] = json!("[0.5]"),
+                "cache" if value.is_null() => {}
+                _ => described[field] = value.clone(),
+            }
+        }
+        assert_eq!(client.answers("get_application", named()).await, described, "{change}");
+    }
+
+    for (body, cause) in [
+        (json!({"name": "b", "cache": true}), "Application 'b' does not exist"),
+        (named(), "There is nothing to update; expected at least one of: default_output, latency_slo_micros"),
+        (json!({"name": "a", "latency_slo_micros": 0}), "must be at least 1 microsecond, it is 0"),
+        (json!({"name": "a", "max_concurrent_requests": 0}), "at least 1, or null for no bound; it is 0"),
+        (json!({"name": "a", "on_overload": 3}), "on_overload: invalid type: integer `3`, expected a text. "),
+        (json!({"name": "a", "input_type": "ints"}), "unknown field `input_type`, expected one of `name`"),
+        (json!({"cache": true}), "missing field `name`"),
+    ] {
+        let refused = client.refuses("update_app", body).await;
+        assert!(refused.contains(cause), "{refused}");
+    }
+    assert_eq!(client.answers("get_application", named()).await, described);
+}
+
+#[tokio::test]
+async fn a_version_is_registered_with_its_batching_and_changed_while_it_lives() {
+    let (_directory, _server, client) = server().await;
+    let named = || json!({"model_name": "m", "model_version": "1"});
+    let extended = |mut body: Value, fields: &Value| {
+        body.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        body
+    };
+    let registered = extended(
+        model("m", "1", "doubles"),
+        &json!({"cache": false, "batching": {"strategy": "aimd", "wait_micros": 2000}}),
+    );
+    client.says("add_model", registered).await;
+    client.says("add_model", extended(model("m", "2", "doubles"), &json!({"batching": "quantile"}))).await;
+    let batching = client.answers("get_all_models", json!({"verbose": true})).await[1]["batching"].clone();
+    assert_eq!(batching, json!({"strategy": "quantile", "wait_micros": null}));
+
+    let mut described = json!({"model_name": "m", "model_version": "1", "load": 0.0, "input_type": "doubles",
+        "container_name": "noop", "model_data_path": "/models", "labels": ["blue"], "is_current_version": false,
+        "batch_size": -1, "batching": {"strategy": "aimd", "wait_micros": 2000}, "cache": false});
+    assert_eq!(client.answers("get_model", named()).await, described);
+    for change in [
+        json!({"cache": true, "labels": ["green"]}),
+        json!({"batch_size": 16, "batching": {"strategy": "fixed", "wait_micros": null}}),
+        json!({"batching": {"strategy": "adaptive", "wait_micros": 60_000_000}}),
+        json!({"batch_size": -1}),
+    ] {
+        let said = client.says("update_model", extended(named(), &change)).await;
+        assert_eq!(said, "Successfully updated model with name 'm' and version '1'");
+        described = extended(described, &change);
+        assert_eq!(client.answers("get_model", named()).await, described, "{change}");
+    }
+    client.says("update_model", extended(named(), &json!({"batching": {}}))).await;
+    described["batching"] = json!({"strategy": "adaptive", "wait_micros": null});
+
+    let fixed = "The batching strategy 'fixed' needs a positive batch_size, which is the size of its batches";
+    for (change, cause) in [
+        (
+            json!({}),
+            "There is nothing to update; expected at least one of: batching, batch_size, cache, labels",
+        ),
+        (json!({"batch_size": 0}), "The batch size must be positive or DEFAULT_BATCH_SIZE, which is -1"),
+        (json!({"batching": "fixed"}), fixed),
+        (
+            json!({"batching": {"wait_micros": 60_000_001}}),
+            "wait_micros of batching must be at most 60000000 (60 s), it is 60000001",
+        ),
+        (
+            json!({"batching": {"wait_micros": -1}}),
+            "batching.wait_micros: invalid value: integer `-1`, expected a whole number from 0 to 4294967295. ",
+        ),
+        (
+            json!({"batching": "best"}),
+            "batching: unknown variant `best`, expected one of `adaptive`, `aimd`, `quantile`, `fixed`. ",
+        ),
+        (
+            json!({"batching": {"strategy": "best"}}),
+            "batching.strategy: unknown variant `best`, expected one of `adaptive`, `aimd`, `quantile`, `fixed`. ",
+        ),
+        (
+            json!({"batching": {"strategy": 3}}),
+            "batching.strategy: invalid type: integer `3`, expected a text. ",
+        ),
+        (json!({"batching": {"size": 3}}), "unknown field `size`, expected `strategy` or `wait_micros`. "),
+        (
+            json!({"batching": 3}),
+            "batching: invalid type: integer `3`, expected the name of a strategy, or an object with strategy and \
+             wait_micros. ",
+        ),
+        (json!({"input_type": "ints"}), "unknown field `input_type`, expected one of `model_name`"),
+        (json!({"generation": 3}), "unknown field `generation`"),
+        (json!({"model_version": "9", "cache": true}), "model with name 'm' and version '9' does not exist"),
+    ] {
+        let refused = client.refuses("update_model", extended(named(), &change)).await;
+        assert!(refused.contains(cause), "{refused}");
+    }
+    let unsized_batches = extended(model("m", "3", "doubles"), &json!({"batching": "fixed"}));
+    assert_eq!(client.refuses("add_model", unsized_batches).await, fixed);
+    assert_eq!(client.answers("get_model", named()).await, described);
 }
 
 #[tokio::test]
@@ -207,7 +354,8 @@ async fn versions_of_models_are_added_switched_and_deleted() {
 
     let described = |version: &str, current: bool| {
         json!({"model_name": "m", "model_version": version, "load": 0.0, "input_type": "doubles",
-            "container_name": "noop", "model_data_path": "/models", "labels": ["blue"], "is_current_version": current})
+            "container_name": "noop", "model_data_path": "/models", "labels": ["blue"], "is_current_version": current,
+            "batch_size": -1, "batching": {"strategy": "adaptive", "wait_micros": null}, "cache": true})
     };
     let named = |version: &str| json!({"model_name": "m", "model_version": version});
     assert_eq!(client.answers("get_all_models", json!({})).await, json!(["m:1", "m:2"]));
@@ -416,7 +564,10 @@ async fn an_export_is_imported_into_an_empty_catalog_only() {
         "Successfully imported 1 application, 1 model and 0 deployments"
     );
     let mut again: Value = serde_json::from_str(&other.get("/admin/export").await.1).unwrap();
-    again["revision"] = export["revision"].clone();
+    // These count the revisions of the store.
+    for own in ["/revision", "/models/0/versions/1/generation"] {
+        *again.pointer_mut(own).unwrap() = export.pointer(own).unwrap().clone();
+    }
     assert_eq!(again, export);
 
     let (_third_directory, _third_server, third) = server().await;
@@ -448,7 +599,7 @@ async fn an_import_is_checked_as_what_is_added_and_deployed() {
         let deployment = json!({"model": {"name": "m", "version": "1"}, "input_type": "ints", "num_replicas": 0,
             "run": {"kind": "noop"}, "artifact": null, "model_data_path": "/models"});
         let mut import = json!({"version": 1, "applications": [], "deployments": [deployment], "models": [
-            {"name": "m", "current_version": "1", "versions": {"1": {"input_type": "ints", "batch_size": null}}}]});
+            {"name": "m", "current_version": "1", "versions": {"1": {"input_type": "ints", "batch_size": null, "batching": {}}}}]});
         *import.pointer_mut(pointer).unwrap() = value;
         import
     };
@@ -458,6 +609,17 @@ async fn an_import_is_checked_as_what_is_added_and_deployed() {
             "/models/0/versions/1/batch_size",
             json!(0),
             "The batch size must be positive or DEFAULT_BATCH_SIZE, which is -1",
+        ),
+        (
+            "/models/0/versions/1/batching",
+            json!({"strategy": "fixed"}),
+            "The batching strategy 'fixed' needs a positive batch_size, which is the size of its batches",
+        ),
+        (
+            "/applications",
+            json!([{"name": "a", "input_type": "ints", "default_output": "", "latency_slo_micros": 1,
+                "linked_models": [], "max_concurrent_requests": 0}]),
+            "max_concurrent_requests must be at least 1, or null for no bound; it is 0",
         ),
         (
             "/deployments/0/input_type",

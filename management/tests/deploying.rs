@@ -71,7 +71,7 @@ impl Cluster {
 
 fn deployment(name: &str, version: &str, script: &str) -> Value {
     json!({"model_name": name, "model_version": version, "input_type": "doubles", "num_replicas": 1,
-        "command": ["sh", "-c", script], "timeout_seconds": 20})
+        "command": ["sh", "-c", script], "timeout_seconds": 20, "batching": "aimd", "cache": false})
 }
 
 const SLEEP: &str = "echo started; exec sleep 1000";
@@ -113,6 +113,8 @@ async fn a_model_is_deployed_scaled_restarted_and_stopped() {
     let deployments = client.answers("get_deployments", json!({})).await;
     assert_eq!(deployments[0]["num_replicas"], 2);
     assert_eq!(deployments[0]["replicas"][1]["state"], "ready");
+    assert_eq!(deployments[0]["batching"], json!({"strategy": "aimd", "wait_micros": null}));
+    assert_eq!((&deployments[0]["batch_size"], &deployments[0]["cache"]), (&json!(-1), &json!(false)));
 
     let before = pids(client).await;
     let cluster = cluster.restart().await;

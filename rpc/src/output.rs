@@ -27,6 +27,24 @@ impl Output {
     pub fn text(text: impl Into<Arc<str>>) -> Self {
         Self::Text(text.into())
     }
+
+    /// What it holds, in bytes.
+    pub fn size(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Bytes(data) | Self::Number(_, data) | Self::Numbers(_, data) => data.len(),
+        }
+    }
+
+    /// The same in memory of its own: numbers that came in a batch hold on to the whole batch.
+    pub fn detached(&self) -> Self {
+        match self {
+            Self::Text(text) => Self::Text(Arc::clone(text)),
+            Self::Bytes(data) => Self::Bytes(data.clone()),
+            Self::Number(dtype, data) => Self::Number(*dtype, Bytes::copy_from_slice(data)),
+            Self::Numbers(dtype, data) => Self::Numbers(*dtype, Bytes::copy_from_slice(data)),
+        }
+    }
 }
 
 /// The outputs of a batch, in one of the two forms in which they travel.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Callable
 
-from .cluster import Cluster, Version
+from .cluster import Batching, Cluster, Version
 from .deployers.python import deploy_python_closure
 from .local_container_manager import LocalContainerManager
 
@@ -66,7 +66,16 @@ class Clipper(Cluster):
         self.stop_all()
 
     def register_application(
-        self, name: str, model: str, input_type: str, default_output: str, slo_micros: int
+        self,
+        name: str,
+        model: str,
+        input_type: str,
+        default_output: str,
+        slo_micros: int,
+        *,
+        cache: bool = True,
+        max_concurrent_requests: int | None = None,
+        on_overload: str = "default",
     ) -> None:
         """Creates an application: a REST endpoint that a model answers.
 
@@ -76,8 +85,21 @@ class Clipper(Cluster):
             input_type: what one input is: "integers", "floats", "doubles", "bytes" or "strings".
             default_output: the answer where the model does not answer in time.
             slo_micros: the time in which it answers, in microseconds; 100000 is a good start.
+            cache: whether an answer may come from the prediction cache.
+            max_concurrent_requests: the most requests in progress at one frontend; None sets no bound.
+            on_overload: what a query gets for which there is no room: "default", the default output at
+                once, or "refuse", a refusal (status 429 or 503).
         """
-        self._add_application(name, input_type, default_output, slo_micros, [model])
+        self._add_application(
+            name,
+            input_type,
+            default_output,
+            slo_micros,
+            [model],
+            cache=cache,
+            max_concurrent_requests=max_concurrent_requests,
+            on_overload=on_overload,
+        )
 
     def deploy_predict_function(
         self,
@@ -91,6 +113,9 @@ class Clipper(Cluster):
         per_row: bool = False,
         sample_inputs: Sequence[Any] | None = None,
         check: bool = True,
+        batch_size: int = -1,
+        batching: Batching | None = None,
+        cache: bool = True,
     ) -> None:
         """Deploys a function as a version of a model, which becomes the current one.
 
@@ -104,6 +129,9 @@ class Clipper(Cluster):
             per_row: the function takes one input, not a batch.
             sample_inputs: inputs that the function must be able to answer.
             check: try the function before it is deployed.
+            batch_size: the most inputs that a replica is given at once; -1: no bound, the size adapts.
+            batching: how batches are sized; see `register_model`.
+            cache: whether outputs may be kept in the prediction cache.
         """
         deploy_python_closure(
             self,
@@ -116,4 +144,7 @@ class Clipper(Cluster):
             per_row=per_row,
             sample_inputs=sample_inputs,
             check=check,
+            batch_size=batch_size,
+            batching=batching,
+            cache=cache,
         )

@@ -22,7 +22,17 @@ class ClipperConnection(Cluster):
         ```
     """
 
-    def register_application(self, name: str, input_type: str, default_output: str, slo_micros: int) -> None:
+    def register_application(
+        self,
+        name: str,
+        input_type: str,
+        default_output: str,
+        slo_micros: int,
+        *,
+        cache: bool = True,
+        max_concurrent_requests: int | None = None,
+        on_overload: str = "default",
+    ) -> None:
         """Creates an application: a REST endpoint that answers queries.
 
         Args:
@@ -30,5 +40,17 @@ class ClipperConnection(Cluster):
             input_type: what one input is: "integers", "floats", "doubles", "bytes" or "strings".
             default_output: the answer where no model answers in time.
             slo_micros: the time in which it answers, in microseconds; 100000 is a good start.
+            cache: whether an answer may come from the prediction cache.
+            max_concurrent_requests: the most requests in progress at one frontend; None sets no bound.
+            on_overload: what a query gets for which there is no room: "default", the default output at
+                once, or "refuse", a refusal (status 429 or 503).
         """
-        self._add_application(name, input_type, default_output, slo_micros)
+        self._add_application(
+            name,
+            input_type,
+            default_output,
+            slo_micros,
+            cache=cache,
+            max_concurrent_requests=max_concurrent_requests,
+            on_overload=on_overload,
+        )

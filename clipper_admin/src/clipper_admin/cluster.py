@@ -7,6 +7,7 @@ Invariant: every method that needs the cluster says so if it is not connected, a
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from enum import Enum
 from pathlib import Path
 from typing import Any, Callable, Union
 
@@ -18,6 +19,16 @@ from .interfaces import Interfaces
 from .local_container_manager import LocalContainerManager
 
 Version = Union[str, int]
+Batching = Union[str, Mapping[str, Any]]
+
+
+class Unchanged(Enum):
+    """What stands for a setting that is left as it is, where None is one of its values."""
+
+    UNCHANGED = "unchanged"
+
+
+UNCHANGED = Unchanged.UNCHANGED
 
 _LOG_LINES = 10_000
 _UPLOAD_TIMEOUT_SECONDS = 600.0
@@ -125,6 +136,37 @@ class Cluster:
 
     # Applications
 
+    def update_application(
+        self,
+        name: str,
+        *,
+        default_output: str | None = None,
+        slo_micros: int | None = None,
+        cache: bool | None = None,
+        max_concurrent_requests: int | Unchanged | None = UNCHANGED,
+        on_overload: str | None = None,
+    ) -> None:
+        """Changes an application while it answers. What is not given stays as it is; give one at least.
+
+        Args:
+            name: its name, which cannot be changed.
+            default_output: the answer where no model answers in time.
+            slo_micros: the time in which it answers, in microseconds.
+            cache: whether an answer may come from the prediction cache.
+            max_concurrent_requests: the most requests in progress at one frontend; None removes the bound.
+            on_overload: what a query gets for which there is no room: "default" or "refuse".
+        """
+        changes = {
+            "default_output": default_output,
+            "latency_slo_micros": slo_micros,
+            "cache": cache,
+            "on_overload": on_overload,
+        }
+        update: dict[str, Any] = {"name": name, **_given(changes)}
+        if max_concurrent_requests is not UNCHANGED:
+            update["max_concurrent_requests"] = max_concurrent_requests
+        self._post("update_app", update)
+
     def unregister_application(self, name: str) -> None:
         """Removes an application. It answers no more."""
         self._post("delete_app", {"name": name})
@@ -195,6 +237,9 @@ class Cluster:
         image: str | None = None,
         labels: Sequence[str] | None = None,
         batch_size: int = -1,
+        *,
+        batching: Batching | None = None,
+        cache: bool = True,
     ) -> None:
         """Registers a version of a model, which becomes its current one, without starting anything.
 
@@ -207,7 +252,12 @@ class Cluster:
             input_type: "integers", "floats", "doubles", "bytes" or "strings".
             image: what the container is made of, as a note for readers.
             labels: notes for readers.
-            batch_size: the most inputs that a container is given at once; -1 leaves it to the cluster (64).
+            batch_size: the most inputs that a container is given at once; -1: no bound, the size adapts.
+            batching: how batches are sized: the name of a strategy ("adaptive", which is the default,
+                "aimd", "quantile" or "fixed"), or `{"strategy": "aimd", "wait_micros": 2000}`, of which
+                either can be left out. `wait_micros` is how long a batch that could be larger waits for
+                more inputs, in microseconds, at most 60 s. "fixed" batches hold `batch_size` inputs.
+            cache: whether outputs may be kept in the prediction cache.
         """
         model = {
             "model_name": name,
@@ -215,10 +265,40 @@ class Cluster:
             "input_type": input_type,
             "labels": _listed(labels or []),
             "batch_size": batch_size,
+            "batching": batching,
+            "cache": cache,
         }
         if image is not None:
             model["container_name"] = image
         self._post("add_model", model)
+
+    def update_model(
+        self,
+        name: str,
+        version: Version,
+        *,
+        batching: Batching | None = None,
+        batch_size: int | None = None,
+        cache: bool | None = None,
+        labels: Sequence[str] | None = None,
+    ) -> None:
+        """Changes a version of a model while it serves. What is not given stays as it is; give one at least.
+
+        Args:
+            name: the model's name.
+            version: one of its versions, current or not.
+            batching: how batches are sized, in place of all that was said before; see `register_model`.
+            batch_size: the most inputs in one batch; -1: no bound, the size adapts.
+            cache: whether outputs may be kept in the prediction cache.
+            labels: notes for readers, in place of those before.
+        """
+        changes = {
+            "batching": batching,
+            "batch_size": batch_size,
+            "cache": cache,
+            "labels": None if labels is None else _listed(labels),
+        }
+        self._post("update_model", {**_model(name, version), **_given(changes)})
 
     def unregister_model(self, name: str, version: Version) -> None:
         """Removes a version of a model."""
@@ -240,6 +320,8 @@ class Cluster:
         environment: Mapping[str, str] | None = None,
         python: str | None = None,
         timeout_seconds: int = 60,
+        batching: Batching | None = None,
+        cache: bool = True,
     ) -> None:
         """Has the cluster run a version of a model, which becomes current when all its replicas are ready.
 
@@ -254,7 +336,7 @@ class Cluster:
             container_kind: the ready-made container that serves it: "python-closure", "noop" or "sum".
             labels: notes for readers.
             num_replicas: how many processes serve it.
-            batch_size: the most inputs that a replica is given at once; -1 leaves it to the cluster (64).
+            batch_size: the most inputs that a replica is given at once; -1: no bound, the size adapts.
             command: the program that serves it, or a list of the program and its arguments, instead of a
                 container kind.
             upload: send the files to the cluster. Without it `model_data_path` is a path on the cluster's
@@ -262,6 +344,8 @@ class Cluster:
             environment: further variables for the processes.
             python: the interpreter of a container kind; the container manager's unless given.
             timeout_seconds: how long it may take until every replica is ready.
+            batching: how batches are sized; see `register_model`.
+            cache: whether outputs may be kept in the prediction cache.
 
         Raises:
             ClipperException: neither or both of `container_kind` and `command` were given, or `python` with
@@ -279,6 +363,8 @@ class Cluster:
             "labels": _listed(labels or []),
             "num_replicas": num_replicas,
             "batch_size": batch_size,
+            "batching": batching,
+            "cache": cache,
             "environment": dict(environment or {}),
             "timeout_seconds": timeout_seconds,
         }
@@ -444,12 +530,19 @@ class Cluster:
         default_output: str,
         slo_micros: int,
         linked_models: Sequence[str] = (),
+        *,
+        cache: bool,
+        max_concurrent_requests: int | None,
+        on_overload: str,
     ) -> None:
-        application = {
+        application: dict[str, Any] = {
             "name": name,
             "input_type": input_type,
             "default_output": default_output,
             "latency_slo_micros": slo_micros,
+            "cache": cache,
+            "max_concurrent_requests": max_concurrent_requests,
+            "on_overload": on_overload,
         }
         if linked_models:
             application["linked_models"] = list(linked_models)
@@ -486,6 +579,10 @@ def _model(name: str, version: Version | None) -> dict[str, Any]:
     if version is not None:
         model["model_version"] = str(version)
     return model
+
+
+def _given(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: setting for name, setting in settings.items() if setting is not None}
 
 
 def _listed(texts: str | Iterable[str]) -> list[str]:

@@ -7,6 +7,7 @@ use actix_web::http::header::{ALLOW, RETRY_AFTER};
 use actix_web::{HttpResponse, ResponseError};
 use utoipa::ToSchema;
 
+use crate::failure::Failure;
 use crate::prediction::PinError;
 use crate::query::QueryError;
 
@@ -33,6 +34,12 @@ pub(crate) enum ApiError {
     UnknownPath { path: String },
     #[error("{path} takes {allowed}, not {method}")]
     Method { path: String, method: String, allowed: &'static str },
+    #[error("the application has its {limit} concurrent requests in progress")]
+    TooManyRequests { limit: u32 },
+    #[error(transparent)]
+    QueueFull(Failure),
+    #[error(transparent)]
+    TooManyTogether(Failure),
     #[error("this frontend has not heard from management yet")]
     NotReady,
 }
@@ -51,7 +58,9 @@ impl ApiError {
     fn kind(&self) -> &'static str {
         match self {
             Self::Query(_) => "Json error",
-            Self::Pin(_) => "Query processing error",
+            Self::Pin(_) | Self::TooManyTogether(_) => "Query processing error",
+            Self::TooManyRequests { .. } => "Too many requests",
+            Self::QueueFull(_) => "Overloaded",
             Self::UnknownApplication { .. } => "Unknown application",
             Self::TooLarge { .. } => "Body too large",
             Self::Unreadable(_) => "Unreadable body",
@@ -68,19 +77,22 @@ impl ApiError {
 impl ResponseError for ApiError {
     fn status_code(&self) -> StatusCode {
         match self {
-            Self::Query(_) | Self::Pin(_) | Self::Unreadable(_) => StatusCode::BAD_REQUEST,
+            Self::Query(_) | Self::Pin(_) | Self::TooManyTogether(_) | Self::Unreadable(_) => {
+                StatusCode::BAD_REQUEST
+            }
+            Self::TooManyRequests { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::UnknownApplication { .. } | Self::UnknownPath { .. } => StatusCode::NOT_FOUND,
             Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::ContentType { .. } | Self::ContentEncoding { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Stalled { .. } => StatusCode::REQUEST_TIMEOUT,
-            Self::NotReady => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NotReady | Self::QueueFull(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
     fn error_response(&self) -> HttpResponse {
         let mut response = HttpResponse::build(self.status_code());
-        if let Self::NotReady = self {
+        if let Self::NotReady | Self::QueueFull(_) | Self::TooManyRequests { .. } = self {
             response.insert_header((RETRY_AFTER, "1"));
         }
         if let Self::Method { allowed, .. } = self {

@@ -14,6 +14,7 @@ use utoipa::OpenApi;
 
 use self::error::ApiError;
 use crate::directory::Directory;
+use crate::prediction::Predictor;
 use crate::query_ids::QueryIds;
 
 /// What every HTTP worker shares.
@@ -23,6 +24,11 @@ pub(crate) struct State {
     pub(crate) max_body_bytes: usize,
     /// Whether management's first snapshot is in force.
     pub(crate) ready: AtomicBool,
+}
+
+/// What an HTTP worker has of its own.
+pub(crate) struct Worker {
+    pub(crate) predictor: Predictor,
 }
 
 impl State {

@@ -5,14 +5,16 @@ use std::time::{Duration, Instant};
 use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
+use clipper_rpc::catalog::OnOverload;
 use clipper_rpc::input::InputType;
 use tokio::time::timeout;
 use utoipa::ToSchema;
 
-use super::State;
 use super::answer::{Answer, BatchAnswer, PredictAnswer};
 use super::error::{ApiError, Refusal};
-use crate::prediction::predict as predict_inputs;
+use super::{State, Worker};
+use crate::failure::Failure;
+use crate::prediction::defaults;
 use crate::query::{Inputs, Query};
 
 /// How long a body may take to arrive.
@@ -38,6 +40,8 @@ pub(crate) struct PredictRequest {
     version: Option<String>,
     /// Features for contextual policies.
     context: Option<Vec<f64>>,
+    /// Whether the inputs of `input_batch` must be in one batch of the model.
+    keep_together: Option<bool>,
     /// Tightens, and never widens, the application's latency objective for this request.
     #[schema(minimum = 1)]
     latency_slo_micros: Option<u64>,
@@ -56,11 +60,13 @@ pub(crate) struct PredictRequest {
         (status = 408, description = "The body did not arrive in time", body = Refusal),
         (status = 413, description = "The body is too large", body = Refusal),
         (status = 415, description = "The body is not JSON", body = Refusal),
-        (status = 503, description = "Not ready yet", body = Refusal),
+        (status = 429, description = "The application's bound on concurrent requests is reached", body = Refusal),
+        (status = 503, description = "Not ready yet, or the model's queue is full", body = Refusal),
     )
 )]
 pub(crate) async fn predict(
     state: web::Data<State>,
+    worker: web::Data<Worker>,
     request: HttpRequest,
     name: web::Path<String>,
     payload: web::Payload,
@@ -72,14 +78,33 @@ pub(crate) async fn predict(
     let Some(application) = state.directory.application(&name) else {
         return Err(ApiError::UnknownApplication { name: name.into_inner() });
     };
+    let admitted = application.admission.admit(application.max_concurrent_requests);
+    let refuses = application.on_overload == OnOverload::Refuse;
+    if let Err(limit) = admitted
+        && refuses
+    {
+        return Err(ApiError::TooManyRequests { limit });
+    }
     let body = read(&state, &request, payload).await?;
     let query = parse(body, application.input_type).await?;
     let (inputs, is_batch) = match query.inputs {
         Inputs::One(input) => (vec![input], false),
         Inputs::Many(inputs) => (inputs, true),
     };
-    let version = query.version.as_ref();
-    let predictions = predict_inputs(&application, inputs, version, query.latency_slo, arrived).await?;
+    let predictions = match admitted {
+        Ok(_) => worker.predictor.predict(&application, inputs, &query.terms, arrived).await?,
+        Err(limit) => defaults(&application, inputs.len(), &Failure::TooManyRequests { limit }),
+    };
+    let failed = |kind: fn(&Failure) -> bool| {
+        let failure = predictions.first().and_then(|first| first.failure.clone()).filter(kind);
+        failure.filter(|_| predictions.iter().all(|other| other.failure.as_ref().is_some_and(kind)))
+    };
+    if let Some(failure) = failed(|failure| matches!(failure, Failure::TooManyTogether { .. })) {
+        return Err(ApiError::TooManyTogether(failure));
+    }
+    if refuses && let Some(failure) = failed(|failure| matches!(failure, Failure::QueueFull { .. })) {
+        return Err(ApiError::QueueFull(failure));
+    }
     let mut answers =
         predictions.into_iter().map(|prediction| Answer::new(state.query_ids.next(), prediction));
     let answer = match answers.next() {

@@ -10,23 +10,22 @@ use std::time::Duration;
 
 use clipper_rpc::excerpt::excerpt;
 use clipper_rpc::input::{Input, InputType};
-use clipper_rpc::names::ModelVersion;
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, Visitor};
 
 use self::input::{BatchSeed, InputSeed};
+use crate::prediction::Terms;
 
 /// Every field of the body.
-const FIELDS: &[&str] = &["input", "input_batch", "uid", "version", "context", "latency_slo_micros"];
+const FIELDS: &[&str] =
+    &["input", "input_batch", "uid", "version", "context", "latency_slo_micros", "keep_together"];
 
 /// A parsed request.
 #[derive(Debug, PartialEq)]
 pub struct Query {
     /// One input, or several that are answered together.
     pub inputs: Inputs,
-    /// The version of the linked model that must answer.
-    pub version: Option<ModelVersion>,
-    /// Tightens the application's objective.
-    pub latency_slo: Option<Duration>,
+    /// What else the request asks for.
+    pub terms: Terms,
 }
 
 /// The inputs of a request.
@@ -97,8 +96,7 @@ impl<'de> Visitor<'de> for QueryVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Query, A::Error> {
         let mut inputs = None;
-        let mut version = None;
-        let mut latency_slo = None;
+        let mut terms = Terms::default();
         let mut seen = Vec::with_capacity(FIELDS.len());
         while let Some(Field(field)) = map.next_key()? {
             if seen.contains(&field) {
@@ -117,8 +115,9 @@ impl<'de> Visitor<'de> for QueryVisitor {
                     let seed = BatchSeed { input_type: self.input_type };
                     inputs = Some(Inputs::Many(at(field, map.next_value_seed(seed))?));
                 }
-                "version" => version = at(field, map.next_value())?,
-                "latency_slo_micros" => latency_slo = Some(at(field, map.next_value_seed(Micros))?),
+                "version" => terms.version = at(field, map.next_value())?,
+                "keep_together" => terms.keep_together = at(field, map.next_value())?,
+                "latency_slo_micros" => terms.latency_slo = Some(at(field, map.next_value_seed(Micros))?),
                 "uid" => {
                     let _: Uid = at(field, map.next_value())?;
                 }
@@ -129,7 +128,10 @@ impl<'de> Visitor<'de> for QueryVisitor {
             }
         }
         let inputs = inputs.ok_or_else(|| de::Error::custom("'input' and 'input_batch' are missing"))?;
-        Ok(Query { inputs, version, latency_slo })
+        if terms.keep_together && matches!(inputs, Inputs::One(_)) {
+            return Err(de::Error::custom("'keep_together' goes with 'input_batch' only"));
+        }
+        Ok(Query { inputs, terms })
     }
 }
 
@@ -256,8 +258,8 @@ mod tests {
     fn the_optional_fields_are_read() {
         let body = r#"{"uid": "anna", "version": 2, "latency_slo_micros": 500, "context": [1], "input_batch": [[1], [2]]}"#;
         let query = parse(body, InputType::Ints).unwrap();
-        assert_eq!(query.version, Some("2".parse().unwrap()));
-        assert_eq!(query.latency_slo, Some(Duration::from_micros(500)));
+        assert_eq!(query.terms.version, Some("2".parse().unwrap()));
+        assert_eq!(query.terms.latency_slo, Some(Duration::from_micros(500)));
         assert_eq!(query.inputs, Inputs::Many(vec![Input::ints(&[1]), Input::ints(&[2])]));
     }
 

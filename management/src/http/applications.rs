@@ -9,10 +9,10 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::answer::{Found, List, Listing, Refused, Sentence, Spoken};
-use super::body::{Body, RequestBody};
+use super::body::{Body, RequestBody, word};
 use super::error::ApiError;
 use crate::admin::Admin;
-use crate::applications;
+use crate::applications::{self, ApplicationUpdate};
 
 /// The policy of an application: its single linked model answers, or the default output does.
 const POLICY: &str = "default_output";
@@ -35,13 +35,57 @@ pub(super) struct NewApplication {
     /// Models to link at once, which need not exist yet; at most one.
     #[schema(value_type = Option<Vec<String>>)]
     linked_models: Option<Vec<ModelName>>,
+    /// Whether queries may be answered from the prediction cache; true unless given.
+    cache: Option<bool>,
+    /// The most requests in progress at one frontend; no bound unless given.
+    #[schema(minimum = 1)]
+    max_concurrent_requests: Option<u32>,
+    /// What a query gets for which there is no room: `default`, the default output, or `refuse`, a refusal; the
+    /// default output unless given.
+    #[serde(default, deserialize_with = "word")]
+    #[schema(value_type = Option<String>)]
+    on_overload: Option<OnOverload>,
 }
 
 impl RequestBody for NewApplication {}
 
+/// What to change of an application; what is not given stays.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ChangedApplication {
+    #[schema(value_type = String)]
+    name: AppName,
+    /// A text, or any other JSON value, which stands for its JSON text.
+    #[serde(default, deserialize_with = "given_text_or_json")]
+    #[schema(value_type = Option<Value>)]
+    default_output: Option<String>,
+    #[schema(minimum = 1)]
+    latency_slo_micros: Option<u64>,
+    cache: Option<bool>,
+    /// `null` removes the bound.
+    #[serde(default, deserialize_with = "given_or_null")]
+    #[schema(value_type = Option<u32>, minimum = 1)]
+    max_concurrent_requests: Option<Option<u32>>,
+    /// `default` or `refuse`.
+    #[serde(default, deserialize_with = "word")]
+    #[schema(value_type = Option<String>)]
+    on_overload: Option<OnOverload>,
+}
+
+impl RequestBody for ChangedApplication {}
+
 fn text_or_json<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     let json = Box::<RawValue>::deserialize(deserializer)?;
     Ok(serde_json::from_str(json.get()).unwrap_or_else(|_| json.get().to_owned()))
+}
+
+fn given_text_or_json<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    text_or_json(deserializer).map(Some)
+}
+
+/// Tells a `null` from a field that is not there, which is not read at all.
+fn given_or_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<u32>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
 }
 
 /// An application's name.
@@ -87,6 +131,10 @@ pub(super) struct ApplicationInfo {
     policy: &'static str,
     #[schema(value_type = Vec<String>)]
     linked_models: Vec<ModelName>,
+    cache: bool,
+    max_concurrent_requests: Option<u32>,
+    #[schema(value_type = String)]
+    on_overload: OnOverload,
 }
 
 impl From<&Application> for ApplicationInfo {
@@ -98,6 +146,9 @@ impl From<&Application> for ApplicationInfo {
             latency_slo_micros: application.latency_slo_micros,
             policy: POLICY,
             linked_models: application.linked_models.clone(),
+            cache: application.cache,
+            max_concurrent_requests: application.max_concurrent_requests,
+            on_overload: application.on_overload,
         }
     }
 }
@@ -113,11 +164,27 @@ pub(super) async fn add_app(admin: web::Data<Admin>, Body(body): Body<NewApplica
         default_output: body.default_output,
         latency_slo_micros: body.latency_slo_micros,
         linked_models: body.linked_models.unwrap_or_default(),
-        cache: true,
-        max_concurrent_requests: None,
-        on_overload: OnOverload::Default,
+        cache: body.cache.unwrap_or(true),
+        max_concurrent_requests: body.max_concurrent_requests,
+        on_overload: body.on_overload.unwrap_or_default(),
     };
     admin.change(move |catalog| applications::add(catalog, application)).await?;
+    Ok(said)
+}
+
+/// Changes an application, from its next request on.
+#[utoipa::path(request_body = ChangedApplication, responses(Sentence, Refused), tag = "applications")]
+#[post("/admin/update_app")]
+pub(super) async fn update_app(admin: web::Data<Admin>, Body(body): Body<ChangedApplication>) -> Spoken {
+    let said = Sentence(format!("Successfully updated application with name '{}'", body.name));
+    let update = ApplicationUpdate {
+        default_output: body.default_output,
+        latency_slo_micros: body.latency_slo_micros,
+        cache: body.cache,
+        max_concurrent_requests: body.max_concurrent_requests,
+        on_overload: body.on_overload,
+    };
+    admin.change(move |catalog| applications::update(catalog, body.name, update)).await?;
     Ok(said)
 }
 

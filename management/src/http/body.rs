@@ -11,7 +11,8 @@ use actix_web::dev::Payload;
 use actix_web::error::PayloadError;
 use actix_web::{FromRequest, HttpRequest, web};
 use futures_util::StreamExt;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IntoDeserializer};
+use serde::{Deserialize, Deserializer};
 use utoipa::PartialSchema;
 
 use super::error::ApiError;
@@ -63,6 +64,17 @@ fn parse<T: RequestBody>(bytes: &[u8]) -> Result<T, ApiError> {
     Ok(value)
 }
 
+/// Reads one of a few words, or null. By themselves they would be read as well, but a number in their place would be
+/// called a syntax error, and its field not be named.
+pub(super) fn word<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    T: Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    let word = Option::<String>::deserialize(deserializer)?;
+    word.map(|word| T::deserialize(word.into_deserializer())).transpose()
+}
+
 fn misfit<T: RequestBody>(what: String) -> ApiError {
     ApiError::Json { what, schema: serde_json::to_string(&T::schema()).unwrap_or_default() }
 }
@@ -104,6 +116,7 @@ fn in_json(expected: &str) -> &str {
         "u32" => "a whole number from 0 to 4294967295",
         "u64" | "usize" => "a whole number of at least 0",
         "i64" => "a whole number",
+        "a string" => "a text",
         "a sequence" => "a list",
         "a map" => "an object",
         _ if expected.starts_with("struct ") => "an object",

@@ -5,15 +5,17 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use actix_web::{post, web};
-use clipper_rpc::catalog::{Batching, ModelVersionSpec};
+use clipper_rpc::catalog::ModelVersionSpec;
 use clipper_rpc::input::InputType;
 use clipper_rpc::names::{ModelId, ModelName, ModelVersion};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::answer::{Empty, Refused, Sentence, Spoken, counted};
+use super::batching::BatchingBody;
 use super::body::{Body, RequestBody};
 use super::error::ApiError;
+use super::models::ServingInfo;
 use crate::admin::Admin;
 use crate::deployment::{
     ArtifactId, ContainerKind, DeploymentSpec, DeploymentStatus, NumReplicas, Run, Words,
@@ -37,8 +39,13 @@ pub(super) struct NewDeployment {
     #[schema(value_type = Option<u32>, maximum = 1000)]
     num_replicas: Option<NumReplicas>,
     labels: Option<Vec<String>>,
-    /// The most inputs in one batch; -1, the default, leaves it to the frontend.
+    /// The most inputs in one batch; -1, the default, sets no bound: the size adapts.
     batch_size: Option<i64>,
+    /// `adaptive` unless given.
+    #[schema(inline)]
+    batching: Option<BatchingBody>,
+    /// Whether outputs may be kept in the prediction cache; true unless given.
+    cache: Option<bool>,
     /// `noop`, `sum` or `python-closure`. Either this or `command`.
     #[schema(value_type = Option<String>)]
     container_kind: Option<ContainerKind>,
@@ -82,8 +89,8 @@ impl NewDeployment {
                 .map(|path| path.display().to_string())
                 .unwrap_or_default(),
             batch_size: models::batch_size(self.batch_size)?,
-            batching: Batching::default(),
-            cache: true,
+            batching: self.batching.map(|batching| batching.0).unwrap_or_default(),
+            cache: self.cache.unwrap_or(true),
             generation: 0,
         };
         let spec = DeploymentSpec {
@@ -160,6 +167,19 @@ pub(super) struct LogsOf {
 
 impl RequestBody for LogsOf {}
 
+/// A deployment as it is reported. How its version is served is not known any more (`null`) while one that was
+/// deleted answers what waits for it.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct DeploymentInfo {
+    #[serde(flatten)]
+    status: DeploymentStatus,
+    /// The most inputs in one batch; -1: no bound, the size adapts.
+    batch_size: Option<i64>,
+    batching: Option<BatchingBody>,
+    /// Whether outputs may be kept in the prediction cache.
+    cache: Option<bool>,
+}
+
 /// Registers a version, starts its replicas, waits until all are ready, and makes the version current.
 #[utoipa::path(request_body = NewDeployment, responses(Sentence, Refused), tag = "deployments")]
 #[post("/admin/deploy_model")]
@@ -192,15 +212,27 @@ pub(super) async fn set_num_replicas(admin: web::Data<Admin>, Body(body): Body<S
 /// Lists the deployments and how their replicas are doing.
 #[utoipa::path(
     request_body = Empty,
-    responses((status = 200, body = Vec<DeploymentStatus>, description = "The deployments"), Refused),
+    responses((status = 200, body = Vec<DeploymentInfo>, description = "The deployments"), Refused),
     tag = "deployments"
 )]
 #[post("/admin/get_deployments")]
 pub(super) async fn get_deployments(
     admin: web::Data<Admin>,
     _: Body<Empty>,
-) -> web::Json<Vec<DeploymentStatus>> {
-    web::Json(admin.deployments.list().await)
+) -> web::Json<Vec<DeploymentInfo>> {
+    let listed = admin.deployments.list().await;
+    let catalog = admin.catalog();
+    let described = listed.into_iter().map(|status| {
+        let id = ModelId { name: status.model_name.clone(), version: status.model_version.clone() };
+        let serving = catalog.version(&id).map(ServingInfo::from);
+        DeploymentInfo {
+            status,
+            batch_size: serving.as_ref().map(|serving| serving.batch_size),
+            batching: serving.as_ref().map(|serving| serving.batching),
+            cache: serving.map(|serving| serving.cache),
+        }
+    });
+    web::Json(described.collect())
 }
 
 /// Stops all deployments of models.

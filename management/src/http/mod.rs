@@ -2,8 +2,8 @@
 //!
 //! # Layout
 //! - `applications`, `models`, `deployments`, `artifacts`, `catalog`, `status`: the handlers.
-//! - `body`: how bodies are read; `answer`: how answers are said; `error`: how refusals are; `hangup`: whether
-//!   anybody still listens.
+//! - `body`: how bodies are read; `batching`: the one value in them that has two forms; `answer`: how answers are
+//!   said; `error`: how refusals are; `hangup`: whether anybody still listens.
 //!
 //! Paths stand once, at the handlers; the description at `/openapi.json` is generated from them and also tells
 //! a wrong method (405) from a wrong path (404).
@@ -25,6 +25,7 @@ use crate::admin::Admin;
 mod answer;
 mod applications;
 mod artifacts;
+mod batching;
 mod body;
 mod catalog;
 mod deployments;
@@ -61,6 +62,7 @@ macro_rules! interface {
 
 interface! {
     applications::add_app,
+    applications::update_app,
     applications::delete_app,
     applications::add_model_links,
     applications::delete_model_links,
@@ -69,6 +71,7 @@ interface! {
     applications::get_application,
     applications::get_state,
     models::add_model,
+    models::update_model,
     models::set_model_version,
     models::delete_versioned_model,
     models::get_all_models,

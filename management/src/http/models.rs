@@ -1,17 +1,18 @@
 //! Models, their versions, and the containers that serve them.
 
 use actix_web::{post, web};
-use clipper_rpc::catalog::{Batching, ConnectedContainer, Model, ModelVersionSpec};
+use clipper_rpc::catalog::{ConnectedContainer, Model, ModelVersionSpec};
 use clipper_rpc::input::InputType;
 use clipper_rpc::names::{ModelId, ModelName, ModelVersion};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::answer::{Found, List, Listing, Refused, Sentence, Spoken};
+use super::batching::BatchingBody;
 use super::body::{Body, RequestBody};
 use crate::admin::Admin;
 use crate::catalog::Catalog;
-use crate::models::{self, ADAPTIVE_BATCH_SIZE, Adding};
+use crate::models::{self, ADAPTIVE_BATCH_SIZE, Adding, VersionUpdate};
 
 /// A version of a model to add.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -27,11 +28,35 @@ pub(super) struct NewVersion {
     input_type: InputType,
     container_name: Option<String>,
     model_data_path: Option<String>,
-    /// The most inputs in one batch; -1, the default, leaves it to the frontend.
+    /// The most inputs in one batch; -1, the default, sets no bound: the size adapts.
     batch_size: Option<i64>,
+    /// `adaptive` unless given.
+    #[schema(inline)]
+    batching: Option<BatchingBody>,
+    /// Whether outputs may be kept in the prediction cache; true unless given.
+    cache: Option<bool>,
 }
 
 impl RequestBody for NewVersion {}
+
+/// What to change of a registered version; what is not given stays.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ChangedVersion {
+    #[schema(value_type = String)]
+    model_name: ModelName,
+    #[schema(value_type = String)]
+    model_version: ModelVersion,
+    labels: Option<Vec<String>>,
+    /// The most inputs in one batch; -1 sets no bound: the size adapts.
+    batch_size: Option<i64>,
+    /// Replaces the whole of it.
+    #[schema(inline)]
+    batching: Option<BatchingBody>,
+    cache: Option<bool>,
+}
+
+impl RequestBody for ChangedVersion {}
 
 /// One version of a model.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -78,6 +103,28 @@ pub(super) struct VersionInfo {
     model_data_path: String,
     labels: Vec<String>,
     is_current_version: bool,
+    #[serde(flatten)]
+    serving: ServingInfo,
+}
+
+/// How a version is served, as it is reported.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ServingInfo {
+    /// The most inputs in one batch; -1: no bound, the size adapts.
+    pub(super) batch_size: i64,
+    pub(super) batching: BatchingBody,
+    /// Whether outputs may be kept in the prediction cache.
+    pub(super) cache: bool,
+}
+
+impl From<&ModelVersionSpec> for ServingInfo {
+    fn from(spec: &ModelVersionSpec) -> Self {
+        Self {
+            batch_size: spec.batch_size.map_or(ADAPTIVE_BATCH_SIZE, i64::from),
+            batching: BatchingBody(spec.batching),
+            cache: spec.cache,
+        }
+    }
 }
 
 impl VersionInfo {
@@ -91,6 +138,7 @@ impl VersionInfo {
             model_data_path: spec.model_data_path.clone(),
             labels: spec.labels.clone(),
             is_current_version: model.current_version.as_ref() == Some(version),
+            serving: spec.into(),
         }
     }
 }
@@ -105,7 +153,7 @@ pub(super) struct ContainerInfo {
     /// `M:V`.
     model_id: String,
     model_replica_id: u32,
-    /// As registered: -1 leaves it to the frontend.
+    /// As registered; -1: no bound, the size adapts.
     batch_size: i64,
     input_type: &'static str,
 }
@@ -139,11 +187,28 @@ pub(super) async fn add_model(admin: web::Data<Admin>, Body(body): Body<NewVersi
         container_name: body.container_name.unwrap_or_default(),
         model_data_path: body.model_data_path.unwrap_or_default(),
         batch_size: models::batch_size(body.batch_size)?,
-        batching: Batching::default(),
-        cache: true,
+        batching: body.batching.map(|batching| batching.0).unwrap_or_default(),
+        cache: body.cache.unwrap_or(true),
         generation: 0,
     };
     admin.change(move |catalog| models::add(catalog, &id, version, Adding::Current)).await?;
+    Ok(said)
+}
+
+/// Changes how a registered version is served, from its next batch on.
+#[utoipa::path(request_body = ChangedVersion, responses(Sentence, Refused), tag = "models")]
+#[post("/admin/update_model")]
+pub(super) async fn update_model(admin: web::Data<Admin>, Body(body): Body<ChangedVersion>) -> Spoken {
+    let id = ModelId { name: body.model_name, version: body.model_version };
+    let said =
+        Sentence(format!("Successfully updated model with name '{}' and version '{}'", id.name, id.version));
+    let update = VersionUpdate {
+        labels: body.labels,
+        batch_size: body.batch_size.map(|size| models::batch_size(Some(size))).transpose()?,
+        batching: body.batching.map(|batching| batching.0),
+        cache: body.cache,
+    };
+    admin.change(move |catalog| models::update_version(catalog, &id, update)).await?;
     Ok(said)
 }
 

@@ -15,7 +15,7 @@ from ..function_check import check_function, saved_function
 
 if TYPE_CHECKING:
     from ..clipper_connection import ClipperConnection
-    from ..cluster import Cluster, Version
+    from ..cluster import Batching, Cluster, Version
 
 
 def deploy_python_closure(
@@ -35,6 +35,8 @@ def deploy_python_closure(
     environment: Mapping[str, str] | None = None,
     python: str | None = None,
     timeout_seconds: int = 60,
+    batching: Batching | None = None,
+    cache: bool = True,
 ) -> None:
     """Deploys a function as a version of a model, which becomes the current one when it is ready.
 
@@ -56,7 +58,7 @@ def deploy_python_closure(
         func: the function. A class or an object with a method `predict(batch)` does, too.
         labels: notes for readers.
         num_replicas: how many processes serve it.
-        batch_size: the most inputs that a replica is given at once; -1 leaves it to the cluster (64).
+        batch_size: the most inputs that a replica is given at once; -1: no bound, the size adapts.
         pkgs_to_install: what to install first, with pip, into the Python environment that serves the
             function. On this host that is the environment of this program, unless `python` names another.
         per_row: the function takes one input and returns its output; an exception costs only that input.
@@ -66,6 +68,8 @@ def deploy_python_closure(
         python: the interpreter that serves it; the container manager's unless given. It must be of the same
             minor version as the running one, and have `clipper_container` and what the function imports.
         timeout_seconds: how long it may take until every replica is ready.
+        batching: how batches are sized; see `Cluster.register_model`.
+        cache: whether outputs may be kept in the prediction cache.
 
     Raises:
         FunctionException: the function cannot be pickled, raised, or returned the wrong number of outputs.
@@ -88,6 +92,8 @@ def deploy_python_closure(
             environment=environment,
             python=python,
             timeout_seconds=timeout_seconds,
+            batching=batching,
+            cache=cache,
         )
 
 
@@ -103,6 +109,10 @@ def create_endpoint(
     num_replicas: int = 1,
     batch_size: int = -1,
     pkgs_to_install: Sequence[str] | None = None,
+    *,
+    cache: bool = True,
+    max_concurrent_requests: int | None = None,
+    on_overload: str = "default",
     **options: Any,
 ) -> None:
     """Creates an application and a model of the same name, and links them.
@@ -119,15 +129,28 @@ def create_endpoint(
         slo_micros: the time in which the application answers, in microseconds.
         labels: notes for readers.
         num_replicas: how many processes serve the function.
-        batch_size: the most inputs that a replica is given at once; -1 leaves it to the cluster (64).
+        batch_size: the most inputs that a replica is given at once; -1: no bound, the size adapts.
         pkgs_to_install: what to install first, with pip; see `deploy_python_closure`.
+        cache: whether answers may come from the prediction cache.
+        max_concurrent_requests: the most requests of the application in progress at one frontend; None sets
+            no bound.
+        on_overload: what a query gets for which there is no room: "default", the default output at once, or
+            "refuse", a refusal (status 429 or 503).
         **options: further arguments of `deploy_python_closure`.
 
     Raises:
         FunctionException: the function cannot be pickled, raised, or returned the wrong number of outputs.
         RefusedException: the cluster refused, or the replicas did not become ready.
     """
-    clipper_conn.register_application(name, input_type, default_output, slo_micros)
+    clipper_conn.register_application(
+        name,
+        input_type,
+        default_output,
+        slo_micros,
+        cache=cache,
+        max_concurrent_requests=max_concurrent_requests,
+        on_overload=on_overload,
+    )
     try:
         deploy_python_closure(
             clipper_conn,
@@ -139,6 +162,7 @@ def create_endpoint(
             num_replicas,
             batch_size,
             pkgs_to_install,
+            cache=cache,
             **options,
         )
         clipper_conn.link_model_to_app(name, name)

@@ -1,51 +1,12 @@
-//! One query on its way to a model and back.
-//!
-//! Invariant: a task ends exactly once. It is consumed by [`Task::finish`], or dropped because nobody waits for it any
-//! more; whoever waits hears of either.
+//! Why a query gets no output of a model.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use clipper_rpc::input::Input;
 use clipper_rpc::names::ModelId;
 use clipper_rpc::output::Output;
-use tokio::sync::oneshot;
 
-/// How often a task is handed to a container before it counts as the cause of their deaths.
-pub const MAX_ATTEMPTS: u8 = 3;
-
-/// What became of a task.
+/// What became of a query.
 pub type Outcome = Result<Output, Failure>;
-
-/// A query that waits for, or is in, a batch.
-#[derive(Debug)]
-pub struct Task {
-    /// What the model is asked.
-    pub input: Input,
-    /// When its answer is no longer of use.
-    pub deadline: Instant,
-    /// How often it was handed to a container.
-    pub attempts: u8,
-    reply: oneshot::Sender<Outcome>,
-}
-
-impl Task {
-    /// A task, and where its outcome arrives.
-    pub fn new(input: Input, deadline: Instant) -> (Self, oneshot::Receiver<Outcome>) {
-        let (reply, outcome) = oneshot::channel();
-        (Self { input, deadline, attempts: 0, reply }, outcome)
-    }
-
-    /// Ends the task.
-    pub fn finish(self, outcome: Outcome) {
-        // Fails only if the client has gone or had its default output, and then nobody is to be told.
-        let _ = self.reply.send(outcome);
-    }
-
-    /// Whether an answer would still be of use at `now`.
-    pub fn is_wanted(&self, now: Instant) -> bool {
-        self.deadline > now && !self.reply.is_closed()
-    }
-}
 
 /// Why a query gets no output of a model. Displayed in words for the application's developers.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -82,13 +43,43 @@ pub enum Failure {
         /// How many replicas there were.
         replicas: usize,
     },
+    /// It could not be answered in time any more, and was not sent to a container.
+    #[error(
+        "an answer would come too late: model '{model}' has {queued} queries waiting and {replicas} replicas connected"
+    )]
+    TooLate {
+        /// The model and version.
+        model: ModelId,
+        /// How many queries are waiting.
+        queued: usize,
+        /// How many replicas there are.
+        replicas: usize,
+    },
+    /// Too many requests of the application are in progress.
+    #[error("the application has its {limit} concurrent requests in progress")]
+    TooManyRequests {
+        /// The application's bound.
+        limit: u32,
+    },
+    /// Inputs that are to be kept together do not fit into a batch.
+    #[error("{found} inputs cannot be kept together: a batch of model '{model}' takes at most {most}")]
+    TooManyTogether {
+        /// The model and version.
+        model: ModelId,
+        /// How many inputs there are.
+        found: usize,
+        /// How many the largest batch takes.
+        most: usize,
+    },
     /// Too many queries were waiting.
-    #[error("the queue of model '{model}' is full with {capacity} queries")]
+    #[error("the queue of model '{model}' is full with {queries} queries of {bytes} bytes")]
     QueueFull {
         /// The model and version.
         model: ModelId,
-        /// The queue's bound.
-        capacity: usize,
+        /// How many queries are waiting.
+        queries: usize,
+        /// What their inputs take, in bytes.
+        bytes: usize,
     },
     /// The container failed this query or its batch, or was lost with it.
     #[error("the container of model '{model}' {problem}")]
@@ -112,7 +103,9 @@ impl Failure {
         match self {
             Self::NoLinkedModels => "no_linked_models",
             Self::NoVersion { .. } | Self::NoConnectedReplicas { .. } => "no_connected_replicas",
-            Self::Deadline { .. } => "deadline",
+            Self::Deadline { .. } | Self::TooLate { .. } => "deadline",
+            Self::TooManyRequests { .. } => "too_many_requests",
+            Self::TooManyTogether { .. } => "too_many_together",
             Self::QueueFull { .. } => "queue_full",
             Self::ContainerError { .. } => "container_error",
             Self::Draining { .. } => "draining",

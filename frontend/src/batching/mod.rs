@@ -1,0 +1,267 @@
+//! How many inputs to send to a replica in one batch, and when.
+//!
+//! Each container connection owns one [`Controller`], tells it of each answered batch, and asks it before each dispatch. It is pure: time
+//! comes in as durations, nothing is read from a clock. Invariant: no estimate, however spoilt, keeps a replica unused for good.
+//!
+//! # Layout
+//! - `curve`: the model's own time by batch size; `margin`: how far answers stray from it.
+//! - `aimd` and `quantile_line`: the strategies of those names. `adaptive` is the curve, and `fixed` needs nothing.
+//! - `plan`: what to send and what to give up. `bunching`: when to wait for more.
+
+mod aimd;
+mod bunching;
+mod curve;
+mod margin;
+mod plan;
+mod quantile_line;
+mod seconds;
+
+use std::time::Duration;
+
+use clipper_rpc::catalog::{Batching, BatchingStrategy};
+
+use self::aimd::Aimd;
+use self::bunching::Bunching;
+use self::curve::Curve;
+use self::margin::Margin;
+pub use self::plan::Plan;
+use self::quantile_line::QuantileLine;
+use self::seconds::{duration, log_ratio, scaled, seconds};
+
+/// The weight of a new overhead.
+const OVERHEAD_GAIN: f64 = 0.1;
+
+/// The shares of the overhead in a round trip from which on a second batch in flight pays, and below which it does not any more.
+const PIPELINING: (f64, f64) = (0.15, 0.08);
+
+/// `adaptive` does not grow a batch where an input costs at most this share more than in an endless one.
+const NEAR_ASYMPTOTE: f64 = 0.03;
+
+/// Below it no batch is held back for cheapness: sizes to learn the curve from.
+const ALWAYS_CHEAP: usize = 4;
+
+/// A batch that takes this much longer than a single input is not riskier than one.
+const AS_GOOD_AS_ALONE: f64 = 1.05;
+
+/// Timers are not finer, so shorter waits are not begun.
+const SHORTEST_WAIT: Duration = Duration::from_millis(1);
+
+/// Sizes the batches of one replica.
+#[derive(Debug)]
+pub struct Controller {
+    max_batch_size: usize,
+    wait: Option<Duration>,
+    strategy: Strategy,
+    curve: Curve,
+    margin: Margin,
+    /// What a round trip takes beyond the model's time, in seconds; unknown before the first.
+    overhead: Option<f64>,
+    bunching: Bunching,
+    pipelines: bool,
+}
+
+#[derive(Debug)]
+enum Strategy {
+    Adaptive,
+    Aimd(Aimd),
+    Quantile(QuantileLine),
+    Fixed,
+}
+
+/// What was seen of one answered batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Observation {
+    /// The number of its inputs.
+    pub size: usize,
+    /// The time that the model took for it, by the container's word.
+    pub model_time: Duration,
+    /// From when the replica could begin with it, which is its dispatch or the end of the batch before it, to its answer.
+    pub round_trip: Duration,
+    /// The time that its earliest deadline left when it was dispatched.
+    pub budget: Duration,
+    /// Whether it was dispatched behind another batch in flight: `round_trip` then hides the overhead.
+    pub behind: bool,
+}
+
+/// How long to hold a batch back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wait {
+    /// Dispatch as soon as this many wait,
+    pub until: usize,
+    /// or after this time.
+    pub at_most: Duration,
+}
+
+/// What a controller believes, for metrics.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Estimate {
+    /// The model's time for a batch before its first input.
+    pub fixed: Duration,
+    /// The model's time for each input.
+    pub per_input: Duration,
+    /// What a round trip takes beyond the model's time.
+    pub overhead: Duration,
+    /// How much longer than expected an answer may take and still be in time, as a share: 0.3 is 30 %.
+    pub margin: f64,
+    /// The largest batch that would be sent if there were no deadline.
+    pub limit: usize,
+}
+
+impl Controller {
+    /// A controller that knows nothing yet. No batch will be larger than `max_batch_size`, which counts as 1 if it is 0.
+    pub fn new(batching: Batching, max_batch_size: usize) -> Self {
+        let max_batch_size = max_batch_size.max(1);
+        Self {
+            max_batch_size,
+            wait: batching.wait_micros.map(|micros| Duration::from_micros(micros.into())),
+            strategy: match batching.strategy {
+                BatchingStrategy::Adaptive => Strategy::Adaptive,
+                BatchingStrategy::Aimd => Strategy::Aimd(Aimd::new(max_batch_size)),
+                BatchingStrategy::Quantile => Strategy::Quantile(QuantileLine::new()),
+                BatchingStrategy::Fixed => Strategy::Fixed,
+            },
+            curve: Curve::new(max_batch_size),
+            margin: Margin::new(),
+            overhead: None,
+            bunching: Bunching::new(),
+            pipelines: false,
+        }
+    }
+
+    /// Learns of an answered batch. A failed batch teaches nothing: its time is not the model's.
+    pub fn observe(&mut self, observation: &Observation) {
+        let size = observation.size.clamp(1, self.max_batch_size);
+        let round_trip = seconds(observation.round_trip);
+        let model_time = seconds(observation.model_time).min(round_trip);
+        let pressed = size >= self.limit(observation.budget);
+        self.bunching.observe(size);
+        if self.overhead.is_some() {
+            self.margin.observe(if observation.behind {
+                log_ratio(model_time, self.curve.seconds(size))
+            } else {
+                log_ratio(round_trip, self.seconds(size))
+            });
+        }
+        self.curve.observe(size, model_time, pressed);
+        if !observation.behind {
+            let overhead = round_trip - model_time;
+            let known = self.overhead.unwrap_or(overhead);
+            // One hiccup may not pass for the rule.
+            let believed = overhead.min(2.0 * known + 1e-3);
+            self.overhead = Some(known + OVERHEAD_GAIN * (believed - known));
+        }
+        let end_to_end = if observation.behind { model_time + self.overhead() } else { round_trip };
+        match &mut self.strategy {
+            Strategy::Aimd(aimd) => aimd.observe(size, observation.round_trip > observation.budget),
+            Strategy::Quantile(line) => line.observe(size, end_to_end),
+            Strategy::Adaptive | Strategy::Fixed => {}
+        }
+        let share = self.overhead() / self.seconds(size).max(f64::MIN_POSITIVE);
+        self.pipelines = share > if self.pipelines { PIPELINING.1 } else { PIPELINING.0 };
+    }
+
+    /// The most inputs that can be answered within `budget` from dispatch to a free replica; 0 if not even one can.
+    pub fn limit(&self, budget: Duration) -> usize {
+        let budget = seconds(budget);
+        let alone = self.seconds(1);
+        if budget <= 0.0 || budget < scaled(alone, self.margin.optimistic()) {
+            return 0;
+        }
+        let size = match &self.strategy {
+            Strategy::Adaptive => {
+                // Where not even one is safe, more are no riskier as long as they take no longer.
+                let allowed = scaled(budget, -self.margin.safe()).max(alone * AS_GOOD_AS_ALONE);
+                self.curve.within(allowed - self.overhead()).min(self.large_enough())
+            }
+            Strategy::Aimd(aimd) => aimd.size(),
+            Strategy::Quantile(line) => line.within(budget).min(self.curve.reach()),
+            Strategy::Fixed => self.max_batch_size,
+        };
+        size.clamp(1, self.max_batch_size)
+    }
+
+    /// The expected time from dispatch of a batch of `size` to its answer, without a margin.
+    pub fn expected(&self, size: usize) -> Duration {
+        duration(self.seconds(size))
+    }
+
+    /// When, after dispatch to a free replica, an answer is overdue: hardly one in a thousand is, unless something is wrong.
+    pub fn overdue(&self, size: usize) -> Duration {
+        let expected = self.seconds(size);
+        let late = scaled(expected, self.margin.overdue()).clamp(2.0 * expected, 5.0 * expected);
+        duration(late) + Duration::from_millis(1)
+    }
+
+    /// Whether to send a second batch while one is in flight: the replica would otherwise often wait for the network.
+    pub fn pipelines(&self) -> bool {
+        self.pipelines
+    }
+
+    /// Whether to hold back `waiting` queries, the first of which has `budget` left, for more to come. To be asked once per batch;
+    /// `None`: dispatch now.
+    pub fn wait(&mut self, waiting: usize, arrivals_per_second: f64, budget: Duration) -> Option<Wait> {
+        let longest = match self.wait {
+            Some(wait) => wait,
+            None if matches!(self.strategy, Strategy::Adaptive) => self.expected(1) / 4,
+            None => return None,
+        };
+        if self.wait.is_none() && longest < SHORTEST_WAIT {
+            return None;
+        }
+        let limit = self.limit(budget.saturating_sub(longest));
+        let until = match self.wait {
+            Some(_) if waiting < limit => limit,
+            Some(_) => return None,
+            None => {
+                let strangers =
+                    if arrivals_per_second.is_finite() { arrivals_per_second.max(0.0) } else { 0.0 };
+                self.bunching.wait_until(waiting, strangers * seconds(longest), limit)?
+            }
+        };
+        let slack = seconds(budget) - self.needed(until);
+        let at_most = longest.min(duration(slack));
+        (!at_most.is_zero()).then_some(Wait { until, at_most })
+    }
+
+    /// What it believes at the moment.
+    pub fn estimate(&self) -> Estimate {
+        Estimate {
+            fixed: duration(self.curve.intercept()),
+            per_input: duration(self.curve.slope()),
+            overhead: duration(self.overhead()),
+            margin: self.margin.safe().exp_m1(),
+            limit: self.limit(Duration::MAX),
+        }
+    }
+
+    fn seconds(&self, size: usize) -> f64 {
+        self.overhead() + self.curve.seconds(size)
+    }
+
+    fn overhead(&self) -> f64 {
+        self.overhead.unwrap_or(0.0)
+    }
+
+    /// The budget that a batch of `size` needs, in seconds.
+    fn needed(&self, size: usize) -> f64 {
+        match &self.strategy {
+            Strategy::Quantile(line) => line.seconds(size),
+            _ => scaled(self.seconds(size), self.margin.safe()),
+        }
+    }
+
+    /// Whether [`Self::limit`] follows from the budget.
+    fn heeds_deadlines(&self) -> bool {
+        matches!(self.strategy, Strategy::Adaptive | Strategy::Quantile(_))
+    }
+
+    /// The size from which on larger batches take longer without being cheaper.
+    fn large_enough(&self) -> usize {
+        let per_input = self.curve.slope();
+        if per_input <= 0.0 {
+            return usize::MAX;
+        }
+        let size = (self.curve.intercept() + self.overhead()) / (NEAR_ASYMPTOTE * per_input);
+        (size as usize).max(ALWAYS_CHEAP)
+    }
+}

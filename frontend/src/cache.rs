@@ -1,0 +1,225 @@
+//! The prediction cache: outputs that were computed, and computations that others may share.
+//!
+//! The request asks on its own thread; a computation that ends, on whichever thread, leaves its output here. Keys are
+//! compared whole, so a collision of hashes costs a lookup and nothing else. Invariant: only what a model answered is
+//! kept, and no more than the stated bytes of it, keys and bookkeeping included.
+
+use std::collections::HashMap;
+use std::hash::BuildHasher;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use clipper_rpc::input::Input;
+use clipper_rpc::output::Output;
+use quick_cache::sync::Cache;
+use quick_cache::{DefaultHashBuilder, Weighter};
+
+use crate::computation::{Computation, Waiter};
+
+/// What an entry takes besides its input and its output: two allocations, the slot, the hash table. In bytes; measured.
+const ENTRY_BYTES: usize = 256;
+
+/// What an average entry is taken to weigh when the tables are first sized, in bytes.
+const TYPICAL_ENTRY_BYTES: usize = 1024;
+
+/// So many locks share the computations in progress.
+const SHARDS: usize = 32;
+
+/// What a computation is known by.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// The queue's number, which no other registration of any model's version shares.
+    pub queue: u64,
+    /// What the model is asked.
+    pub input: Input,
+}
+
+/// Outputs by what was asked.
+pub struct PredictionCache {
+    outputs: Cache<Key, Output, Bytes>,
+    in_progress: [Shard; SHARDS],
+    hasher: DefaultHashBuilder,
+}
+
+/// Held for one operation of the map.
+type Shard = Mutex<HashMap<Key, Weak<Computation>, DefaultHashBuilder>>;
+
+/// What is to be done for a query that no kept output answers.
+pub enum Claim {
+    /// It waits for a computation that is in progress.
+    Shared,
+    /// Nobody computes this yet: it is to be queued.
+    New(Arc<Computation>),
+}
+
+#[derive(Clone)]
+struct Bytes;
+
+impl Weighter<Key, Output> for Bytes {
+    fn weight(&self, key: &Key, output: &Output) -> u64 {
+        (key.input.data().len() + output.size() + ENTRY_BYTES) as u64
+    }
+}
+
+impl PredictionCache {
+    /// An empty cache of at most `capacity` bytes; with 0 computations are shared and nothing is kept.
+    pub fn new(capacity: u64) -> Self {
+        let typical = usize::try_from(capacity).unwrap_or(usize::MAX) / TYPICAL_ENTRY_BYTES;
+        Self {
+            outputs: Cache::with_weighter(typical, capacity, Bytes),
+            in_progress: std::array::from_fn(|_| Shard::default()),
+            hasher: DefaultHashBuilder::default(),
+        }
+    }
+
+    /// A kept output.
+    pub fn get(&self, key: &Key) -> Option<Output> {
+        self.outputs.get(key)
+    }
+
+    /// Has a query wait for the computation of `key` that is in progress, or begins one that others can share.
+    pub fn claim(self: &Arc<Self>, key: Key, waiter: Waiter) -> Claim {
+        // Dropped after the lock: if it is the last one, its end needs the lock, too.
+        let in_progress;
+        let mut shard = self.shard(&key);
+        in_progress = shard.get(&key).and_then(Weak::upgrade);
+        let waiter = match &in_progress {
+            Some(computation) => match computation.join(waiter) {
+                Ok(()) => return Claim::Shared,
+                Err(waiter) => waiter,
+            },
+            None => waiter,
+        };
+        let computation = Arc::new(Computation::new(key.clone(), Some(Arc::clone(self)), waiter));
+        shard.insert(key, Arc::downgrade(&computation));
+        drop(shard);
+        Claim::New(computation)
+    }
+
+    /// Keeps an output.
+    pub(crate) fn insert(&self, key: &Key, output: &Output) {
+        self.outputs.insert(key.clone(), output.detached());
+    }
+
+    /// No one can share this computation any more.
+    pub(crate) fn land(&self, key: &Key, computation: &Computation) {
+        let mut shard = self.shard(key);
+        if shard.get(key).is_some_and(|known| std::ptr::eq(known.as_ptr(), computation)) {
+            shard.remove(key);
+        }
+    }
+
+    /// Forgets what a queue's model has answered.
+    pub fn forget(&self, queue: u64) {
+        self.outputs.retain(|key, _| key.queue != queue);
+    }
+
+    /// What the kept outputs take, in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.outputs.weight()
+    }
+
+    fn shard(&self, key: &Key) -> MutexGuard<'_, HashMap<Key, Weak<Computation>, DefaultHashBuilder>> {
+        // The highest bits: the map inside uses the lowest.
+        let index = (self.hasher.hash_one(key) >> 32) as usize % SHARDS;
+        self.in_progress[index].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::computation::tests::waiter;
+    use crate::failure::Failure;
+    use crate::reply::{Delivery, Mailbox};
+
+    fn key(queue: u64, text: &str) -> Key {
+        Key { queue, input: Input::string(text) }
+    }
+
+    fn due() -> Instant {
+        Instant::now() + Duration::from_secs(60)
+    }
+
+    fn begun(claim: Claim) -> Arc<Computation> {
+        match claim {
+            Claim::New(computation) => computation,
+            Claim::Shared => panic!("it is shared"),
+        }
+    }
+
+    #[test]
+    fn queries_of_the_same_input_share_one_computation_and_then_its_output() {
+        let cache = Arc::new(PredictionCache::new(1 << 20));
+        let mailbox = Arc::new(Mailbox::default());
+        let (first, mut first_outcome) = waiter(&mailbox, due());
+        let computation = begun(cache.claim(key(1, "x"), first));
+        let (second, mut second_outcome) = waiter(&mailbox, due());
+        assert!(matches!(cache.claim(key(1, "x"), second), Claim::Shared));
+        assert!(matches!(cache.claim(key(1, "y"), waiter(&mailbox, due()).0), Claim::New(_)));
+        computation.finish(&Ok(Output::text("1")), &mut Delivery::default());
+        mailbox.hand_out();
+        assert_eq!(first_outcome.try_recv().unwrap(), Ok(Output::text("1")));
+        assert_eq!(second_outcome.try_recv().unwrap(), Ok(Output::text("1")));
+        assert_eq!(cache.get(&key(1, "x")), Some(Output::text("1")));
+        assert_eq!(cache.get(&key(2, "x")), None, "another registration of the model");
+    }
+
+    #[test]
+    fn errors_are_not_kept() {
+        let cache = Arc::new(PredictionCache::new(1 << 20));
+        let mailbox = Arc::new(Mailbox::default());
+        let computation = begun(cache.claim(key(1, "x"), waiter(&mailbox, due()).0));
+        computation.finish(&Err(Failure::NoLinkedModels), &mut Delivery::default());
+        assert_eq!(cache.get(&key(1, "x")), None);
+        assert!(matches!(cache.claim(key(1, "x"), waiter(&mailbox, due()).0), Claim::New(_)));
+    }
+
+    #[test]
+    fn an_answer_that_comes_when_all_have_gone_is_kept() {
+        let cache = Arc::new(PredictionCache::new(1 << 20));
+        let mailbox = Arc::new(Mailbox::default());
+        let (gone, outcome) = waiter(&mailbox, due());
+        let computation = begun(cache.claim(key(1, "x"), gone));
+        drop(outcome);
+        assert_eq!(computation.due(Instant::now()), None);
+        computation.finish(&Ok(Output::text("1")), &mut Delivery::default());
+        assert_eq!(cache.get(&key(1, "x")), Some(Output::text("1")));
+    }
+
+    #[test]
+    fn a_computation_that_is_dropped_leaves_nothing_behind() {
+        let cache = Arc::new(PredictionCache::new(1 << 20));
+        let mailbox = Arc::new(Mailbox::default());
+        drop(begun(cache.claim(key(1, "x"), waiter(&mailbox, due()).0)));
+        assert!(cache.in_progress.iter().all(|shard| shard.lock().unwrap().is_empty()));
+    }
+
+    #[test]
+    fn the_bound_in_bytes_holds_whatever_is_kept() {
+        let cache = PredictionCache::new(1 << 20);
+        for number in 0..20_000 {
+            cache.insert(&key(1, &number.to_string()), &Output::text("x".repeat(number % 1000)));
+            assert!(cache.bytes() <= 1 << 20);
+        }
+        assert!(cache.bytes() > 1 << 19, "{}", cache.bytes());
+    }
+
+    #[test]
+    fn a_cache_of_no_bytes_keeps_nothing() {
+        let cache = PredictionCache::new(0);
+        cache.insert(&key(1, "x"), &Output::text("1"));
+        assert_eq!(cache.get(&key(1, "x")), None);
+    }
+
+    #[test]
+    fn what_a_queue_has_answered_can_be_forgotten() {
+        let cache = PredictionCache::new(1 << 20);
+        cache.insert(&key(1, "x"), &Output::text("1"));
+        cache.insert(&key(2, "x"), &Output::text("2"));
+        cache.forget(1);
+        assert_eq!(cache.get(&key(1, "x")), None);
+        assert_eq!(cache.get(&key(2, "x")), Some(Output::text("2")));
+    }
+}

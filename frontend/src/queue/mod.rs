@@ -1,0 +1,950 @@
+//! The queries that wait for one version of one model.
+//!
+//! Shared between the HTTP workers, which push, and the connections of its containers, which take batches when they are
+//! free. Both are plain calls under one lock, held for as long as a batch is picked. Invariant: while a wanted query
+//! waits, no replica is idle but those that would answer it later than a busy one; while no replica is here, nothing waits.
+
+mod arrivals;
+mod entry;
+mod replica;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use clipper_rpc::input::InputType;
+use clipper_rpc::names::ModelId;
+
+use self::arrivals::Arrivals;
+pub use self::entry::Entry;
+use self::replica::{Activity, Pace, Replica};
+pub use self::replica::{ReplicaId, WakeUp};
+use crate::batching::Controller;
+use crate::computation::{Computation, MAX_ATTEMPTS};
+use crate::failure::Failure;
+use crate::reply::Delivery;
+
+/// The most bytes of inputs in one batch of several; a single larger input travels alone.
+const MAX_BATCH_BYTES: usize = 32 << 20;
+
+/// How often a full queue is looked through, at most, for queries whose clients have gone.
+const SWEEP_INTERVAL: Duration = Duration::from_millis(20);
+
+/// A replica leaves a query to others only if they are so many times faster.
+const FASTER: u32 = 2;
+
+/// A replica that got nothing for so long, as others are faster, is lent a query to see whether they still are.
+const EXPLORATION_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Each query that is handed out pays for so much of one that is hedged,
+const HEDGES_PER_QUERY: f64 = 0.05;
+
+/// up to so many.
+const MOST_HEDGES: f64 = 256.0;
+
+/// What may wait at most.
+#[derive(Debug, Clone, Copy)]
+pub struct Capacity {
+    /// Queries.
+    pub queries: usize,
+    /// Bytes of their inputs.
+    pub bytes: usize,
+}
+
+/// The deadline-ordered queue of one version of one model.
+pub struct Queue {
+    number: u64,
+    model: ModelId,
+    input_type: InputType,
+    capacity: Capacity,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// By deadline; between equal ones first come, first served.
+    waiting: BTreeMap<(Instant, u64), Entry>,
+    pushed: u64,
+    /// What waits, in queries and in bytes of their inputs.
+    queries: usize,
+    bytes: usize,
+    arrivals: Arrivals,
+    replicas: Vec<Replica>,
+    /// How many queries may be hedged.
+    hedges: f64,
+    /// When all that waits may be looked through again.
+    next_sweep: Instant,
+    closed: bool,
+}
+
+/// What a replica says of itself when it asks for work.
+pub struct Readiness<'a> {
+    /// Which it is.
+    pub replica: ReplicaId,
+    /// Decides on its batches.
+    pub controller: &'a mut Controller,
+    /// The inputs that it holds.
+    pub in_flight: usize,
+    /// How long it needs for them.
+    pub lead: Duration,
+    /// How long it has held nothing, if it does.
+    pub idle: Option<Duration>,
+    /// Whether it may wait for a larger batch than there is.
+    pub may_wait: bool,
+}
+
+/// What a replica that asked for work gets.
+pub enum Work {
+    /// Inputs to answer.
+    Batch(Batch),
+    /// More should come soon: ask again after this time, or when woken.
+    Wait(Duration),
+    /// Nothing now: it will be woken.
+    Idle,
+    /// Nothing ever: the model's version is withdrawn.
+    Closed,
+}
+
+/// Inputs that a replica is given together.
+pub struct Batch {
+    /// At least one, earliest deadline first.
+    pub computations: Vec<Arc<Computation>>,
+    /// The time until the earliest deadline.
+    pub budget: Duration,
+    /// The latest deadline.
+    pub last_deadline: Instant,
+}
+
+/// How much waits, and for how many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Depth {
+    /// Queries that wait.
+    pub queries: usize,
+    /// What their inputs take, in bytes.
+    pub bytes: usize,
+    /// Replicas that are connected.
+    pub replicas: usize,
+}
+
+impl Queue {
+    /// An empty queue. No other queue of this frontend has ever had its `number`.
+    pub fn new(number: u64, model: ModelId, input_type: InputType, capacity: Capacity) -> Self {
+        let now = Instant::now();
+        let state = State {
+            waiting: BTreeMap::new(),
+            pushed: 0,
+            queries: 0,
+            bytes: 0,
+            arrivals: Arrivals::new(now),
+            replicas: Vec::new(),
+            hedges: MOST_HEDGES,
+            next_sweep: now,
+            closed: false,
+        };
+        Self { number, model, input_type, capacity, state: Mutex::new(state) }
+    }
+
+    /// Tells this queue from every other that the frontend has had.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// The version of the model that is served.
+    pub fn model(&self) -> &ModelId {
+        &self.model
+    }
+
+    /// The type of its inputs.
+    pub fn input_type(&self) -> InputType {
+        self.input_type
+    }
+
+    /// How much waits at the moment.
+    pub fn depth(&self) -> Depth {
+        self.lock().depth()
+    }
+
+    /// Accepts what can be answered, and wakes idle replicas for it; the rest is told at once why not.
+    pub fn push(&self, entries: impl IntoIterator<Item = Entry>, now: Instant) {
+        let mut delivery = Delivery::default();
+        let mut state = self.lock();
+        for entry in entries {
+            state.arrivals.count(entry.len());
+            match self.refusal(&mut state, &entry, now) {
+                None => state.insert(entry),
+                Some(failure) => entry.fail(&failure, &mut delivery),
+            }
+        }
+        state.wake_one();
+    }
+
+    fn refusal(&self, state: &mut State, entry: &Entry, now: Instant) -> Option<Failure> {
+        let model = || self.model.clone();
+        if state.closed {
+            return Some(Failure::Draining { model: model() });
+        }
+        let Some(most) = state.replicas.iter().map(|replica| replica.max_batch_size).min() else {
+            return Some(Failure::NoConnectedReplicas { model: model() });
+        };
+        if entry.len() > most {
+            return Some(Failure::TooManyTogether { model: model(), found: entry.len(), most });
+        }
+        let is_full = |state: &State| {
+            state.queries + entry.len() > self.capacity.queries
+                || (state.bytes + entry.bytes() > self.capacity.bytes && state.queries > 0)
+        };
+        if is_full(state) {
+            state.make_room(now);
+        }
+        is_full(state).then(|| Failure::QueueFull {
+            model: model(),
+            queries: state.queries,
+            bytes: state.bytes,
+        })
+    }
+
+    /// Takes back what a container held that was lost by `loss`, or ends it where no other container can answer.
+    pub fn requeue(&self, computations: impl IntoIterator<Item = Arc<Computation>>, loss: &str) {
+        let now = Instant::now();
+        let mut delivery = Delivery::default();
+        let mut state = self.lock();
+        for computation in computations {
+            let Some(due) = computation.due(now) else { continue };
+            let attempts = computation.attempts();
+            let entry = Entry::new(computation, due, now);
+            if attempts < MAX_ATTEMPTS && !state.replicas.is_empty() {
+                state.insert(entry);
+                continue;
+            }
+            let problem = format!("was lost while it held this query, attempt {attempts}: {loss}");
+            entry.fail(&Failure::ContainerError { model: self.model.clone(), problem }, &mut delivery);
+        }
+        state.wake_one();
+    }
+
+    /// Gives other replicas what a stalled one holds, as far as they are there and hedging has not been used too much;
+    /// the first answer counts. The stalled one is not woken until [`Queue::revive`].
+    pub fn hedge<'a>(&self, stalled: ReplicaId, held: impl Iterator<Item = &'a Arc<Computation>>) -> usize {
+        let now = Instant::now();
+        let mut state = self.lock();
+        let mut hedged = 0;
+        for replica in &mut state.replicas {
+            if replica.id == stalled {
+                replica.stalled = true;
+            } else if let Activity::Idle { at_least } = &mut replica.activity {
+                // It may have left work to the one that is stalled now.
+                *at_least = 1;
+            }
+        }
+        if state.replicas.iter().any(|replica| !replica.stalled) {
+            for computation in held {
+                if state.hedges < 1.0 {
+                    break;
+                }
+                if let Some(due) = computation.due(now) {
+                    state.hedges -= 1.0;
+                    hedged += 1;
+                    state.insert(Entry::hedge(Arc::clone(computation), due, now));
+                }
+            }
+        }
+        state.wake_one();
+        hedged
+    }
+
+    /// A stalled replica has answered.
+    pub fn revive(&self, replica: ReplicaId) {
+        if let Some(replica) = self.lock().replica(replica) {
+            replica.stalled = false;
+        }
+    }
+
+    /// Picks the batch that a replica should compute now; without one it becomes idle.
+    pub fn take(&self, ready: &mut Readiness<'_>) -> Work {
+        let now = Instant::now();
+        // Dropped after the lock: it wakes.
+        let mut delivery = Delivery::default();
+        let mut state = self.lock();
+        let state = &mut *state;
+        state.drop_unwanted(now);
+        let Some(first) = state.waiting.first_key_value().map(|(key, _)| key.0) else {
+            return if state.closed && ready.in_flight == 0 { Work::Closed } else { state.rest(ready, 1) };
+        };
+        let budget = first - now;
+        let others = state.answered_sooner_by_others(ready, budget, now);
+        if state.queries <= others {
+            return match ready.idle {
+                Some(idle) if idle >= EXPLORATION_INTERVAL => state.lend(ready, 1, now),
+                _ => state.rest(ready, others + 1),
+            };
+        }
+        let Some(from) = state.key_after(others) else { return state.rest(ready, others + 1) };
+        let budgets = state
+            .waiting
+            .range(from..)
+            .flat_map(|(key, entry)| std::iter::repeat_n(key.0.saturating_duration_since(now), entry.len()));
+        let plan = ready.controller.plan(state.queries - others, budgets, ready.lead, ready.idle);
+        if plan.given_up > 0 {
+            if others > 0 || state.has_faster(ready) {
+                return if plan.take > 0 {
+                    state.lend(ready, plan.take, now)
+                } else {
+                    state.rest(ready, others + 1)
+                };
+            }
+            let failure = Failure::TooLate {
+                model: self.model.clone(),
+                queued: state.queries,
+                replicas: state.replicas.len(),
+            };
+            state.give_up(plan.given_up, &failure, now, &mut delivery);
+        }
+        if plan.take == 0 {
+            return state.rest(ready, others + 1);
+        }
+        // Less than that gains nearly nothing, and takes from the batch after it.
+        let worthwhile = ready.in_flight.div_ceil(2);
+        if state.queries - others < worthwhile {
+            return state.rest(ready, others + worthwhile);
+        }
+        if ready.may_wait {
+            let per_second = state.arrivals.per_second(now);
+            if let Some(wait) = ready.controller.wait(state.queries, per_second, budget) {
+                state.rest(ready, wait.until);
+                return Work::Wait(wait.at_most);
+            }
+        }
+        match state.pick((others > 0).then_some(from), plan.take, now) {
+            Some(batch) => {
+                state.engage(ready, &batch, now);
+                state.wake_one();
+                Work::Batch(batch)
+            }
+            None => state.rest(ready, others + 1),
+        }
+    }
+
+    /// Adds a replica that takes at most `max_batch_size` inputs at once. It must ask for work once to become idle.
+    pub fn join(&self, replica: ReplicaId, max_batch_size: usize, wake_up: WakeUp) {
+        self.lock().replicas.push(Replica::new(replica, max_batch_size, wake_up, Instant::now()));
+    }
+
+    /// The replica takes that many inputs at once from now on.
+    pub fn resize(&self, replica: ReplicaId, max_batch_size: usize) {
+        if let Some(replica) = self.lock().replica(replica) {
+            replica.max_batch_size = max_batch_size;
+        }
+    }
+
+    /// Removes a replica. If it was the last, everything that waits ends now.
+    pub fn leave(&self, id: ReplicaId) {
+        let mut delivery = Delivery::default();
+        let mut state = self.lock();
+        state.replicas.retain(|replica| replica.id != id);
+        if !state.replicas.is_empty() {
+            // It may have been woken for what it will not take now, and others have left work to it.
+            for replica in &mut state.replicas {
+                if let Activity::Idle { at_least } = &mut replica.activity {
+                    *at_least = 1;
+                }
+            }
+            state.wake_one();
+            return;
+        }
+        (state.queries, state.bytes) = (0, 0);
+        let failure = Failure::NoConnectedReplicas { model: self.model.clone() };
+        for entry in std::mem::take(&mut state.waiting).into_values() {
+            entry.fail(&failure, &mut delivery);
+        }
+    }
+
+    /// Refuses queries from now on. The replicas empty the queue, and are then told that it is closed.
+    pub fn close(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        for replica in &mut state.replicas {
+            replica.activity = Activity::Busy;
+            (replica.wake_up)();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn depth(&self) -> Depth {
+        Depth { queries: self.queries, bytes: self.bytes, replicas: self.replicas.len() }
+    }
+
+    fn insert(&mut self, entry: Entry) {
+        self.pushed += 1;
+        self.queries += entry.len();
+        self.bytes += entry.bytes();
+        self.waiting.insert((entry.due, self.pushed), entry);
+    }
+
+    /// Takes out the first entry from `from` on, or of all.
+    fn remove_first(&mut self, from: Option<(Instant, u64)>) -> Option<((Instant, u64), Entry)> {
+        let (key, entry) = match from {
+            None => self.waiting.pop_first()?,
+            Some(from) => {
+                let key = *self.waiting.range(from..).next()?.0;
+                self.waiting.remove_entry(&key)?
+            }
+        };
+        self.queries -= entry.len();
+        self.bytes -= entry.bytes();
+        Some((key, entry))
+    }
+
+    /// Where the entry begins before which `skipped` queries are.
+    fn key_after(&self, skipped: usize) -> Option<(Instant, u64)> {
+        let mut before = 0;
+        self.waiting.iter().find_map(|(key, entry)| {
+            let reached = before >= skipped;
+            before += entry.len();
+            reached.then_some(*key)
+        })
+    }
+
+    /// Drops entries at the front that nobody waits for any more.
+    fn drop_unwanted(&mut self, now: Instant) {
+        while let Some(mut first) = self.waiting.first_entry() {
+            let (due, len, bytes) = (first.key().0, first.get().len(), first.get().bytes());
+            let wanted = first.get_mut().is_wanted(now);
+            if wanted && first.get().due == due && first.get().len() == len {
+                return;
+            }
+            let entry = first.remove();
+            self.queries -= len;
+            self.bytes -= bytes;
+            if wanted {
+                self.insert(entry);
+            }
+        }
+    }
+
+    /// Drops what nobody waits for any more: at the front at each call; anywhere not so often that a full queue would do
+    /// nothing else.
+    fn make_room(&mut self, now: Instant) {
+        self.drop_unwanted(now);
+        if now < self.next_sweep {
+            return;
+        }
+        (self.queries, self.bytes) = (0, 0);
+        self.waiting.retain(|_, entry| {
+            let wanted = entry.is_wanted(now);
+            if wanted {
+                self.queries += entry.len();
+                self.bytes += entry.bytes();
+            }
+            wanted
+        });
+        let took = now.elapsed();
+        self.next_sweep = now + took + SWEEP_INTERVAL.max(20 * took);
+    }
+
+    /// Ends the first `count` queries, for those who are due; whoever shares a computation and has more time stays.
+    fn give_up(&mut self, count: usize, failure: &Failure, now: Instant, delivery: &mut Delivery) {
+        let mut ended = 0;
+        while ended < count {
+            let Some((_, mut entry)) = self.remove_first(None) else { return };
+            ended += entry.len();
+            // The container that holds it may still answer in time.
+            let stays = if entry.hedge { false } else { entry.give_up(failure, delivery) };
+            if stays && entry.due > now {
+                self.insert(entry);
+            }
+        }
+    }
+
+    /// How many queries others will have answered before `ready` could answer the first: those who are much faster.
+    fn answered_sooner_by_others(&self, ready: &Readiness<'_>, budget: Duration, now: Instant) -> usize {
+        if self.replicas.len() < 2 {
+            return 0;
+        }
+        let one = ready.controller.expected(1);
+        let size = self.queries.min(ready.controller.limit(budget.saturating_sub(ready.lead))).max(1);
+        let then = now + ready.lead + ready.controller.expected(size);
+        let faster = self.replicas.iter().filter(|replica| {
+            replica.id != ready.replica
+                && replica.latency() > Duration::ZERO
+                && replica.latency() * FASTER <= one
+        });
+        faster.map(|replica| replica.answers_by(then, now)).fold(0, usize::saturating_add)
+    }
+
+    /// Takes out a batch of at most `most` queries from `from` on, or of all.
+    fn pick(&mut self, from: Option<(Instant, u64)>, most: usize, now: Instant) -> Option<Batch> {
+        let mut computations = Vec::with_capacity(most.min(self.queries));
+        let mut bytes = 0;
+        let mut first_deadline = None;
+        let mut last_deadline = now;
+        while computations.len() < most {
+            let Some((key, mut entry)) = self.remove_first(from) else { break };
+            if !entry.is_wanted(now) {
+                continue;
+            }
+            bytes += entry.bytes();
+            let fits = computations.len() + entry.len() <= most && bytes <= MAX_BATCH_BYTES;
+            if !fits && !computations.is_empty() {
+                self.queries += entry.len();
+                self.bytes += entry.bytes();
+                self.waiting.insert(key, entry);
+                break;
+            }
+            first_deadline = first_deadline.or(Some(entry.due));
+            last_deadline = last_deadline.max(entry.due);
+            computations.extend(entry.hand_out());
+        }
+        let budget = first_deadline?.saturating_duration_since(now);
+        Some(Batch { computations, budget, last_deadline })
+    }
+
+    /// Gives a replica copies of the queries with the most time, which stay for others: it costs them nothing should it
+    /// be too slow.
+    fn lend(&mut self, ready: &Readiness<'_>, most: usize, now: Instant) -> Work {
+        let mut batch = Batch { computations: Vec::new(), budget: Duration::ZERO, last_deadline: now };
+        for (&(due, _), entry) in self.waiting.iter().rev() {
+            if batch.computations.len() + entry.len() > most {
+                break;
+            }
+            batch.computations.extend(entry.lend());
+            batch.budget = due.saturating_duration_since(now);
+            batch.last_deadline = batch.last_deadline.max(due);
+        }
+        if batch.computations.is_empty() {
+            return self.rest(ready, 1);
+        }
+        self.engage(ready, &batch, now);
+        Work::Batch(batch)
+    }
+
+    /// Whether another replica answers a query sooner, once it is free.
+    fn has_faster(&self, ready: &Readiness<'_>) -> bool {
+        let one = ready.controller.expected(1);
+        self.replicas.iter().any(|replica| {
+            replica.id != ready.replica
+                && !replica.stalled
+                && replica.pace.is_some()
+                && replica.latency() < one
+        })
+    }
+
+    fn replica(&mut self, id: ReplicaId) -> Option<&mut Replica> {
+        self.replicas.iter_mut().find(|replica| replica.id == id)
+    }
+
+    /// Notes that a replica has nothing to do until `at_least` queries wait.
+    fn rest(&mut self, ready: &Readiness<'_>, at_least: usize) -> Work {
+        if let Some(replica) = self.replica(ready.replica) {
+            replica.activity = Activity::Idle { at_least };
+            if ready.in_flight == 0 {
+                replica.busy_until = Instant::now();
+            }
+        }
+        Work::Idle
+    }
+
+    /// Notes what a replica is given.
+    fn engage(&mut self, ready: &Readiness<'_>, batch: &Batch, now: Instant) {
+        let size = batch.computations.len();
+        self.hedges = (self.hedges + HEDGES_PER_QUERY * size as f64).min(MOST_HEDGES);
+        let busy_until = now + ready.lead + ready.controller.expected(size);
+        if let Some(replica) = self.replica(ready.replica) {
+            replica.activity = Activity::Busy;
+            replica.pace = Some(Pace::of(ready.controller, batch.budget));
+            replica.busy_until = busy_until;
+        }
+    }
+
+    /// Wakes the idle replica that answers soonest, if there is enough work for it.
+    fn wake_one(&mut self) {
+        let queries = self.queries;
+        if queries == 0 {
+            return;
+        }
+        let idle = self.replicas.iter_mut().filter(|replica| replica.is_to_be_woken(queries));
+        if let Some(replica) = idle.min_by_key(|replica| replica.latency()) {
+            replica.activity = Activity::Busy;
+            (replica.wake_up)();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use clipper_rpc::catalog::{Batching, BatchingStrategy};
+    use clipper_rpc::output::Output;
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::batching::Observation;
+    use crate::computation::tests::{computation, waiter};
+    use crate::failure::Outcome;
+    use crate::reply::Mailbox;
+
+    /// A queue, the mailbox of who asks, and controllers that take whatever waits.
+    struct Fixture {
+        queue: Queue,
+        mailbox: Arc<Mailbox>,
+        deadline: Instant,
+    }
+
+    type Receiver = oneshot::Receiver<Outcome>;
+
+    impl Fixture {
+        fn new(queries: usize) -> Self {
+            let model = ModelId { name: "m".parse().unwrap(), version: "1".parse().unwrap() };
+            Self {
+                queue: Queue::new(1, model, InputType::Strings, Capacity { queries, bytes: 1 << 20 }),
+                mailbox: Arc::new(Mailbox::default()),
+                deadline: Instant::now() + Duration::from_secs(60),
+            }
+        }
+
+        fn push(&self, text: &str) -> Receiver {
+            self.push_due(text, self.deadline)
+        }
+
+        fn push_due(&self, text: &str, deadline: Instant) -> Receiver {
+            let (computation, outcome) = computation(&self.mailbox, text, deadline);
+            let now = Instant::now();
+            self.queue.push([Entry::new(computation, deadline, now)], now);
+            outcome
+        }
+
+        fn push_together(&self, texts: &[&str]) -> Vec<Receiver> {
+            let made = texts.iter().map(|text| computation(&self.mailbox, text, self.deadline));
+            let (computations, outcomes): (Vec<_>, Vec<_>) = made.unzip();
+            let now = Instant::now();
+            self.queue.push([Entry::together(computations, self.deadline, now)], now);
+            outcomes
+        }
+
+        fn join(&self, id: ReplicaId) -> Arc<AtomicUsize> {
+            let wakes = Arc::new(AtomicUsize::new(0));
+            let counter = Arc::clone(&wakes);
+            let wake_up = move || {
+                counter.fetch_add(1, Ordering::SeqCst);
+            };
+            self.queue.join(id, 3, Box::new(wake_up));
+            wakes
+        }
+
+        fn take(&self, replica: ReplicaId) -> Work {
+            self.take_with(replica, &mut fixed(3), 0)
+        }
+
+        fn take_with(&self, replica: ReplicaId, controller: &mut Controller, in_flight: usize) -> Work {
+            self.queue.take(&mut Readiness {
+                replica,
+                controller,
+                in_flight,
+                lead: Duration::ZERO,
+                idle: (in_flight == 0).then_some(Duration::ZERO),
+                may_wait: true,
+            })
+        }
+
+        /// The failure that a query was told, by its short name.
+        fn reason(&self, outcome: &mut Receiver) -> &'static str {
+            self.mailbox.hand_out();
+            outcome.try_recv().unwrap().unwrap_err().reason()
+        }
+    }
+
+    /// A controller that knows no time, and takes so many.
+    fn fixed(size: usize) -> Controller {
+        Controller::new(Batching { strategy: BatchingStrategy::Fixed, ..Batching::default() }, size)
+    }
+
+    /// One that has learned how long any batch takes.
+    fn slow(millis: u64) -> Controller {
+        let mut controller = fixed(3);
+        for size in (1..=3).cycle().take(60) {
+            controller.observe(&Observation {
+                size,
+                model_time: Duration::from_millis(millis),
+                round_trip: Duration::from_millis(millis),
+                budget: Duration::from_secs(60),
+                behind: false,
+            });
+        }
+        controller
+    }
+
+    fn batch(work: Work) -> Vec<Arc<Computation>> {
+        match work {
+            Work::Batch(batch) => batch.computations,
+            Work::Idle => panic!("idle"),
+            Work::Wait(_) => panic!("it waits"),
+            Work::Closed => panic!("closed"),
+        }
+    }
+
+    fn texts(work: Work) -> Vec<String> {
+        let text = |one: &Arc<Computation>| String::from_utf8(one.input().data().to_vec()).unwrap();
+        batch(work).iter().map(text).collect()
+    }
+
+    fn woken(wakes: &AtomicUsize) -> usize {
+        wakes.load(Ordering::SeqCst)
+    }
+
+    #[test]
+    fn the_earliest_deadline_is_taken_first_and_equals_in_order_of_arrival() {
+        let f = Fixture::new(10);
+        f.join(1);
+        let _late = f.push_due("late", f.deadline + Duration::from_secs(1));
+        let _rest = ["a", "b", "c"].map(|text| f.push(text));
+        assert_eq!(texts(f.take(1)), ["a", "b", "c"]);
+        assert_eq!(texts(f.take(1)), ["late"]);
+        assert!(matches!(f.take(1), Work::Idle));
+    }
+
+    #[test]
+    fn a_query_that_nobody_waits_for_is_never_taken() {
+        let f = Fixture::new(10);
+        f.join(1);
+        drop(f.push("gone"));
+        let _expired = f.push_due("expired", Instant::now());
+        assert!(matches!(f.take(1), Work::Idle));
+        assert_eq!(f.queue.depth(), Depth { queries: 0, bytes: 0, replicas: 1 });
+    }
+
+    #[test]
+    fn a_shared_query_outlives_the_first_who_asked() {
+        let f = Fixture::new(10);
+        f.join(1);
+        let (shared, first) = computation(&f.mailbox, "x", f.deadline);
+        let (second, _second) = waiter(&f.mailbox, f.deadline + Duration::from_secs(1));
+        assert!(shared.join(second).is_ok());
+        let now = Instant::now();
+        f.queue.push([Entry::new(shared, f.deadline, now)], now);
+        drop(first);
+        assert_eq!(texts(f.take(1)), ["x"]);
+    }
+
+    #[test]
+    fn a_query_that_cannot_make_it_is_told_so_before_it_costs_anything() {
+        let f = Fixture::new(10);
+        f.join(1);
+        let mut controller = slow(200);
+        let mut hopeless = f.push_due("hopeless", Instant::now() + Duration::from_millis(100));
+        let _fine = f.push("fine");
+        assert_eq!(texts(f.take_with(1, &mut controller, 0)), ["fine"]);
+        assert_eq!(f.reason(&mut hopeless), "deadline");
+    }
+
+    #[test]
+    fn a_full_queue_refuses_but_first_drops_what_nobody_waits_for() {
+        let f = Fixture::new(1);
+        f.join(1);
+        let first = f.push("first");
+        let mut second = f.push("second");
+        assert_eq!(f.reason(&mut second), "queue_full");
+        drop(first);
+        let _third = f.push("third");
+        assert_eq!(texts(f.take(1)), ["third"]);
+    }
+
+    #[test]
+    fn a_queue_is_full_in_bytes_too_but_never_for_a_single_query() {
+        let f = Fixture::new(10);
+        f.join(1);
+        let large = "x".repeat(1 << 21);
+        let _first = f.push(&large);
+        let mut second = f.push("small");
+        assert_eq!(f.reason(&mut second), "queue_full");
+        assert_eq!(f.queue.depth().bytes, 1 << 21);
+    }
+
+    #[test]
+    fn a_full_queue_is_not_looked_through_for_every_query_that_it_refuses() {
+        let f = Fixture::new(50_000);
+        f.join(1);
+        let _waiting: Vec<_> = (0..50_000).map(|_| f.push("w")).collect();
+        let began = Instant::now();
+        for _ in 0..50_000 {
+            drop(f.push("refused"));
+        }
+        assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    }
+
+    #[test]
+    fn only_an_idle_replica_is_woken_and_once() {
+        let f = Fixture::new(10);
+        let wakes = f.join(1);
+        let _first = f.push("first");
+        assert_eq!(woken(&wakes), 0, "it has not asked yet");
+        texts(f.take(1));
+        assert!(matches!(f.take(1), Work::Idle));
+        let _more = [f.push("second"), f.push("third")];
+        assert_eq!(woken(&wakes), 1);
+    }
+
+    #[test]
+    fn the_fastest_idle_replica_is_woken() {
+        let f = Fixture::new(10);
+        let wakes = [f.join(1), f.join(2)];
+        for (replica, millis) in [(1, 50), (2, 40)] {
+            let _query = f.push("x");
+            let mut controller = slow(millis);
+            texts(f.take_with(replica, &mut controller, 0));
+            assert!(matches!(f.take_with(replica, &mut controller, 0), Work::Idle));
+        }
+        assert!(matches!(f.take_with(1, &mut slow(50), 0), Work::Idle));
+        let before = wakes.each_ref().map(|wakes| woken(wakes));
+        let _query = f.push("x");
+        assert_eq!(wakes.each_ref().map(|wakes| woken(wakes)), [before[0], before[1] + 1]);
+    }
+
+    #[test]
+    fn a_slow_replica_leaves_to_a_fast_one_what_that_answers_sooner_and_takes_the_rest() {
+        let f = Fixture::new(100);
+        let (mut fast, mut sluggish) = (slow(10), slow(100));
+        f.join(1);
+        let wakes = f.join(2);
+        let _first = f.push("first");
+        assert_eq!(texts(f.take_with(1, &mut fast, 0)), ["first"]);
+        // In 100 ms the fast one answers nine more batches of three.
+        let mut waiting: Vec<_> = (0..20).map(|_| f.push("x")).collect();
+        assert!(matches!(f.take_with(2, &mut sluggish, 0), Work::Idle));
+        assert_eq!(woken(&wakes), 0);
+        waiting.extend((0..20).map(|_| f.push("x")));
+        assert_eq!(woken(&wakes), 1);
+        assert_eq!(texts(f.take_with(2, &mut sluggish, 0)).len(), 3);
+    }
+
+    #[test]
+    fn what_a_stalled_replica_holds_is_given_to_another_and_the_first_answer_counts() {
+        let f = Fixture::new(10);
+        f.join(1);
+        let wakes = f.join(2);
+        let mut outcome = f.push("x");
+        let held = batch(f.take(1));
+        assert!(matches!(f.take(2), Work::Idle));
+        assert_eq!(f.queue.hedge(1, held.iter()), 1);
+        assert_eq!(woken(&wakes), 1);
+        let hedged = batch(f.take(2));
+        let mut delivery = Delivery::default();
+        hedged[0].finish(&Ok(Output::text("2")), &mut delivery);
+        held[0].finish(&Ok(Output::text("1")), &mut delivery);
+        f.mailbox.hand_out();
+        assert_eq!(outcome.try_recv().unwrap(), Ok(Output::text("2")));
+    }
+
+    #[test]
+    fn a_lone_replica_is_not_hedged_against() {
+        let f = Fixture::new(10);
+        f.join(1);
+        let _outcome = f.push("x");
+        let held = batch(f.take(1));
+        assert_eq!(f.queue.hedge(1, held.iter()), 0);
+        assert_eq!(f.queue.depth().queries, 0);
+    }
+
+    #[test]
+    fn hedging_is_bounded_by_a_share_of_what_is_handed_out() {
+        let f = Fixture::new(10_000);
+        f.join(1);
+        f.join(2);
+        let mut hedged = 0;
+        let mut outcomes = Vec::new();
+        for _ in 0..2_000 {
+            outcomes.push(f.push("x"));
+            let held = batch(f.take(1));
+            hedged += f.queue.hedge(1, held.iter());
+            f.queue.revive(1);
+            if let Work::Batch(other) = f.take(2) {
+                let mut delivery = Delivery::default();
+                other.computations.iter().for_each(|one| one.finish(&Ok(Output::text("1")), &mut delivery));
+            }
+        }
+        assert!(hedged < 500, "{hedged}");
+    }
+
+    #[test]
+    fn inputs_that_belong_together_are_never_split() {
+        let f = Fixture::new(10);
+        f.join(1);
+        let _one = f.push("1");
+        let _together = f.push_together(&["a", "b", "c"]);
+        let _two = f.push("2");
+        assert_eq!(texts(f.take(1)), ["1"]);
+        assert_eq!(texts(f.take(1)), ["a", "b", "c"]);
+        assert_eq!(texts(f.take(1)), ["2"]);
+        let mut too_many = f.push_together(&["a", "b", "c", "d"]);
+        assert_eq!(f.reason(&mut too_many[3]), "too_many_together");
+    }
+
+    #[test]
+    fn a_replica_that_holds_a_batch_takes_no_crumbs() {
+        let f = Fixture::new(10);
+        let wakes = f.join(1);
+        let _first = f.push("x");
+        assert!(matches!(f.take_with(1, &mut fixed(3), 3), Work::Idle));
+        let _second = f.push("y");
+        assert_eq!(woken(&wakes), 1);
+        assert_eq!(texts(f.take_with(1, &mut fixed(3), 3)), ["x", "y"]);
+    }
+
+    #[test]
+    fn a_query_is_refused_at_once_where_no_container_is_connected() {
+        let f = Fixture::new(1);
+        let mut outcome = f.push("x");
+        assert_eq!(f.reason(&mut outcome), "no_connected_replicas");
+    }
+
+    #[test]
+    fn the_last_replica_to_leave_ends_every_waiting_query() {
+        let f = Fixture::new(10);
+        f.join(1);
+        let mut outcome = f.push("x");
+        f.queue.leave(1);
+        assert_eq!(f.reason(&mut outcome), "no_connected_replicas");
+    }
+
+    #[test]
+    fn work_that_a_leaving_replica_was_woken_for_goes_to_another() {
+        let f = Fixture::new(10);
+        let (first, second) = (f.join(1), f.join(2));
+        assert!(matches!(f.take(1), Work::Idle));
+        assert!(matches!(f.take(2), Work::Idle));
+        let _outcome = f.push("x");
+        assert_eq!((woken(&first), woken(&second)), (1, 0));
+        f.queue.leave(1);
+        assert_eq!(woken(&second), 1);
+        assert_eq!(texts(f.take(2)), ["x"]);
+    }
+
+    #[test]
+    fn a_requeued_query_is_tried_again_but_not_for_ever() {
+        let f = Fixture::new(10);
+        f.join(1);
+        let mut outcome = f.push("poison");
+        for _ in 0..MAX_ATTEMPTS {
+            let batch = batch(f.take(1));
+            f.queue.requeue(batch, "it broke");
+        }
+        assert!(matches!(f.take(1), Work::Idle));
+        assert_eq!(f.reason(&mut outcome), "container_error");
+    }
+
+    #[test]
+    fn a_closed_queue_is_emptied_before_its_replicas_are_sent_home() {
+        let f = Fixture::new(10);
+        f.join(1);
+        let _accepted = f.push("accepted");
+        f.queue.close();
+        let mut refused = f.push("refused");
+        assert_eq!(f.reason(&mut refused), "draining");
+        assert_eq!(texts(f.take(1)), ["accepted"]);
+        assert!(matches!(f.take_with(1, &mut fixed(3), 1), Work::Idle));
+        assert!(matches!(f.take(1), Work::Closed));
+    }
+}
