@@ -3,6 +3,7 @@
 //! Reads the settings, starts what they name, and turns signals into an orderly end. Whatever goes wrong is one line on
 //! standard error and a non-zero exit.
 
+mod bench;
 mod roles;
 mod settings;
 mod signals;

@@ -16,6 +16,7 @@ use tempfile::NamedTempFile;
 use tokio::sync::oneshot;
 use tracing::warn;
 
+use crate::bench;
 use crate::settings::{FrontendSettings, ManagementSettings, Role};
 use crate::signals::Shutdown;
 
@@ -34,6 +35,7 @@ pub async fn run(role: Role) -> anyhow::Result<()> {
         Role::Frontend { management_url, frontend } => {
             run_frontend(&management_url, frontend, shutdown).await
         }
+        Role::Bench { bench } => bench::run(*bench, shutdown).await,
     }
 }
 

@@ -12,6 +12,8 @@ use anyhow::{Context, anyhow, bail};
 use clap::error::ErrorKind;
 use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+use crate::bench::BenchSettings;
+
 /// The file that is read if it is there and no other is named.
 const DEFAULT_FILE: &str = "clipper.toml";
 
@@ -91,7 +93,16 @@ pub enum Role {
         #[command(flatten)]
         frontend: FrontendSettings,
     },
+    /// Measure a server: send it requests, and report throughput and latencies.
+    Bench {
+        /// What to measure.
+        #[command(flatten)]
+        bench: Box<BenchSettings>,
+    },
 }
+
+/// The role that no setting of the file is meant for.
+const BENCH: &str = "bench";
 
 /// How management runs.
 #[derive(Debug, Args)]
@@ -202,7 +213,7 @@ fn with_text(mut command: Command, text: &str) -> anyhow::Result<Command> {
         .parse()
         .map_err(|error: toml::de::Error| anyhow!("{} in '{}'", error.message(), line_of(text, &error)))?;
     let mut expected: Vec<String> = std::iter::once(&command)
-        .chain(command.get_subcommands())
+        .chain(command.get_subcommands().filter(|role| role.get_name() != BENCH))
         .flat_map(Command::get_arguments)
         .filter_map(|argument| argument.get_long().map(key_of))
         .filter(|key| !["config", "help", "version"].contains(&key.as_str()))
@@ -229,7 +240,7 @@ fn line_of<'a>(text: &'a str, error: &toml::de::Error) -> &'a str {
     text.get(..start).and_then(|before| text.lines().nth(before.matches('\n').count())).unwrap_or_default()
 }
 
-/// Gives a flag a default, in the command and in every subcommand that has it.
+/// Gives a flag a default, in the command and in every role that has it.
 fn with_default(command: Command, key: &str, value: &str) -> Command {
     let value = value.to_owned();
     command
@@ -240,7 +251,7 @@ fn with_default(command: Command, key: &str, value: &str) -> Command {
                 argument
             }
         })
-        .mut_subcommands(|subcommand| with_default(subcommand, key, &value))
+        .mut_subcommands(|role| if role.get_name() == BENCH { role } else { with_default(role, key, &value) })
 }
 
 /// `query-address` is `query_address` in the file.
@@ -320,6 +331,13 @@ mod tests {
         let settings = read("management = \"http://10.0.0.1:1338\"", &["clipper", "frontend"]).unwrap();
         let Role::Frontend { management_url, .. } = settings.role else { panic!("expected frontend") };
         assert_eq!(management_url, "http://10.0.0.1:1338");
+    }
+
+    #[test]
+    fn a_file_of_servers_says_nothing_of_measurements() {
+        let bench = ["clipper", "bench", "http://127.0.0.1:1/"];
+        assert!(read("data_dir = \"x\"\nquery_address = \"127.0.0.1:0\"", &bench).is_ok());
+        assert!(read("rate = 5", &bench).unwrap_err().starts_with("unknown key 'rate'"));
     }
 
     #[test]
