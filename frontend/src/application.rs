@@ -3,13 +3,14 @@
 //! It ends when the directory lets go of it. Invariant: the published view is that of the last configuration.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use arc_swap::ArcSwap;
 use clipper_rpc::catalog;
 use clipper_rpc::output::Output;
 
+use crate::metrics::ApplicationMetrics;
 use crate::view::{ApplicationView, ModelView};
 
 /// An objective beyond this is as good as none, and deadlines must stay representable.
@@ -42,24 +43,28 @@ pub struct Configure {
 impl Application {
     /// Starts the actor of an application.
     pub fn launch(configure: Configure) -> ApplicationHandle {
-        let view = Arc::new(ArcSwap::from_pointee(configure.into()));
+        let view = Arc::new(ArcSwap::from_pointee(
+            configure.into_view(Arc::new(ApplicationMetrics::new(Instant::now()))),
+        ));
         let actor = Self { view: Arc::clone(&view) }.start();
         ApplicationHandle { actor, view }
     }
 }
 
-impl From<Configure> for ApplicationView {
-    fn from(Configure { application, model }: Configure) -> Self {
+impl Configure {
+    fn into_view(self, metrics: Arc<ApplicationMetrics>) -> ApplicationView {
+        let Self { application, model } = self;
         let model = model.map(|mut model| {
             model.versions.retain(|_, queue| queue.input_type() == application.input_type);
             Arc::new(model)
         });
-        Self {
+        ApplicationView {
             name: application.name,
             input_type: application.input_type,
             latency_slo: Duration::from_micros(application.latency_slo_micros).min(LONGEST_OBJECTIVE),
             default_output: Output::text(application.default_output),
             model,
+            metrics,
         }
     }
 }
@@ -72,6 +77,7 @@ impl Handler<Configure> for Application {
     type Result = ();
 
     fn handle(&mut self, configure: Configure, _: &mut Self::Context) {
-        self.view.store(Arc::new(configure.into()));
+        let metrics = Arc::clone(&self.view.load().metrics);
+        self.view.store(Arc::new(configure.into_view(metrics)));
     }
 }

@@ -16,6 +16,7 @@ use clipper_rpc::router::{Loss, PeerId, RouterHandle};
 use tracing::{info, warn};
 
 use crate::directory::Directory;
+use crate::metrics::ReplicaMetrics;
 use crate::model_queue::{LeaveSeat, ModelHandle, Seat, TakeSeat};
 use crate::queue::Work;
 use crate::task::{Failure, Task};
@@ -45,6 +46,7 @@ pub struct ContainerConnection {
     terms: Terms,
     directory: Arc<Directory>,
     seat: Option<Seat>,
+    metrics: Arc<ReplicaMetrics>,
     in_flight: HashMap<u64, Batch>,
     next_batch: u64,
     last_sent: Instant,
@@ -57,6 +59,7 @@ pub struct ContainerConnection {
 /// What the container holds.
 struct Batch {
     tasks: Vec<Task>,
+    sent: Instant,
     /// When no answer to it is of use any more.
     last_deadline: Instant,
 }
@@ -110,6 +113,7 @@ impl ContainerConnection {
             terms,
             directory,
             seat: None,
+            metrics: Arc::default(),
             in_flight: HashMap::new(),
             next_batch: 0,
             last_sent: now,
@@ -126,6 +130,7 @@ impl ContainerConnection {
 
     fn take_seat(&mut self, seat: Seat, ctx: &mut Context<Self>) {
         self.seat = Some(seat);
+        self.metrics = self.model.queue.metrics().replica(seat.replica);
         self.container.replica = seat.replica;
         self.welcome();
         self.pull(ctx);
@@ -158,11 +163,14 @@ impl ContainerConnection {
         let deadlines = tasks.iter().map(|task| task.deadline);
         let first_deadline = deadlines.clone().min().expect("a batch has a task");
         let last_deadline = deadlines.max().expect("a batch has a task");
-        let budget = first_deadline.saturating_duration_since(Instant::now());
+        let now = Instant::now();
+        self.model.queue.metrics().record_queue_times(tasks.iter().map(|task| now - task.accepted));
+        let budget = first_deadline.saturating_duration_since(now);
         let inputs = InputBatch::join(self.model.queue.input_type(), tasks.iter().map(|task| &task.input));
         let id = self.next_batch;
         self.next_batch += 1;
-        self.in_flight.insert(id, Batch { tasks, last_deadline });
+        self.in_flight.insert(id, Batch { tasks, sent: now, last_deadline });
+        self.metrics.set_in_flight(self.in_flight.len());
         self.send(&ToContainer::Predict(Predict { id, budget_micros: micros(budget), inputs }));
     }
 
@@ -173,7 +181,7 @@ impl ContainerConnection {
     }
 
     fn complete(&mut self, prediction: Prediction, ctx: &mut Context<Self>) {
-        let Prediction { id, outputs, errors, .. } = prediction;
+        let Prediction { id, elapsed_micros, outputs, errors } = prediction;
         let Some(batch) = self.in_flight.remove(&id) else {
             return self.strike_off(&format!("it answered batch {id}, which it does not hold"), ctx);
         };
@@ -183,6 +191,9 @@ impl ContainerConnection {
             self.in_flight.insert(id, batch);
             return self.strike_off(&offence, ctx);
         }
+        let model_time = Duration::from_micros(elapsed_micros);
+        self.metrics.record_batch(batch.tasks.len(), model_time, batch.sent.elapsed());
+        self.metrics.set_in_flight(self.in_flight.len());
         for (task, output) in batch.tasks.into_iter().zip(outputs.into_outputs(&errors)) {
             task.finish(output.map_err(|message| self.reported(&message)));
         }
@@ -195,6 +206,8 @@ impl ContainerConnection {
                 .strike_off(&format!("it reported an error of batch {id}, which it does not hold"), ctx);
         };
         warn!(model = %self.container.model, replica = self.container.replica, message, "a batch failed");
+        self.metrics.fail_batch();
+        self.metrics.set_in_flight(self.in_flight.len());
         for task in batch.tasks {
             task.finish(Err(self.reported(message)));
         }
@@ -227,7 +240,9 @@ impl ContainerConnection {
     fn give_back(&mut self) {
         for (_, batch) in self.in_flight.drain() {
             self.model.queue.requeue(batch.tasks, &self.end);
+            self.metrics.fail_batch();
         }
+        self.metrics.set_in_flight(0);
     }
 
     fn watch(&mut self, ctx: &mut Context<Self>) {

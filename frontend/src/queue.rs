@@ -6,12 +6,13 @@
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use clipper_rpc::input::InputType;
 use clipper_rpc::names::ModelId;
 
+use crate::metrics::ModelMetrics;
 use crate::task::{Failure, MAX_ATTEMPTS, Task};
 
 /// The most bytes of inputs in one batch of several; a single larger input travels alone.
@@ -41,6 +42,7 @@ pub struct Queue {
     model: ModelId,
     input_type: InputType,
     capacity: usize,
+    metrics: Arc<ModelMetrics>,
     state: Mutex<State>,
 }
 
@@ -69,7 +71,8 @@ struct Waiting {
 impl Queue {
     /// An empty queue of at most `capacity` tasks.
     pub fn new(model: ModelId, input_type: InputType, capacity: usize) -> Self {
-        Self { model, input_type, capacity, state: Mutex::default() }
+        let metrics = Arc::new(ModelMetrics::new(Instant::now()));
+        Self { model, input_type, capacity, metrics, state: Mutex::default() }
     }
 
     /// The version of the model that is served.
@@ -80,6 +83,11 @@ impl Queue {
     /// The type of its inputs.
     pub fn input_type(&self) -> InputType {
         self.input_type
+    }
+
+    /// What is counted of the version.
+    pub fn metrics(&self) -> &Arc<ModelMetrics> {
+        &self.metrics
     }
 
     /// The number of tasks that wait, and of connections.
@@ -101,7 +109,7 @@ impl Queue {
             return Err(Failure::NoConnectedReplicas { model: self.model.clone() });
         }
         if state.waiting.len() >= self.capacity {
-            state.make_room(Instant::now());
+            self.metrics.give_up(state.make_room(Instant::now()));
             if state.waiting.len() >= self.capacity {
                 return Err(Failure::QueueFull { model: self.model.clone(), capacity: self.capacity });
             }
@@ -146,6 +154,8 @@ impl Queue {
             if task.is_wanted(now) {
                 task.attempts += 1;
                 batch.push(task);
+            } else {
+                self.metrics.give_up(1);
             }
         }
         if batch.is_empty() {
@@ -213,8 +223,9 @@ impl State {
     }
 
     /// Drops what nobody waits for any more: expired tasks, which are the first, at each call; those whose clients have
-    /// gone, which may be anywhere, not so often that a full queue would do nothing else.
-    fn make_room(&mut self, now: Instant) {
+    /// gone, which may be anywhere, not so often that a full queue would do nothing else. How many they were.
+    fn make_room(&mut self, now: Instant) -> usize {
+        let before = self.waiting.len();
         while self.waiting.peek().is_some_and(|first| !first.task.is_wanted(now)) {
             self.waiting.pop();
         }
@@ -222,6 +233,7 @@ impl State {
             self.swept = Some(now);
             self.waiting.retain(|waiting| waiting.task.is_wanted(now));
         }
+        before - self.waiting.len()
     }
 }
 

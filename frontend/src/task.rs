@@ -10,6 +10,8 @@ use clipper_rpc::names::ModelId;
 use clipper_rpc::output::Output;
 use tokio::sync::oneshot;
 
+use crate::metrics;
+
 /// How often a task is handed to a container before it counts as the cause of their deaths.
 pub const MAX_ATTEMPTS: u8 = 3;
 
@@ -23,6 +25,8 @@ pub struct Task {
     pub input: Input,
     /// When its answer is no longer of use.
     pub deadline: Instant,
+    /// When it was accepted.
+    pub accepted: Instant,
     /// How often it was handed to a container.
     pub attempts: u8,
     reply: oneshot::Sender<Outcome>,
@@ -32,7 +36,7 @@ impl Task {
     /// A task, and where its outcome arrives.
     pub fn new(input: Input, deadline: Instant) -> (Self, oneshot::Receiver<Outcome>) {
         let (reply, outcome) = oneshot::channel();
-        (Self { input, deadline, attempts: 0, reply }, outcome)
+        (Self { input, deadline, accepted: Instant::now(), attempts: 0, reply }, outcome)
     }
 
     /// Ends the task.
@@ -109,13 +113,6 @@ pub enum Failure {
 impl Failure {
     /// The short name under which answers and metrics report the failure.
     pub fn reason(&self) -> &'static str {
-        match self {
-            Self::NoLinkedModels => "no_linked_models",
-            Self::NoVersion { .. } | Self::NoConnectedReplicas { .. } => "no_connected_replicas",
-            Self::Deadline { .. } => "deadline",
-            Self::QueueFull { .. } => "queue_full",
-            Self::ContainerError { .. } => "container_error",
-            Self::Draining { .. } => "draining",
-        }
+        metrics::Outcome::of(self).name()
     }
 }

@@ -8,6 +8,7 @@ use clipper_rpc::input::InputType;
 use clipper_rpc::names::{AppName, ModelName, ModelVersion};
 use clipper_rpc::output::Output;
 
+use crate::metrics::ApplicationMetrics;
 use crate::queue::Queue;
 
 /// What a query of an application needs to know.
@@ -22,6 +23,8 @@ pub struct ApplicationView {
     pub default_output: Output,
     /// The model that answers.
     pub model: Option<Arc<ModelView>>,
+    /// What is counted of it, in every view the same.
+    pub metrics: Arc<ApplicationMetrics>,
 }
 
 /// The versions of a linked model that take the application's inputs.

@@ -12,8 +12,10 @@ use utoipa::ToSchema;
 use super::State;
 use super::answer::{Answer, BatchAnswer, PredictAnswer};
 use super::error::{ApiError, Refusal};
+use crate::metrics::Outcome;
 use crate::prediction::predict as predict_inputs;
 use crate::query::{Inputs, Query};
+use crate::view::ApplicationView;
 
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -72,14 +74,32 @@ pub(crate) async fn predict(
     let Some(application) = state.directory.application(&name) else {
         return Err(ApiError::UnknownApplication { name: name.into_inner() });
     };
-    let body = read(&state, &request, payload).await?;
+    let _in_flight = application.metrics.enter();
+    let answered = answer(&state, &request, payload, &application, arrived).await;
+    answered.inspect_err(|_| application.metrics.refuse())
+}
+
+/// Answers a request to an application, or says why it is refused.
+async fn answer(
+    state: &State,
+    request: &HttpRequest,
+    payload: web::Payload,
+    application: &ApplicationView,
+    arrived: Instant,
+) -> Result<HttpResponse, ApiError> {
+    let body = read(state, request, payload).await?;
     let query = parse(body, application.input_type).await?;
     let (inputs, is_batch) = match query.inputs {
         Inputs::One(input) => (vec![input], false),
         Inputs::Many(inputs) => (inputs, true),
     };
     let version = query.version.as_ref();
-    let predictions = predict_inputs(&application, inputs, version, query.latency_slo, arrived).await?;
+    let predictions = predict_inputs(application, inputs, version, query.latency_slo, arrived).await?;
+    let latency = arrived.elapsed();
+    for prediction in &predictions {
+        let outcome = prediction.failure.as_ref().map_or(Outcome::Predicted, Outcome::of);
+        application.metrics.record(outcome, latency);
+    }
     let mut answers =
         predictions.into_iter().map(|prediction| Answer::new(state.query_ids.next(), prediction));
     let answer = match answers.next() {
