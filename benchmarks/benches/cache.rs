@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use clipper_frontend::cache::{Claim, Key, PredictionCache};
 use clipper_frontend::computation::Waiter;
+use clipper_frontend::metrics::ModelMetrics;
 use clipper_frontend::reply::{Delivery, Mailbox};
 use clipper_rpc::input::Input;
 use clipper_rpc::output::Output;
@@ -15,6 +16,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 fn look_up(criterion: &mut Criterion) {
     let mailbox = Arc::new(Mailbox::default());
     let outcome = Ok(Output::text("0.5"));
+    let metrics = Arc::new(ModelMetrics::new(Instant::now()));
     for length in [8_u32, 784] {
         let cache = Arc::new(PredictionCache::new(32 << 20));
         let key = |first: f64| {
@@ -25,7 +27,7 @@ fn look_up(criterion: &mut Criterion) {
         let compute = |key: Key| {
             let (reply, answer) = mailbox.reply();
             let deadline = Instant::now() + Duration::from_secs(1);
-            let Claim::New(computation) = cache.claim(key, Waiter { deadline, reply }) else {
+            let Claim::New(computation) = cache.claim(key, Waiter { deadline, reply }, &metrics) else {
                 unreachable!("nobody else asks")
             };
             computation.finish(&outcome, &mut Delivery::default());

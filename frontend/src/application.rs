@@ -3,7 +3,7 @@
 //! It ends when the directory lets go of it. Invariant: the published view is that of the last configuration.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use arc_swap::ArcSwap;
@@ -11,6 +11,7 @@ use clipper_rpc::catalog;
 use clipper_rpc::output::Output;
 
 use crate::admission::Admission;
+use crate::metrics::ApplicationMetrics;
 use crate::view::{ApplicationView, ModelView};
 
 /// An objective beyond this is as good as none, and deadlines must stay representable.
@@ -18,7 +19,6 @@ const LONGEST_OBJECTIVE: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Owns one application.
 pub struct Application {
-    admission: Arc<Admission>,
     view: Arc<ArcSwap<ApplicationView>>,
 }
 
@@ -44,15 +44,16 @@ pub struct Configure {
 impl Application {
     /// Starts the actor of an application.
     pub fn launch(configure: Configure) -> ApplicationHandle {
-        let admission = Arc::new(Admission::default());
-        let view = Arc::new(ArcSwap::from_pointee(configure.view(&admission)));
-        let actor = Self { admission, view: Arc::clone(&view) }.start();
+        let (admission, metrics) = (Arc::default(), Arc::new(ApplicationMetrics::new(Instant::now())));
+        let view = Arc::new(ArcSwap::from_pointee(configure.into_view(admission, metrics)));
+        let actor = Self { view: Arc::clone(&view) }.start();
         ApplicationHandle { actor, view }
     }
 }
 
 impl Configure {
-    fn view(self, admission: &Arc<Admission>) -> ApplicationView {
+    /// What queries see, with what is counted of the application, whatever its configuration.
+    fn into_view(self, admission: Arc<Admission>, metrics: Arc<ApplicationMetrics>) -> ApplicationView {
         let Self { application, model } = self;
         let model = model.map(|mut model| {
             model.versions.retain(|_, version| version.queue.input_type() == application.input_type);
@@ -67,7 +68,8 @@ impl Configure {
             cache: application.cache,
             max_concurrent_requests: application.max_concurrent_requests,
             on_overload: application.on_overload,
-            admission: Arc::clone(admission),
+            admission,
+            metrics,
         }
     }
 }
@@ -80,6 +82,8 @@ impl Handler<Configure> for Application {
     type Result = ();
 
     fn handle(&mut self, configure: Configure, _: &mut Self::Context) {
-        self.view.store(Arc::new(configure.view(&self.admission)));
+        let former = self.view.load();
+        let (admission, metrics) = (Arc::clone(&former.admission), Arc::clone(&former.metrics));
+        self.view.store(Arc::new(configure.into_view(admission, metrics)));
     }
 }

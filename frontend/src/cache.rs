@@ -14,9 +14,10 @@ use quick_cache::sync::Cache;
 use quick_cache::{DefaultHashBuilder, Weighter};
 
 use crate::computation::{Computation, Waiter};
+use crate::metrics::{CacheLookup, ModelMetrics};
 
-/// What an entry takes besides its input and its output: two allocations, the slot, the hash table. In bytes; measured.
-const ENTRY_BYTES: usize = 256;
+/// What an entry takes besides its input and its output: three allocations, the slot, the hash table. In bytes; measured.
+const ENTRY_BYTES: usize = 320;
 
 /// What an average entry is taken to weigh when the tables are first sized, in bytes.
 const TYPICAL_ENTRY_BYTES: usize = 1024;
@@ -35,13 +36,21 @@ pub struct Key {
 
 /// Outputs by what was asked.
 pub struct PredictionCache {
-    outputs: Cache<Key, Output, Bytes>,
+    outputs: Cache<Key, Arc<Kept>, Bytes>,
     in_progress: [Shard; SHARDS],
     hasher: DefaultHashBuilder,
 }
 
 /// Held for one operation of the map.
 type Shard = Mutex<HashMap<Key, Weak<Computation>, DefaultHashBuilder>>;
+
+/// Where a computation leaves its output.
+pub struct Place {
+    /// The cache.
+    pub cache: Arc<PredictionCache>,
+    /// What is counted of the model.
+    pub metrics: Arc<ModelMetrics>,
+}
 
 /// What is to be done for a query that no kept output answers.
 pub enum Claim {
@@ -51,12 +60,25 @@ pub enum Claim {
     New(Arc<Computation>),
 }
 
+/// An output that is kept, and counted as long as it is.
+struct Kept {
+    output: Output,
+    bytes: usize,
+    metrics: Arc<ModelMetrics>,
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.metrics.evict(self.bytes);
+    }
+}
+
 #[derive(Clone)]
 struct Bytes;
 
-impl Weighter<Key, Output> for Bytes {
-    fn weight(&self, key: &Key, output: &Output) -> u64 {
-        (key.input.data().len() + output.size() + ENTRY_BYTES) as u64
+impl Weighter<Key, Arc<Kept>> for Bytes {
+    fn weight(&self, _: &Key, kept: &Arc<Kept>) -> u64 {
+        kept.bytes as u64
     }
 }
 
@@ -73,31 +95,39 @@ impl PredictionCache {
 
     /// A kept output.
     pub fn get(&self, key: &Key) -> Option<Output> {
-        self.outputs.get(key)
+        self.outputs.get(key).map(|kept| kept.output.clone())
     }
 
     /// Has a query wait for the computation of `key` that is in progress, or begins one that others can share.
-    pub fn claim(self: &Arc<Self>, key: Key, waiter: Waiter) -> Claim {
+    pub fn claim(self: &Arc<Self>, key: Key, waiter: Waiter, metrics: &Arc<ModelMetrics>) -> Claim {
         // Dropped after the lock: if it is the last one, its end needs the lock, too.
         let in_progress;
         let mut shard = self.shard(&key);
         in_progress = shard.get(&key).and_then(Weak::upgrade);
         let waiter = match &in_progress {
             Some(computation) => match computation.join(waiter) {
-                Ok(()) => return Claim::Shared,
+                Ok(()) => {
+                    metrics.look_up(CacheLookup::Shared);
+                    return Claim::Shared;
+                }
                 Err(waiter) => waiter,
             },
             None => waiter,
         };
-        let computation = Arc::new(Computation::new(key.clone(), Some(Arc::clone(self)), waiter));
+        let place = Place { cache: Arc::clone(self), metrics: Arc::clone(metrics) };
+        let computation = Arc::new(Computation::new(key.clone(), Some(place), waiter));
         shard.insert(key, Arc::downgrade(&computation));
         drop(shard);
+        metrics.look_up(CacheLookup::Miss);
         Claim::New(computation)
     }
 
     /// Keeps an output.
-    pub(crate) fn insert(&self, key: &Key, output: &Output) {
-        self.outputs.insert(key.clone(), output.detached());
+    pub(crate) fn insert(&self, key: &Key, output: &Output, metrics: &Arc<ModelMetrics>) {
+        let bytes = key.input.data().len() + output.size() + ENTRY_BYTES;
+        metrics.cache(bytes);
+        let kept = Kept { output: output.detached(), bytes, metrics: Arc::clone(metrics) };
+        self.outputs.insert(key.clone(), Arc::new(kept));
     }
 
     /// No one can share this computation any more.
@@ -138,6 +168,10 @@ mod tests {
         Key { queue, input: Input::string(text) }
     }
 
+    fn metrics() -> Arc<ModelMetrics> {
+        Arc::new(ModelMetrics::new(Instant::now()))
+    }
+
     fn due() -> Instant {
         Instant::now() + Duration::from_secs(60)
     }
@@ -154,10 +188,10 @@ mod tests {
         let cache = Arc::new(PredictionCache::new(1 << 20));
         let mailbox = Arc::new(Mailbox::default());
         let (first, mut first_outcome) = waiter(&mailbox, due());
-        let computation = begun(cache.claim(key(1, "x"), first));
+        let computation = begun(cache.claim(key(1, "x"), first, &metrics()));
         let (second, mut second_outcome) = waiter(&mailbox, due());
-        assert!(matches!(cache.claim(key(1, "x"), second), Claim::Shared));
-        assert!(matches!(cache.claim(key(1, "y"), waiter(&mailbox, due()).0), Claim::New(_)));
+        assert!(matches!(cache.claim(key(1, "x"), second, &metrics()), Claim::Shared));
+        assert!(matches!(cache.claim(key(1, "y"), waiter(&mailbox, due()).0, &metrics()), Claim::New(_)));
         computation.finish(&Ok(Output::text("1")), &mut Delivery::default());
         mailbox.hand_out();
         assert_eq!(first_outcome.try_recv().unwrap(), Ok(Output::text("1")));
@@ -170,10 +204,10 @@ mod tests {
     fn errors_are_not_kept() {
         let cache = Arc::new(PredictionCache::new(1 << 20));
         let mailbox = Arc::new(Mailbox::default());
-        let computation = begun(cache.claim(key(1, "x"), waiter(&mailbox, due()).0));
+        let computation = begun(cache.claim(key(1, "x"), waiter(&mailbox, due()).0, &metrics()));
         computation.finish(&Err(Failure::NoLinkedModels), &mut Delivery::default());
         assert_eq!(cache.get(&key(1, "x")), None);
-        assert!(matches!(cache.claim(key(1, "x"), waiter(&mailbox, due()).0), Claim::New(_)));
+        assert!(matches!(cache.claim(key(1, "x"), waiter(&mailbox, due()).0, &metrics()), Claim::New(_)));
     }
 
     #[test]
@@ -181,7 +215,7 @@ mod tests {
         let cache = Arc::new(PredictionCache::new(1 << 20));
         let mailbox = Arc::new(Mailbox::default());
         let (gone, outcome) = waiter(&mailbox, due());
-        let computation = begun(cache.claim(key(1, "x"), gone));
+        let computation = begun(cache.claim(key(1, "x"), gone, &metrics()));
         drop(outcome);
         assert_eq!(computation.due(Instant::now()), None);
         computation.finish(&Ok(Output::text("1")), &mut Delivery::default());
@@ -192,7 +226,7 @@ mod tests {
     fn a_computation_that_is_dropped_leaves_nothing_behind() {
         let cache = Arc::new(PredictionCache::new(1 << 20));
         let mailbox = Arc::new(Mailbox::default());
-        drop(begun(cache.claim(key(1, "x"), waiter(&mailbox, due()).0)));
+        drop(begun(cache.claim(key(1, "x"), waiter(&mailbox, due()).0, &metrics())));
         assert!(cache.in_progress.iter().all(|shard| shard.lock().unwrap().is_empty()));
     }
 
@@ -200,7 +234,7 @@ mod tests {
     fn the_bound_in_bytes_holds_whatever_is_kept() {
         let cache = PredictionCache::new(1 << 20);
         for number in 0..20_000 {
-            cache.insert(&key(1, &number.to_string()), &Output::text("x".repeat(number % 1000)));
+            cache.insert(&key(1, &number.to_string()), &Output::text("x".repeat(number % 1000)), &metrics());
             assert!(cache.bytes() <= 1 << 20);
         }
         assert!(cache.bytes() > 1 << 19, "{}", cache.bytes());
@@ -209,17 +243,30 @@ mod tests {
     #[test]
     fn a_cache_of_no_bytes_keeps_nothing() {
         let cache = PredictionCache::new(0);
-        cache.insert(&key(1, "x"), &Output::text("1"));
+        cache.insert(&key(1, "x"), &Output::text("1"), &metrics());
         assert_eq!(cache.get(&key(1, "x")), None);
     }
 
     #[test]
     fn what_a_queue_has_answered_can_be_forgotten() {
         let cache = PredictionCache::new(1 << 20);
-        cache.insert(&key(1, "x"), &Output::text("1"));
-        cache.insert(&key(2, "x"), &Output::text("2"));
+        cache.insert(&key(1, "x"), &Output::text("1"), &metrics());
+        cache.insert(&key(2, "x"), &Output::text("2"), &metrics());
         cache.forget(1);
         assert_eq!(cache.get(&key(1, "x")), None);
         assert_eq!(cache.get(&key(2, "x")), Some(Output::text("2")));
+    }
+
+    #[test]
+    fn what_is_kept_for_a_model_is_counted_until_it_goes() {
+        let cache = PredictionCache::new(1 << 20);
+        let (one, other) = (metrics(), metrics());
+        cache.insert(&key(1, "x"), &Output::text("1"), &one);
+        cache.insert(&key(2, "x"), &Output::text("2"), &other);
+        assert_eq!(one.cached_bytes() + other.cached_bytes(), cache.bytes());
+        cache.insert(&key(1, "x"), &Output::text("1"), &one);
+        assert_eq!(one.cached_bytes() + other.cached_bytes(), cache.bytes());
+        cache.forget(1);
+        assert_eq!((one.cached_bytes(), other.cached_bytes()), (0, cache.bytes()));
     }
 }

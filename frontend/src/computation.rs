@@ -4,14 +4,14 @@
 //! once: the first outcome, or, by its reply being dropped, that its deadline has passed.
 
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use clipper_rpc::input::Input;
 use smallvec::{SmallVec, smallvec};
 
-use crate::cache::{Key, PredictionCache};
-use crate::failure::{Failure, Outcome};
+use crate::cache::{Key, Place};
+use crate::failure::{Failure, Verdict};
 use crate::reply::{Delivery, Reply};
 
 /// How often an input is handed to a container before it counts as the cause of their deaths.
@@ -21,7 +21,7 @@ pub const MAX_ATTEMPTS: u8 = 3;
 pub struct Computation {
     key: Key,
     /// Where the output is to be kept, if anywhere.
-    cache: Option<Arc<PredictionCache>>,
+    place: Option<Place>,
     attempts: AtomicU8,
     /// Held for a look at the few that wait.
     state: Mutex<State>,
@@ -46,9 +46,9 @@ enum State {
 
 impl Computation {
     /// A computation for one query so far.
-    pub fn new(key: Key, cache: Option<Arc<PredictionCache>>, waiter: Waiter) -> Self {
+    pub fn new(key: Key, place: Option<Place>, waiter: Waiter) -> Self {
         let state = Mutex::new(State::Open(smallvec![waiter]));
-        Self { key, cache, attempts: AtomicU8::new(0), state }
+        Self { key, place, attempts: AtomicU8::new(0), state }
     }
 
     /// What the model is asked.
@@ -83,14 +83,14 @@ impl Computation {
     }
 
     /// Ends it for everybody who waits, and keeps an output for those who will ask. What comes later is of no effect.
-    pub fn finish(&self, outcome: &Outcome, delivery: &mut Delivery) {
+    pub fn finish(&self, outcome: &Verdict, delivery: &mut Delivery) {
         let state = std::mem::replace(&mut *self.lock(), State::Finished);
         if matches!(state, State::Finished) {
             return;
         }
-        if let Some(cache) = &self.cache {
+        if let Some(Place { cache, metrics }) = &self.place {
             if let Ok(output) = outcome {
-                cache.insert(&self.key, output);
+                cache.insert(&self.key, output, metrics);
             }
             cache.land(&self.key, self);
         }
@@ -140,7 +140,7 @@ impl Computation {
 
 impl Drop for Computation {
     fn drop(&mut self) {
-        if let Some(cache) = &self.cache
+        if let Some(Place { cache, .. }) = &self.place
             && !matches!(*self.lock(), State::Finished)
         {
             cache.land(&self.key, self);
@@ -150,6 +150,7 @@ impl Drop for Computation {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::sync::Arc;
     use std::time::Duration;
 
     use clipper_rpc::output::Output;
@@ -159,7 +160,7 @@ pub(crate) mod tests {
     use crate::reply::Mailbox;
 
     /// A query that is due at `deadline`, and where its outcome arrives once the mailbox is delivered.
-    pub(crate) fn waiter(mailbox: &Arc<Mailbox>, deadline: Instant) -> (Waiter, oneshot::Receiver<Outcome>) {
+    pub(crate) fn waiter(mailbox: &Arc<Mailbox>, deadline: Instant) -> (Waiter, oneshot::Receiver<Verdict>) {
         let (reply, outcome) = mailbox.reply();
         (Waiter { deadline, reply }, outcome)
     }
@@ -169,7 +170,7 @@ pub(crate) mod tests {
         mailbox: &Arc<Mailbox>,
         text: &str,
         deadline: Instant,
-    ) -> (Arc<Computation>, oneshot::Receiver<Outcome>) {
+    ) -> (Arc<Computation>, oneshot::Receiver<Verdict>) {
         let (waiter, outcome) = waiter(mailbox, deadline);
         let key = Key { queue: 0, input: Input::string(text) };
         (Arc::new(Computation::new(key, None, waiter)), outcome)

@@ -19,6 +19,7 @@ use tracing::{debug, info, warn};
 use crate::batching::{Controller, Observation};
 use crate::directory::Directory;
 use crate::failure::Failure;
+use crate::metrics::ReplicaMetrics;
 use crate::model_queue::{LeaveSeat, ModelHandle, Seat, Sizing, TakeSeat};
 use crate::queue::{Batch, Readiness, Work};
 use crate::reply::Delivery;
@@ -51,6 +52,7 @@ pub struct ContainerConnection {
     directory: Arc<Directory>,
     seat: Option<Seat>,
     controller: Controller,
+    metrics: Arc<ReplicaMetrics>,
     /// What the container holds, in the order in which it was sent.
     in_flight: VecDeque<InFlight>,
     next_batch: u64,
@@ -142,6 +144,7 @@ impl ContainerConnection {
             directory,
             seat: None,
             controller: Controller::new(Batching::default(), 1),
+            metrics: Arc::default(),
             in_flight: VecDeque::new(),
             next_batch: 0,
             last_sent: now,
@@ -163,6 +166,7 @@ impl ContainerConnection {
     fn take_seat(&mut self, seat: Seat, ctx: &mut Context<Self>) {
         self.seat = Some(seat);
         self.container.replica = seat.replica;
+        self.metrics = self.model.queue.metrics().replica(seat.replica);
         self.resize(seat.sizing);
         self.welcome();
         self.pull(ctx);
@@ -235,6 +239,7 @@ impl ContainerConnection {
         self.send(&ToContainer::Predict(Predict { id, budget_micros: micros(batch.budget), inputs }));
         let behind = !self.in_flight.is_empty();
         self.in_flight.push_back(InFlight { id, batch, dispatched: self.last_sent, behind });
+        self.metrics.set_in_flight(self.in_flight.len());
         if self.stall_check.is_none() {
             self.check_for_stall(ctx);
         }
@@ -274,13 +279,16 @@ impl ContainerConnection {
         }
         let held = self.let_go(index);
         let round_trip = self.last_answer - held.begun;
+        let model_time = Duration::from_micros(elapsed_micros).min(round_trip);
+        self.metrics.record_batch(expected, model_time, round_trip);
         self.controller.observe(&Observation {
             size: expected,
-            model_time: Duration::from_micros(elapsed_micros).min(round_trip),
+            model_time,
             round_trip,
             budget: held.batch.budget,
             behind: held.behind,
         });
+        self.metrics.set_estimate(&self.controller.estimate());
         let mut delivery = Delivery::default();
         for (computation, output) in held.batch.computations.iter().zip(outputs.into_outputs(&errors)) {
             let outcome = output.map_err(|message| self.reported(&message));
@@ -296,6 +304,7 @@ impl ContainerConnection {
                 .strike_off(&format!("it reported an error of batch {id}, which it does not hold"), ctx);
         };
         warn!(model = %self.container.model, replica = self.container.replica, message, "a batch failed");
+        self.metrics.fail_batch();
         let outcome = Err(self.reported(message));
         let mut delivery = Delivery::default();
         for computation in self.let_go(index).batch.computations {
@@ -320,6 +329,7 @@ impl ContainerConnection {
             self.in_flight.remove(index).expect("its place was just found");
         let begun = dispatched.max(self.last_answer);
         self.last_answer = Instant::now();
+        self.metrics.set_in_flight(self.in_flight.len());
         self.recover();
         Answered { batch, begun, behind }
     }
@@ -349,6 +359,8 @@ impl ContainerConnection {
     /// Returns what the container holds to the queue.
     fn give_back(&mut self) {
         self.recover();
+        self.in_flight.iter().for_each(|_| self.metrics.fail_batch());
+        self.metrics.set_in_flight(0);
         let held = self.in_flight.drain(..).flat_map(|held| held.batch.computations);
         self.model.queue.requeue(held, &self.end);
     }

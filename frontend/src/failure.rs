@@ -1,12 +1,16 @@
 //! Why a query gets no output of a model.
+//!
+//! Displayed in the answer, for the developers of applications; counted by its outcome.
 
 use std::time::Duration;
 
 use clipper_rpc::names::ModelId;
 use clipper_rpc::output::Output;
 
+use crate::metrics::Outcome;
+
 /// What became of a query.
-pub type Outcome = Result<Output, Failure>;
+pub type Verdict = Result<Output, Failure>;
 
 /// Why a query gets no output of a model. Displayed in words for the application's developers.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -98,17 +102,8 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// The short name under which answers and metrics report the failure.
+    /// The short name under which answers report the failure.
     pub fn reason(&self) -> &'static str {
-        match self {
-            Self::NoLinkedModels => "no_linked_models",
-            Self::NoVersion { .. } | Self::NoConnectedReplicas { .. } => "no_connected_replicas",
-            Self::Deadline { .. } | Self::TooLate { .. } => "deadline",
-            Self::TooManyRequests { .. } => "too_many_requests",
-            Self::TooManyTogether { .. } => "too_many_together",
-            Self::QueueFull { .. } => "queue_full",
-            Self::ContainerError { .. } => "container_error",
-            Self::Draining { .. } => "draining",
-        }
+        Outcome::of_failure(self).name()
     }
 }

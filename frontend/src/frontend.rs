@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use actix_web::{App, HttpServer, web};
+use clipper_metrics::Connections;
 use clipper_rpc::catalog::Management;
 use clipper_rpc::router::{BindError, BoundRouter};
 use tokio::sync::oneshot;
@@ -136,10 +137,12 @@ impl Frontend {
         let Self { config, listener, query_address, router } = self;
         let mut shutdown = pin!(shutdown);
         let directory = Arc::new(Directory::default());
+        let connections = Connections::default();
         let state = web::Data::new(http::State {
             directory: Arc::clone(&directory),
             query_ids: Arc::new(QueryIds::default()),
             max_body_bytes: config.max_body_bytes,
+            connections: connections.clone(),
             ready: AtomicBool::new(false),
         });
 
@@ -171,6 +174,7 @@ impl Frontend {
                 App::new().app_data(state.clone()).app_data(web::Data::new(worker)).configure(http::configure)
             }
         })
+        .on_connect(move |_, data| connections.count(data))
         .workers(workers)
         .shutdown_timeout(config.drain_timeout.as_secs())
         .disable_signals()

@@ -14,6 +14,7 @@
 //!   [`management_client`] reaches management over HTTP.
 //! - [`application`] and [`model_queue`]: the actors of an application, and of a version of a model.
 //! - [`reception`]: where containers arrive.
+//! - [`metrics`]: what is counted and timed on the way.
 //!
 //! The rule of the hot path: per query function calls, per batch one message, per change messages.
 
@@ -29,6 +30,7 @@ pub mod follower;
 mod frontend;
 mod http;
 pub mod management_client;
+pub mod metrics;
 pub mod model_queue;
 pub mod prediction;
 pub mod query;

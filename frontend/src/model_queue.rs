@@ -158,6 +158,8 @@ impl Handler<LeaveSeat> for ModelQueue {
     fn handle(&mut self, LeaveSeat(seat): LeaveSeat, _: &mut Self::Context) {
         if self.seats.get(&seat.replica).is_some_and(|occupant| occupant.id == seat.connection) {
             self.seats.remove(&seat.replica);
+            self.queue.metrics().remove_replica(seat.replica);
+            self.queue.metrics().remove_replica(seat.replica);
             self.announce();
         }
     }

@@ -14,7 +14,8 @@ use tokio::time::timeout_at;
 
 use crate::cache::{Claim, Key, PredictionCache};
 use crate::computation::{Computation, Waiter};
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Failure, Verdict};
+use crate::metrics::CacheLookup;
 use crate::queue::{Entry, Queue};
 use crate::reply::Mailbox;
 use crate::view::{ApplicationView, VersionView};
@@ -24,8 +25,19 @@ use crate::view::{ApplicationView, VersionView};
 pub struct Prediction {
     /// The model's output, or the default output.
     pub output: Output,
-    /// Why it is the default output, where it is.
-    pub failure: Option<Failure>,
+    /// Where it comes from.
+    pub origin: Origin,
+}
+
+/// Where an answer comes from.
+#[derive(Debug)]
+pub enum Origin {
+    /// From the model, now.
+    Model,
+    /// From the model, which was asked the same before.
+    Cache,
+    /// From nowhere, for this reason: it is the default output.
+    Failure(Failure),
 }
 
 /// What a request asks for, besides its inputs.
@@ -68,10 +80,10 @@ pub struct Predictor {
     pub mailbox: Arc<Mailbox>,
 }
 
-/// One query's outcome, or where it will arrive.
+/// A query's answer, or where it will arrive.
 enum Answer {
-    Now(Outcome),
-    Later(oneshot::Receiver<Outcome>),
+    Kept(Output),
+    Later(oneshot::Receiver<Verdict>),
 }
 
 impl Predictor {
@@ -98,15 +110,15 @@ impl Predictor {
         let answers = self.ask(version, inputs, kept, terms.keep_together, deadline);
         let mut predictions = Vec::with_capacity(answers.len());
         for answer in answers {
-            let outcome = match answer {
-                Answer::Now(outcome) => outcome,
-                Answer::Later(outcome) => match timeout_at(deadline.into(), outcome).await {
-                    Ok(Ok(outcome)) => outcome,
+            predictions.push(match answer {
+                Answer::Kept(output) => Prediction { output, origin: Origin::Cache },
+                Answer::Later(verdict) => match timeout_at(deadline.into(), verdict).await {
+                    Ok(Ok(Ok(output))) => Prediction { output, origin: Origin::Model },
+                    Ok(Ok(Err(failure))) => default(application, failure),
                     // Whoever drops a query has seen its deadline pass, a moment before this timer does.
-                    Ok(Err(_)) | Err(_) => Err(too_slow(&version.queue, objective)),
+                    Ok(Err(_)) | Err(_) => default(application, too_slow(&version.queue, objective)),
                 },
-            };
-            predictions.push(prediction(application, outcome));
+            });
         }
         Ok(predictions)
     }
@@ -125,13 +137,14 @@ impl Predictor {
         let ask = |input| {
             let key = Key { queue: queue.number(), input };
             if kept && let Some(output) = self.cache.get(&key) {
-                return Answer::Now(Ok(output));
+                queue.metrics().look_up(CacheLookup::Hit);
+                return Answer::Kept(output);
             }
             let (reply, outcome) = self.mailbox.reply();
             let waiter = Waiter { deadline, reply };
             if !kept {
                 new.push(Arc::new(Computation::new(key, None, waiter)));
-            } else if let Claim::New(computation) = self.cache.claim(key, waiter) {
+            } else if let Claim::New(computation) = self.cache.claim(key, waiter, queue.metrics()) {
                 new.push(computation);
             }
             Answer::Later(outcome)
@@ -149,14 +162,11 @@ impl Predictor {
 
 /// The default output for each of `count` inputs.
 pub fn defaults(application: &ApplicationView, count: usize, failure: &Failure) -> Vec<Prediction> {
-    (0..count).map(|_| prediction(application, Err(failure.clone()))).collect()
+    (0..count).map(|_| default(application, failure.clone())).collect()
 }
 
-fn prediction(application: &ApplicationView, outcome: Outcome) -> Prediction {
-    match outcome {
-        Ok(output) => Prediction { output, failure: None },
-        Err(failure) => Prediction { output: application.default_output.clone(), failure: Some(failure) },
-    }
+fn default(application: &ApplicationView, failure: Failure) -> Prediction {
+    Prediction { output: application.default_output.clone(), origin: Origin::Failure(failure) }
 }
 
 fn too_slow(queue: &Queue, objective: Duration) -> Failure {

@@ -11,19 +11,19 @@ use std::task::Poll;
 use futures_util::task::AtomicWaker;
 use tokio::sync::oneshot;
 
-use crate::failure::Outcome;
+use crate::failure::Verdict;
 
 /// Outcomes on their way to the requests of one HTTP worker.
 #[derive(Default)]
 pub struct Mailbox {
     /// Held for a push or a swap.
-    posted: Mutex<Vec<(oneshot::Sender<Outcome>, Outcome)>>,
+    posted: Mutex<Vec<(oneshot::Sender<Verdict>, Verdict)>>,
     worker: AtomicWaker,
 }
 
 /// Where one query's outcome goes.
 pub struct Reply {
-    sender: oneshot::Sender<Outcome>,
+    sender: oneshot::Sender<Verdict>,
     mailbox: Arc<Mailbox>,
 }
 
@@ -35,7 +35,7 @@ pub struct Delivery {
 
 impl Mailbox {
     /// A reply to a request of this worker, and where it arrives.
-    pub fn reply(self: &Arc<Self>) -> (Reply, oneshot::Receiver<Outcome>) {
+    pub fn reply(self: &Arc<Self>) -> (Reply, oneshot::Receiver<Verdict>) {
         let (sender, receiver) = oneshot::channel();
         (Reply { sender, mailbox: Arc::clone(self) }, receiver)
     }
@@ -59,7 +59,7 @@ impl Mailbox {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<(oneshot::Sender<Outcome>, Outcome)>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<(oneshot::Sender<Verdict>, Verdict)>> {
         self.posted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -71,7 +71,7 @@ impl Reply {
     }
 
     /// Posts the outcome.
-    pub fn send(self, outcome: Outcome, delivery: &mut Delivery) {
+    pub fn send(self, outcome: Verdict, delivery: &mut Delivery) {
         self.mailbox.lock().push((self.sender, outcome));
         if !delivery.mailboxes.iter().any(|known| Arc::ptr_eq(known, &self.mailbox)) {
             delivery.mailboxes.push(self.mailbox);

@@ -10,6 +10,7 @@ use clipper_rpc::names::{AppName, ModelName, ModelVersion};
 use clipper_rpc::output::Output;
 
 use crate::admission::Admission;
+use crate::metrics::ApplicationMetrics;
 use crate::queue::Queue;
 
 /// What a query of an application needs to know.
@@ -32,6 +33,8 @@ pub struct ApplicationView {
     pub on_overload: OnOverload,
     /// The requests that are in progress.
     pub admission: Arc<Admission>,
+    /// What is counted of it, in every view the same.
+    pub metrics: Arc<ApplicationMetrics>,
 }
 
 /// The versions of a linked model that take the application's inputs.

@@ -84,6 +84,7 @@ async fn the_query_frontend_answers_as_its_document_says() {
     predict("/m/predict", json!({"input": [1], "version": "9"}), 400).await;
     predict("/nobody/predict", json!({"input": [1]}), 404).await;
     predict("/m/predict", json!({"input": vec![1; 1000]}), 413).await;
+    assert_eq!(server.call("get", "/metrics", "/metrics", None).await.status, 200);
 }
 
 #[tokio::test]
@@ -156,7 +157,7 @@ async fn management_answers_as_its_document_says() {
     call("delete_model_links", json!({"app_name": "a", "model_names": ["m"]}), 200).await;
     call("delete_versioned_model", json!({"model_name": "m", "model_version": "1"}), 200).await;
     call("delete_app", json!({"name": "a"}), 200).await;
-    for path in ["/", "/livez", "/readyz", "/admin/ping", "/admin/export", "/admin/metrics"] {
+    for path in ["/", "/livez", "/readyz", "/admin/ping", "/admin/export", "/metrics", "/admin/metrics"] {
         assert_eq!(server.call("get", path, path, None).await.status, 200, "{path}");
     }
 }

@@ -10,7 +10,8 @@ use serde::ser::{Serialize, SerializeSeq, Serializer};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use crate::prediction::Prediction;
+use crate::failure::Failure;
+use crate::prediction::{Origin, Prediction};
 
 /// The answer to one input.
 #[derive(serde::Serialize, ToSchema)]
@@ -52,12 +53,16 @@ pub(crate) enum PredictAnswer {
 impl Answer {
     /// The answer to the query of that id.
     pub(crate) fn new(query_id: u64, prediction: Prediction) -> Self {
+        let failure = match &prediction.origin {
+            Origin::Model | Origin::Cache => None,
+            Origin::Failure(failure) => Some(failure),
+        };
         Self {
             query_id,
+            default: failure.is_some(),
+            default_reason: failure.map(Failure::reason),
+            default_explanation: failure.map(Failure::to_string),
             output: OutputJson(prediction.output),
-            default: prediction.failure.is_some(),
-            default_reason: prediction.failure.as_ref().map(|failure| failure.reason()),
-            default_explanation: prediction.failure.map(|failure| failure.to_string()),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod answer;
 mod error;
+mod metrics;
 mod predict;
 
 use std::future;
@@ -9,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use actix_web::{HttpRequest, HttpResponse, Route, guard, web};
+use clipper_metrics::Connections;
 use serde_json::json;
 use utoipa::OpenApi;
 
@@ -22,6 +24,7 @@ pub(crate) struct State {
     pub(crate) directory: Arc<Directory>,
     pub(crate) query_ids: Arc<QueryIds>,
     pub(crate) max_body_bytes: usize,
+    pub(crate) connections: Connections,
     /// Whether management's first snapshot is in force.
     pub(crate) ready: AtomicBool,
 }
@@ -43,7 +46,7 @@ impl State {
         title = "Clipper query frontend",
         description = "Predictions of machine-learning models, within the application's latency objective."
     ),
-    paths(predict::predict, about, live, ready, open_api)
+    paths(predict::predict, about, live, ready, metrics::metrics, open_api)
 )]
 struct ApiDocument;
 
@@ -54,6 +57,7 @@ pub(crate) fn configure(service: &mut web::ServiceConfig) {
         .service(resource("/livez", "GET").route(get_or_head().to(live)))
         .service(resource("/readyz", "GET").route(get_or_head().to(ready)))
         .service(resource("/openapi.json", "GET").route(get_or_head().to(open_api)))
+        .service(resource("/metrics", "GET").route(get_or_head().to(metrics::metrics)))
         .service(resource("/{app}/predict", "POST").route(web::post().to(predict::predict)))
         .default_service(web::to(unknown_path));
 }
@@ -80,6 +84,7 @@ async fn about() -> HttpResponse {
         "predict": "POST /{app}/predict with a body such as {\"input\": [1.1, 2.2]}",
         "openapi": "/openapi.json",
         "health": ["/livez", "/readyz"],
+        "metrics": "/metrics",
     }))
 }
 

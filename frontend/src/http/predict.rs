@@ -14,8 +14,10 @@ use super::answer::{Answer, BatchAnswer, PredictAnswer};
 use super::error::{ApiError, Refusal};
 use super::{State, Worker};
 use crate::failure::Failure;
-use crate::prediction::defaults;
+use crate::metrics::Outcome;
+use crate::prediction::{Origin, Prediction, defaults};
 use crate::query::{Inputs, Query};
+use crate::view::ApplicationView;
 
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -78,6 +80,20 @@ pub(crate) async fn predict(
     let Some(application) = state.directory.application(&name) else {
         return Err(ApiError::UnknownApplication { name: name.into_inner() });
     };
+    application.metrics.request();
+    let answered = answer(&state, &worker, &request, payload, &application, arrived).await;
+    answered.inspect_err(|_| application.metrics.refuse())
+}
+
+/// Answers a request to an application, or says why it is refused.
+async fn answer(
+    state: &State,
+    worker: &Worker,
+    request: &HttpRequest,
+    payload: web::Payload,
+    application: &ApplicationView,
+    arrived: Instant,
+) -> Result<HttpResponse, ApiError> {
     let admitted = application.admission.admit(application.max_concurrent_requests);
     let refuses = application.on_overload == OnOverload::Refuse;
     if let Err(limit) = admitted
@@ -85,25 +101,22 @@ pub(crate) async fn predict(
     {
         return Err(ApiError::TooManyRequests { limit });
     }
-    let body = read(&state, &request, payload).await?;
+    let body = read(state, request, payload).await?;
     let query = parse(body, application.input_type).await?;
     let (inputs, is_batch) = match query.inputs {
         Inputs::One(input) => (vec![input], false),
         Inputs::Many(inputs) => (inputs, true),
     };
     let predictions = match admitted {
-        Ok(_) => worker.predictor.predict(&application, inputs, &query.terms, arrived).await?,
-        Err(limit) => defaults(&application, inputs.len(), &Failure::TooManyRequests { limit }),
+        Ok(_) => worker.predictor.predict(application, inputs, &query.terms, arrived).await?,
+        Err(limit) => defaults(application, inputs.len(), &Failure::TooManyRequests { limit }),
     };
-    let failed = |kind: fn(&Failure) -> bool| {
-        let failure = predictions.first().and_then(|first| first.failure.clone()).filter(kind);
-        failure.filter(|_| predictions.iter().all(|other| other.failure.as_ref().is_some_and(kind)))
-    };
-    if let Some(failure) = failed(|failure| matches!(failure, Failure::TooManyTogether { .. })) {
-        return Err(ApiError::TooManyTogether(failure));
+    if let Some(refusal) = refusal(&predictions, refuses) {
+        return Err(refusal);
     }
-    if refuses && let Some(failure) = failed(|failure| matches!(failure, Failure::QueueFull { .. })) {
-        return Err(ApiError::QueueFull(failure));
+    let latency = arrived.elapsed();
+    for prediction in &predictions {
+        application.metrics.record(Outcome::of(&prediction.origin), latency);
     }
     let mut answers =
         predictions.into_iter().map(|prediction| Answer::new(state.query_ids.next(), prediction));
@@ -114,6 +127,25 @@ pub(crate) async fn predict(
         }
     };
     Ok(HttpResponse::Ok().json(answer))
+}
+
+/// What is said in place of default outputs, if all are for want of room and the application `refuses` then; or if inputs
+/// that belong together are too many.
+fn refusal(predictions: &[Prediction], refuses: bool) -> Option<ApiError> {
+    let failures = predictions.iter().map(|prediction| match &prediction.origin {
+        Origin::Failure(failure) => Some(failure),
+        Origin::Model | Origin::Cache => None,
+    });
+    let first = failures.clone().next()??;
+    match first {
+        Failure::TooManyTogether { .. } => Some(ApiError::TooManyTogether(first.clone())),
+        Failure::QueueFull { .. } if refuses => {
+            let all =
+                failures.flatten().filter(|failure| matches!(failure, Failure::QueueFull { .. })).count();
+            (all == predictions.len()).then(|| ApiError::QueueFull(first.clone()))
+        }
+        _ => None,
+    }
 }
 
 async fn read(state: &State, request: &HttpRequest, payload: web::Payload) -> Result<Bytes, ApiError> {

@@ -22,6 +22,7 @@ pub use self::replica::{ReplicaId, WakeUp};
 use crate::batching::Controller;
 use crate::computation::{Computation, MAX_ATTEMPTS};
 use crate::failure::Failure;
+use crate::metrics::ModelMetrics;
 use crate::reply::Delivery;
 
 /// The most bytes of inputs in one batch of several; a single larger input travels alone.
@@ -57,6 +58,7 @@ pub struct Queue {
     model: ModelId,
     input_type: InputType,
     capacity: Capacity,
+    metrics: Arc<ModelMetrics>,
     state: Mutex<State>,
 }
 
@@ -140,7 +142,8 @@ impl Queue {
             next_sweep: now,
             closed: false,
         };
-        Self { number, model, input_type, capacity, state: Mutex::new(state) }
+        let metrics = Arc::new(ModelMetrics::new(now));
+        Self { number, model, input_type, capacity, metrics, state: Mutex::new(state) }
     }
 
     /// Tells this queue from every other that the frontend has had.
@@ -156,6 +159,11 @@ impl Queue {
     /// The type of its inputs.
     pub fn input_type(&self) -> InputType {
         self.input_type
+    }
+
+    /// What is counted of the version.
+    pub fn metrics(&self) -> &Arc<ModelMetrics> {
+        &self.metrics
     }
 
     /// How much waits at the moment.
@@ -250,6 +258,7 @@ impl Queue {
             }
         }
         state.wake_one();
+        self.metrics.hedge(hedged);
         hedged
     }
 
@@ -298,7 +307,8 @@ impl Queue {
                 queued: state.queries,
                 replicas: state.replicas.len(),
             };
-            state.give_up(plan.given_up, &failure, now, &mut delivery);
+            let given_up = state.give_up(plan.given_up, &failure, now, &mut delivery);
+            self.metrics.give_up(given_up);
         }
         if plan.take == 0 {
             return state.rest(ready, others + 1);
@@ -315,7 +325,7 @@ impl Queue {
                 return Work::Wait(wait.at_most);
             }
         }
-        match state.pick((others > 0).then_some(from), plan.take, now) {
+        match state.pick((others > 0).then_some(from), plan.take, now, &self.metrics) {
             Some(batch) => {
                 state.engage(ready, &batch, now);
                 state.wake_one();
@@ -448,10 +458,11 @@ impl State {
     }
 
     /// Ends the first `count` queries, for those who are due; whoever shares a computation and has more time stays.
-    fn give_up(&mut self, count: usize, failure: &Failure, now: Instant, delivery: &mut Delivery) {
+    /// How many there were.
+    fn give_up(&mut self, count: usize, failure: &Failure, now: Instant, delivery: &mut Delivery) -> usize {
         let mut ended = 0;
         while ended < count {
-            let Some((_, mut entry)) = self.remove_first(None) else { return };
+            let Some((_, mut entry)) = self.remove_first(None) else { break };
             ended += entry.len();
             // The container that holds it may still answer in time.
             let stays = if entry.hedge { false } else { entry.give_up(failure, delivery) };
@@ -459,6 +470,7 @@ impl State {
                 self.insert(entry);
             }
         }
+        ended
     }
 
     /// How many queries others will have answered before `ready` could answer the first: those who are much faster.
@@ -478,7 +490,13 @@ impl State {
     }
 
     /// Takes out a batch of at most `most` queries from `from` on, or of all.
-    fn pick(&mut self, from: Option<(Instant, u64)>, most: usize, now: Instant) -> Option<Batch> {
+    fn pick(
+        &mut self,
+        from: Option<(Instant, u64)>,
+        most: usize,
+        now: Instant,
+        metrics: &ModelMetrics,
+    ) -> Option<Batch> {
         let mut computations = Vec::with_capacity(most.min(self.queries));
         let mut bytes = 0;
         let mut first_deadline = None;
@@ -498,6 +516,7 @@ impl State {
             }
             first_deadline = first_deadline.or(Some(entry.due));
             last_deadline = last_deadline.max(entry.due);
+            metrics.record_queue_time(now.saturating_duration_since(entry.since));
             computations.extend(entry.hand_out());
         }
         let budget = first_deadline?.saturating_duration_since(now);
@@ -586,7 +605,7 @@ mod tests {
     use super::*;
     use crate::batching::Observation;
     use crate::computation::tests::{computation, waiter};
-    use crate::failure::Outcome;
+    use crate::failure::Verdict;
     use crate::reply::Mailbox;
 
     /// A queue, the mailbox of who asks, and controllers that take whatever waits.
@@ -596,7 +615,7 @@ mod tests {
         deadline: Instant,
     }
 
-    type Receiver = oneshot::Receiver<Outcome>;
+    type Receiver = oneshot::Receiver<Verdict>;
 
     impl Fixture {
         fn new(queries: usize) -> Self {

@@ -1,7 +1,7 @@
 //! The admin interface over HTTP: thin handlers over `admin.rs` and the domain functions, one module a resource.
 //!
 //! # Layout
-//! - `applications`, `models`, `deployments`, `artifacts`, `catalog`, `status`: the handlers.
+//! - `applications`, `models`, `deployments`, `artifacts`, `catalog`, `status`, `metrics`: the handlers.
 //! - `body`: how bodies are read; `batching`: the one value in them that has two forms; `answer`: how answers are
 //!   said; `error`: how refusals are; `hangup`: whether anybody still listens.
 //!
@@ -14,6 +14,7 @@ use std::sync::LazyLock;
 use actix_web::dev::Server;
 use actix_web::http::Method;
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, get, web};
+use clipper_metrics::Connections;
 use utoipa::OpenApi;
 use utoipa::openapi::path::PathItem;
 
@@ -31,6 +32,7 @@ mod catalog;
 mod deployments;
 mod error;
 mod hangup;
+mod metrics;
 mod models;
 mod status;
 
@@ -94,7 +96,8 @@ interface! {
     status::ping,
     status::livez,
     status::readyz,
-    status::metrics,
+    metrics::metrics,
+    metrics::admin_metrics,
 }
 
 /// Built once: every request for something that is not there is looked up in it.
@@ -127,13 +130,19 @@ fn allowed(item: &PathItem) -> &'static Method {
 pub(crate) fn server(listener: TcpListener, admin: Admin, uploads: Uploads) -> std::io::Result<Server> {
     let admin = web::Data::new(admin);
     let uploads = web::Data::new(uploads);
+    let connections = Connections::default();
+    let counted = connections.clone();
     let server = HttpServer::new(move || {
         App::new()
             .app_data(admin.clone())
             .app_data(uploads.clone())
+            .app_data(web::Data::new(connections.clone()))
             .configure(routes)
             .default_service(web::to(unknown))
     });
-    let server = server.on_connect(hangup::keep_socket);
+    let server = server.on_connect(move |connection, data| {
+        hangup::keep_socket(connection, data);
+        counted.count(data);
+    });
     Ok(server.workers(WORKERS).shutdown_timeout(DRAIN_SECONDS).disable_signals().listen(listener)?.run())
 }

@@ -1,0 +1,85 @@
+//! What is counted of one application.
+//!
+//! Shared by every view of the application, so that it survives each change of its configuration.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use super::histogram::Histogram;
+use super::meter::Meter;
+use super::outcome::Outcome;
+use super::window::Window;
+
+/// The counts of one application, from when this frontend heard of it.
+#[derive(Debug)]
+pub struct ApplicationMetrics {
+    requests: AtomicU64,
+    refused: AtomicU64,
+    /// By the discriminant of the outcome.
+    answers: [AtomicU64; Outcome::ALL.len()],
+    /// In microseconds, of each input that was answered.
+    pub(super) latency: Histogram,
+    pub(super) recent_latency: Window,
+    pub(super) throughput: Meter,
+}
+
+impl ApplicationMetrics {
+    /// Those of an application that is new.
+    pub fn new(now: Instant) -> Self {
+        Self {
+            requests: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            answers: Default::default(),
+            latency: Histogram::default(),
+            recent_latency: Window::new(now),
+            throughput: Meter::new(now),
+        }
+    }
+
+    /// Counts a request.
+    pub fn request(&self) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts an input that was answered so long after its request had arrived.
+    pub fn record(&self, outcome: Outcome, latency: Duration) {
+        self.answers[outcome as usize].fetch_add(1, Ordering::Relaxed);
+        self.latency.record_duration(latency);
+    }
+
+    /// Counts a request that was refused.
+    pub fn refuse(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many requests there were.
+    pub fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    /// How many of them were refused.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// How many inputs were answered so.
+    pub fn answers(&self, outcome: Outcome) -> u64 {
+        self.answers[outcome as usize].load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_counted_by_outcome_and_timed_whatever_it_is() {
+        let metrics = ApplicationMetrics::new(Instant::now());
+        metrics.record(Outcome::Predicted, Duration::from_millis(1));
+        metrics.record(Outcome::Predicted, Duration::from_millis(2));
+        metrics.record(Outcome::Draining, Duration::from_secs(9));
+        let counts: Vec<_> = Outcome::ALL.iter().map(|&outcome| metrics.answers(outcome)).collect();
+        assert_eq!(counts, [2, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+        assert_eq!(metrics.latency.snapshot().sum, 9_003_000);
+    }
+}

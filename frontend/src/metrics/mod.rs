@@ -1,0 +1,26 @@
+//! What is counted and timed on the way of a prediction, and how it is told to Prometheus.
+//!
+//! # Layout
+//! - [`application`], [`model`], [`replica`]: what is kept for each; [`outcome`]: the kinds of answers.
+//! - [`histogram`]: durations and sizes, recorded without a lock; [`window`]: those of the last minutes;
+//!   [`meter`]: rates.
+//! - [`scrape`]: all of it as text; [`report`]: as the original's JSON.
+//!
+//! Invariant: recording is some relaxed atomic additions, never a lock. A scrape takes locks, but only such as nothing on
+//! the way of a prediction takes, and its numbers may be a moment apart from each other.
+
+pub mod application;
+pub mod histogram;
+pub mod meter;
+pub mod model;
+pub mod outcome;
+pub mod replica;
+pub mod report;
+pub mod scrape;
+pub mod window;
+
+pub use self::application::ApplicationMetrics;
+pub use self::histogram::Histogram;
+pub use self::model::{CacheLookup, ModelMetrics};
+pub use self::outcome::Outcome;
+pub use self::replica::ReplicaMetrics;

@@ -1,0 +1,20 @@
+//! What both servers need to say how they are: the text that Prometheus reads, the original's JSON, and the numbers that any
+//! process has.
+//!
+//! A crate of its own because `frontend` and `management` must not know each other, and `rpc` knows no HTTP.
+//!
+//! # Layout
+//! - [`families`]: writes families of metrics, one after the other; [`answer`]: the forms in which they are answered.
+//! - [`process`]: CPU, memory, descriptors and threads; [`connections`]: the open HTTP connections.
+//! - [`report`]: the JSON of the original Clipper.
+
+pub mod answer;
+pub mod connections;
+pub mod families;
+pub mod process;
+pub mod report;
+
+pub use self::answer::{Form, text};
+pub use self::connections::Connections;
+pub use self::families::Families;
+pub use self::report::Report;
