@@ -170,7 +170,7 @@ impl ContainerConnection {
         let id = self.next_batch;
         self.next_batch += 1;
         self.in_flight.insert(id, Batch { tasks, sent: now, last_deadline });
-        self.metrics.set_in_flight(self.in_flight.len());
+        self.metrics.send_batch();
         self.send(&ToContainer::Predict(Predict { id, budget_micros: micros(budget), inputs }));
     }
 
@@ -193,7 +193,6 @@ impl ContainerConnection {
         }
         let model_time = Duration::from_micros(elapsed_micros);
         self.metrics.record_batch(batch.tasks.len(), model_time, batch.sent.elapsed());
-        self.metrics.set_in_flight(self.in_flight.len());
         for (task, output) in batch.tasks.into_iter().zip(outputs.into_outputs(&errors)) {
             task.finish(output.map_err(|message| self.reported(&message)));
         }
@@ -207,7 +206,6 @@ impl ContainerConnection {
         };
         warn!(model = %self.container.model, replica = self.container.replica, message, "a batch failed");
         self.metrics.fail_batch();
-        self.metrics.set_in_flight(self.in_flight.len());
         for task in batch.tasks {
             task.finish(Err(self.reported(message)));
         }
@@ -242,7 +240,6 @@ impl ContainerConnection {
             self.model.queue.requeue(batch.tasks, &self.end);
             self.metrics.fail_batch();
         }
-        self.metrics.set_in_flight(0);
     }
 
     fn watch(&mut self, ctx: &mut Context<Self>) {
