@@ -25,7 +25,10 @@ fn record(criterion: &mut Criterion) {
     });
     let replica = ReplicaMetrics::default();
     group.bench_function("a batch", |bencher| {
-        bencher.iter(|| replica.record_batch(black_box(64), latency(), latency()));
+        bencher.iter(|| {
+            replica.send_batch();
+            replica.record_batch(black_box(64), latency(), latency());
+        });
     });
     let histogram = Histogram::default();
     (0..20_000).for_each(|value| histogram.record(value));

@@ -164,7 +164,9 @@ def test_the_state_the_logs_and_the_metrics_can_be_seen(conn: ClipperConnection,
     instance = conn.inspect_instance()
     assert "talkative" in [app["name"] for app in instance["applications"]]
     assert "talkative" in [model["model_name"] for model in instance["models"]]
-    assert "applications" in instance["metrics"]["management"]
+    counted = {server: report["counters"] for server, report in instance["metrics"].items()}
+    assert any("app:talkative:num_predictions" in counter for counter in counted["query"])
+    assert any("management:applications" in counter for counter in counted["management"])
     [deployment] = [d for d in instance["deployments"] if d["model_name"] == "talkative"]
     assert [replica["state"] for replica in deployment["replicas"]] == ["ready"]
     [lines] = conn.get_replica_logs("talkative").values()

@@ -239,7 +239,7 @@ impl ContainerConnection {
         self.send(&ToContainer::Predict(Predict { id, budget_micros: micros(batch.budget), inputs }));
         let behind = !self.in_flight.is_empty();
         self.in_flight.push_back(InFlight { id, batch, dispatched: self.last_sent, behind });
-        self.metrics.set_in_flight(self.in_flight.len());
+        self.metrics.send_batch();
         if self.stall_check.is_none() {
             self.check_for_stall(ctx);
         }
@@ -329,7 +329,6 @@ impl ContainerConnection {
             self.in_flight.remove(index).expect("its place was just found");
         let begun = dispatched.max(self.last_answer);
         self.last_answer = Instant::now();
-        self.metrics.set_in_flight(self.in_flight.len());
         self.recover();
         Answered { batch, begun, behind }
     }
@@ -360,7 +359,6 @@ impl ContainerConnection {
     fn give_back(&mut self) {
         self.recover();
         self.in_flight.iter().for_each(|_| self.metrics.fail_batch());
-        self.metrics.set_in_flight(0);
         let held = self.in_flight.drain(..).flat_map(|held| held.batch.computations);
         self.model.queue.requeue(held, &self.end);
     }

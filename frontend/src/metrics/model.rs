@@ -171,6 +171,8 @@ mod tests {
         let model = ModelMetrics::new(Instant::now());
         for number in [0, 7] {
             let replica = model.replica(number);
+            replica.send_batch();
+            replica.send_batch();
             replica.record_batch(10, Duration::from_millis(1), Duration::from_millis(2));
             replica.fail_batch();
         }
@@ -184,8 +186,10 @@ mod tests {
     #[test]
     fn the_successor_of_a_replica_counts_on() {
         let model = ModelMetrics::new(Instant::now());
-        model.replica(0).fail_batch();
-        model.replica(0).fail_batch();
+        for _ in 0..2 {
+            model.replica(0).send_batch();
+            model.replica(0).fail_batch();
+        }
         assert_eq!(model.replicas()[0].1.failed(), 2);
     }
 

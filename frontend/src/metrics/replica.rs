@@ -38,9 +38,15 @@ impl Default for ReplicaMetrics {
 }
 
 impl ReplicaMetrics {
+    /// Counts a batch that was sent. It must end as one of the following two.
+    pub fn send_batch(&self) {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Records a batch that was answered: how many inputs it had, what the model took for it by the container's clock, and how
     /// long its answer took to come.
     pub fn record_batch(&self, size: usize, model_time: Duration, round_trip: Duration) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
         self.batch_size.record(size as u64);
         self.model_time.record_duration(model_time);
         self.round_trip.record_duration(round_trip);
@@ -48,12 +54,8 @@ impl ReplicaMetrics {
 
     /// Counts a batch that failed as a whole, or was lost.
     pub fn fail_batch(&self) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
         self.failed.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Says how many batches it holds.
-    pub fn set_in_flight(&self, batches: usize) {
-        self.in_flight.store(batches as u64, Ordering::Relaxed);
     }
 
     /// Says what its controller believes.
@@ -105,9 +107,14 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_is_recorded_by_size_and_times() {
+    fn a_batch_is_in_flight_until_it_is_recorded_by_size_and_times_or_has_failed() {
         let metrics = ReplicaMetrics::default();
+        metrics.send_batch();
+        metrics.send_batch();
         metrics.record_batch(64, Duration::from_micros(300), Duration::from_micros(400));
+        assert_eq!(metrics.in_flight(), 1);
+        metrics.fail_batch();
+        assert_eq!((metrics.in_flight(), metrics.failed()), (0, 1));
         let sums = [&metrics.batch_size, &metrics.model_time, &metrics.round_trip];
         assert_eq!(sums.map(|histogram| histogram.snapshot().sum), [64, 300, 400]);
     }
