@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use actix_web::{App, HttpServer, web};
-use clipper_metrics::Connections;
 use clipper_rpc::catalog::Management;
 use clipper_rpc::router::{BindError, BoundRouter};
+use clipper_server::Connections;
+use clipper_server::hangup::keep_socket;
 use tokio::sync::oneshot;
 use tracing::info;
 
@@ -174,7 +175,10 @@ impl Frontend {
                 App::new().app_data(state.clone()).app_data(web::Data::new(worker)).configure(http::configure)
             }
         })
-        .on_connect(move |_, data| connections.count(data))
+        .on_connect(move |connection, data| {
+            connections.count(data);
+            keep_socket(connection, data);
+        })
         .workers(workers)
         .shutdown_timeout(config.drain_timeout.as_secs())
         .disable_signals()

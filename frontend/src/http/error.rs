@@ -40,6 +40,8 @@ pub(crate) enum ApiError {
     QueueFull(Failure),
     #[error(transparent)]
     TooManyTogether(Failure),
+    #[error("the client has hung up")]
+    ClientGone,
     #[error("this frontend has not heard from management yet")]
     NotReady,
 }
@@ -69,6 +71,7 @@ impl ApiError {
             Self::Stalled { .. } => "Body too slow",
             Self::UnknownPath { .. } => "Unknown path",
             Self::Method { .. } => "Method not allowed",
+            Self::ClientGone => "Client gone",
             Self::NotReady => "Not ready",
         }
     }
@@ -85,7 +88,8 @@ impl ResponseError for ApiError {
             Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::ContentType { .. } | Self::ContentEncoding { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::Stalled { .. } => StatusCode::REQUEST_TIMEOUT,
+            // Nobody reads it.
+            Self::Stalled { .. } | Self::ClientGone => StatusCode::REQUEST_TIMEOUT,
             Self::NotReady | Self::QueueFull(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use actix_web::{HttpRequest, HttpResponse, web};
-use clipper_metrics::process::Process;
-use clipper_metrics::{Form, text};
+use clipper_server::process::Process;
+use clipper_server::{Form, text};
 use prometheus_client::registry::Registry;
 
 use super::State;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use actix_web::{HttpRequest, HttpResponse, Route, guard, web};
-use clipper_metrics::Connections;
+use clipper_server::Connections;
 use serde_json::json;
 use utoipa::OpenApi;
 

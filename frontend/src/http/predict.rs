@@ -7,7 +7,8 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 use clipper_rpc::catalog::OnOverload;
 use clipper_rpc::input::InputType;
-use tokio::time::timeout;
+use clipper_server::hangup::hung_up;
+use tokio::time::{sleep, timeout};
 use utoipa::ToSchema;
 
 use super::answer::{Answer, BatchAnswer, PredictAnswer};
@@ -21,6 +22,8 @@ use crate::view::ApplicationView;
 
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// From when on a request is watched for its client's end.
+const WATCHED_AFTER: Duration = Duration::from_millis(30);
 /// The longest body, in bytes, that an HTTP worker parses itself: less than a millisecond of work.
 const LONGEST_PARSED_HERE: usize = 512 << 10;
 
@@ -108,7 +111,11 @@ async fn answer(
         Inputs::Many(inputs) => (inputs, true),
     };
     let predictions = match admitted {
-        Ok(_) => worker.predictor.predict(application, inputs, &query.terms, arrived).await?,
+        Ok(_) => tokio::select! {
+            biased;
+            predictions = worker.predictor.predict(application, inputs, &query.terms, arrived) => predictions?,
+            () = client_gone(request) => return Err(ApiError::ClientGone),
+        },
         Err(limit) => defaults(application, inputs.len(), &Failure::TooManyRequests { limit }),
     };
     if let Some(refusal) = refusal(&predictions, refuses) {
@@ -146,6 +153,12 @@ fn refusal(predictions: &[Prediction], refuses: bool) -> Option<ApiError> {
         }
         _ => None,
     }
+}
+
+/// Returns once the client has hung up. What takes no longer than [`WATCHED_AFTER`] is not worth the watch.
+async fn client_gone(request: &HttpRequest) {
+    sleep(WATCHED_AFTER).await;
+    hung_up(request).await;
 }
 
 async fn read(state: &State, request: &HttpRequest, payload: web::Payload) -> Result<Bytes, ApiError> {

@@ -6,7 +6,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use clipper_metrics::report::Rates;
+use clipper_server::report::Rates;
 
 /// Over how many seconds the weights of the averages decay.
 const DECAYS: [f64; 3] = [60.0, 300.0, 900.0];

@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
-use clipper_metrics::Report;
-use clipper_metrics::report::Summary;
+use clipper_server::Report;
+use clipper_server::report::Summary;
 
 use super::application::ApplicationMetrics;
 use super::histogram::Histogram;

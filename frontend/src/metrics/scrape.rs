@@ -6,9 +6,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use clipper_metrics::Families;
-use clipper_metrics::families::Buckets;
 use clipper_rpc::names::ModelId;
+use clipper_server::Families;
+use clipper_server::families::Buckets;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::registry::Unit;

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use actix_web::{HttpRequest, get, post, web};
 use clipper_rpc::catalog::{Application, FollowError, FollowRequest, FollowResponse, Model, Revision};
+use clipper_server::hangup::hung_up;
 use serde::{Deserialize, Serialize};
 use utoipa::openapi::{ObjectBuilder, RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
@@ -11,7 +12,6 @@ use utoipa::{PartialSchema, ToSchema};
 use super::answer::{Refused, Sentence, Spoken, counted};
 use super::body::{Body, RequestBody};
 use super::error::ApiError;
-use super::hangup::hung_up;
 use crate::admin::Admin;
 use crate::deployment::DeploymentSpec;
 use crate::deployments;

@@ -5,8 +5,8 @@
 use std::fmt;
 
 use actix_web::{HttpRequest, HttpResponse, get, web};
-use clipper_metrics::process::Process;
-use clipper_metrics::{Connections, Families, Form, Report, text};
+use clipper_server::process::Process;
+use clipper_server::{Connections, Families, Form, Report, text};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::registry::Registry;

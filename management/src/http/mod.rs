@@ -3,7 +3,7 @@
 //! # Layout
 //! - `applications`, `models`, `deployments`, `artifacts`, `catalog`, `status`, `metrics`: the handlers.
 //! - `body`: how bodies are read; `batching`: the one value in them that has two forms; `answer`: how answers are
-//!   said; `error`: how refusals are; `hangup`: whether anybody still listens.
+//!   said; `error`: how refusals are.
 //!
 //! Paths stand once, at the handlers; the description at `/openapi.json` is generated from them and also tells
 //! a wrong method (405) from a wrong path (404).
@@ -14,7 +14,7 @@ use std::sync::LazyLock;
 use actix_web::dev::Server;
 use actix_web::http::Method;
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, get, web};
-use clipper_metrics::Connections;
+use clipper_server::Connections;
 use utoipa::OpenApi;
 use utoipa::openapi::path::PathItem;
 
@@ -31,7 +31,6 @@ mod body;
 mod catalog;
 mod deployments;
 mod error;
-mod hangup;
 mod metrics;
 mod models;
 mod status;
@@ -141,7 +140,7 @@ pub(crate) fn server(listener: TcpListener, admin: Admin, uploads: Uploads) -> s
             .default_service(web::to(unknown))
     });
     let server = server.on_connect(move |connection, data| {
-        hangup::keep_socket(connection, data);
+        clipper_server::hangup::keep_socket(connection, data);
         counted.count(data);
     });
     Ok(server.workers(WORKERS).shutdown_timeout(DRAIN_SECONDS).disable_signals().listen(listener)?.run())

@@ -1,16 +1,17 @@
-//! What both servers need to say how they are: the text that Prometheus reads, the original's JSON, and the numbers that any
-//! process has.
+//! What both HTTP servers have in common: how they tell of their metrics, and how they notice that a client has gone.
 //!
 //! A crate of its own because `frontend` and `management` must not know each other, and `rpc` knows no HTTP.
 //!
 //! # Layout
 //! - [`families`]: writes families of metrics, one after the other; [`answer`]: the forms in which they are answered.
+//! - [`hangup`]: clients that go away while they are being answered.
 //! - [`process`]: CPU, memory, descriptors and threads; [`connections`]: the open HTTP connections.
 //! - [`report`]: the JSON of the original Clipper.
 
 pub mod answer;
 pub mod connections;
 pub mod families;
+pub mod hangup;
 pub mod process;
 pub mod report;
 

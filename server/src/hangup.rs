@@ -1,7 +1,8 @@
 //! Notices that a caller has hung up while it is being answered, which actix-web does only once it writes.
 //!
-//! A frontend that is killed in the middle of its long poll would count as present until the poll ends. Its
-//! socket is watched besides the server, through a duplicate that takes nothing from it.
+//! A frontend that is killed in the middle of its long poll would count as present until the poll ends, and a prediction whose
+//! client has gone would be computed for nobody. The socket is watched besides the server, through a duplicate that takes
+//! nothing from it.
 
 use std::any::Any;
 use std::net;
@@ -15,7 +16,7 @@ use actix_web::rt::net::TcpStream;
 struct Socket(net::TcpStream);
 
 /// Keeps a connection's socket with the connection, for [`hung_up`].
-pub(super) fn keep_socket(connection: &dyn Any, data: &mut Extensions) {
+pub fn keep_socket(connection: &dyn Any, data: &mut Extensions) {
     let socket = connection.downcast_ref::<TcpStream>().map(|stream| stream.as_fd().try_clone_to_owned());
     if let Some(Ok(socket)) = socket {
         data.insert(Socket(socket.into()));
@@ -24,7 +25,7 @@ pub(super) fn keep_socket(connection: &dyn Any, data: &mut Extensions) {
 
 /// Returns once the caller has closed its side. Never, if the connection cannot be watched or the beginning of
 /// its next request has come.
-pub(super) async fn hung_up(request: &HttpRequest) {
+pub async fn hung_up(request: &HttpRequest) {
     let socket = request.conn_data::<Socket>().and_then(|socket| socket.0.try_clone().ok());
     if let Some(socket) = socket.and_then(|socket| TcpStream::from_std(socket).ok())
         && !matches!(socket.peek(&mut [0]).await, Ok(1..))
