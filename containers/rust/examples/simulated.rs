@@ -67,8 +67,7 @@ impl Simulated {
     fn millis(&mut self, inputs: usize) -> f64 {
         let timing = &self.timing;
         let groups = inputs.div_ceil(timing.step_size as usize);
-        let steady =
-            timing.fixed_ms + timing.per_item_ms * inputs as f64 + timing.step_ms * groups as f64;
+        let steady = timing.fixed_ms + timing.per_item_ms * inputs as f64 + timing.step_ms * groups as f64;
         let mut millis = steady * self.noise.sample(&mut self.random);
         if self.random.random::<f64>() < timing.stall_probability {
             millis += timing.stall_ms;
