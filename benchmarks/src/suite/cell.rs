@@ -15,7 +15,11 @@ pub fn rate(value: f64) -> String {
 
 /// A time.
 pub fn ms(value: f64) -> String {
-    if value < 10.0 { format!("{value:.2} ms") } else { format!("{value:.0} ms") }
+    match value {
+        value if value < 1.0 => format!("{value:.3} ms"),
+        value if value < 10.0 => format!("{value:.2} ms"),
+        value => format!("{value:.0} ms"),
+    }
 }
 
 /// A relation of two numbers.

@@ -73,7 +73,7 @@ impl Cluster {
         let http = reqwest::Client::builder().timeout(STARTING).build()?;
         let ready = format!("http://{}/readyz", addresses.query);
         server.until("the frontend is ready", STARTING, || {
-            let answer = runtime.block_on(http.get(&ready).send()).ok()?;
+            let answer = runtime.block_on(async { http.get(&ready).send().await }).ok()?;
             answer.status().is_success().then_some(())
         })?;
         let started = format!("clipper start {}", flags.join(" "));
