@@ -1,5 +1,8 @@
 //! More than a model can do: how much of it is still done in time, and what another application feels of it.
 
+use std::slice;
+
+use anyhow::Context;
 use clipper_benchmarks::report::Report;
 use clipper_benchmarks::report::plot::{Curve, Plot};
 use serde_json::json;
@@ -19,11 +22,10 @@ pub fn measure(section: &mut Section) -> anyhow::Result<()> {
     for policy in POLICIES {
         let command = ["simulated", "--fixed-ms", "20", "--per-item-ms", "0.2"];
         cluster.deploy(policy, &command, json!({}))?;
-        cluster.add_app(policy, policy, OBJECTIVE_MS, json!({"on_overload": policy}))?;
     }
+    cluster.add_app("default", "default", OBJECTIVE_MS, json!({}))?;
     cluster.deploy("neighbour", &["noop"], json!({}))?;
     cluster.add_app("neighbour", "neighbour", OBJECTIVE_MS, json!({}))?;
-    section.commands(cluster.transcript());
     let query = cluster.query();
     let duration = section.duration();
     let load = |app: &str, rate: f64| {
@@ -36,8 +38,15 @@ pub fn measure(section: &mut Section) -> anyhow::Result<()> {
         "--unique --find-rate --rate 2000 --objective {OBJECTIVE_MS}ms --connections 2048 --duration 1s"
     );
     let search = Measurement::new("capacity", &query, "default/predict", &search);
-    section.commands(&[search.command.clone()]);
-    let capacity = search.search()?.highest_rate.unwrap_or(1000.0);
+    section.commands(cluster.transcript());
+    section.commands(slice::from_ref(&search.command));
+    let before = cluster.transcript().len();
+    let capacity = search.search()?.highest_rate.context("the model meets the objective at no rate")?;
+    // As many as it can answer within the objective (Little's law).
+    let bound = (capacity * OBJECTIVE_MS as f64 / 1000.0) as u64;
+    let settings = json!({"on_overload": "refuse", "max_concurrent_requests": bound});
+    cluster.add_app("refuse", "refuse", OBJECTIVE_MS, settings)?;
+    section.commands(&cluster.transcript()[before..]);
     let mut curves: Vec<Curve> =
         POLICIES.map(|policy| Curve { name: policy.to_owned(), points: Vec::new() }).to_vec();
     let mut rows = Vec::new();
@@ -55,7 +64,7 @@ pub fn measure(section: &mut Section) -> anyhow::Result<()> {
     }
     section.say(&format!(
         "A model of 20 ms a batch and 0.2 ms an input; its capacity, {}/s, is the highest rate with 99 % within {OBJECTIVE_MS} ms. \
-         What there is no room for gets the default output (`default`) or a refusal (`refuse`).",
+         What there is no room for gets the default output (`default`), or is refused beyond {bound} requests in progress (`refuse`).",
         rate(capacity)
     ));
     let head = [

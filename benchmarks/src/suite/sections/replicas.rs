@@ -11,13 +11,16 @@ use crate::section::Section;
 /// What one replica of the model that takes time can do, a second.
 const CAPACITY: f64 = 200.0;
 
+const OBJECTIVE_MS: u64 = 5000;
+
 pub fn measure(section: &mut Section) -> anyhow::Result<()> {
     let bare = Bare::start()?;
     let mut cluster = Cluster::start(&section.options.python, &[])?;
     cluster.deploy("noop", &["noop"], json!({}))?;
     cluster.deploy("sleeper", &["simulated", "--per-item-ms", "5"], json!({"batch_size": 1}))?;
     for model in ["noop", "sleeper"] {
-        cluster.add_app(model, model, 1000, json!({}))?;
+        // One replica keeps 256 connections waiting for more than a second.
+        cluster.add_app(model, model, OBJECTIVE_MS, json!({}))?;
     }
     let mut rows = Vec::new();
     let mut points = Vec::new();

@@ -25,7 +25,7 @@ pub fn measure(section: &mut Section) -> anyhow::Result<()> {
     let flags =
         format!("--unique --rate 2000 --objective 1s --connections 256 --duration {:.0}s", minutes * 60.0);
     let load = Measurement::new("soak", &cluster.query(), "noop/predict", &flags);
-    section.commands(&[load.command.clone()]);
+    section.commands(std::slice::from_ref(&load.command));
     let noop = program("examples/noop")?.display().to_string();
     let started = Instant::now();
     let end = started + Duration::from_secs_f64(minutes * 60.0);
