@@ -70,7 +70,8 @@ impl Cluster {
             serde_json::from_str(&std::fs::read_to_string(&file).ok()?).ok()
         })?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let http = reqwest::Client::builder().timeout(STARTING).build()?;
+        // A connection kept open would be closed by the server while nobody polls the runtime.
+        let http = reqwest::Client::builder().pool_max_idle_per_host(0).timeout(STARTING).build()?;
         let ready = format!("http://{}/readyz", addresses.query);
         server.until("the frontend is ready", STARTING, || {
             let answer = runtime.block_on(async { http.get(&ready).send().await }).ok()?;
