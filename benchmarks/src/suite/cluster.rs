@@ -178,6 +178,15 @@ impl Cluster {
     }
 }
 
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if self.server.has_ended() {
+            let log = std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default();
+            eprintln!("the cluster has ended by itself; it logged:\n{log}");
+        }
+    }
+}
+
 /// The body that adds an application of doubles.
 pub fn app(name: &str, model: &str, objective_ms: u64, settings: Value) -> Value {
     let body = json!({
