@@ -57,7 +57,8 @@ pub fn measure(section: &mut Section) -> anyhow::Result<()> {
     ));
     let mut rows = Vec::new();
     let mut bars = Vec::new();
-    for kind in &KINDS {
+    let kinds = if section.options.quick { &KINDS[..1] } else { &KINDS };
+    for kind in kinds {
         let found = measure_kind(section, kind)?;
         let adaptive = found[0].1;
         let mut row = vec![format!("{}: {}", kind.name, kind.meaning)];
