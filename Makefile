@@ -1,6 +1,6 @@
 # The two commands of the README, and the steps that they are made of.
 
-# Quickstart's flags: --exit stops the cluster at the end.
+# Flags of quickstart (--exit stops the cluster at the end), or of the benchmarks (--quick, --only NAME, --soak MINUTES).
 ARGS ?=
 PYTHON ?= python3
 VENV := .venv
@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 # Holds for what builds the packages, too.
 export PIP_CONSTRAINT := $(abspath constraints.txt)
 
-.PHONY: quickstart test check-rust check-python test-rust test-python lock clean
+.PHONY: quickstart test check-rust check-python test-rust test-python bench lock clean
 
 quickstart: $(VENV)
 	@echo "==> Building Clipper (some minutes the first time)"
@@ -43,6 +43,13 @@ test-python: $(VENV)/tests
 	cargo build --package clipper-cli --locked
 	cd containers/python && $(abspath $(BIN))/python -m pytest
 	cd clipper_admin && CLIPPER_BINARY=$(abspath target/debug/clipper) $(abspath $(BIN))/python -m pytest
+
+# Measures everything on this machine, in some 25 minutes, and writes benchmarks/results/REPORT.md.
+bench: $(VENV)/tests
+	cargo build --release --locked --package clipper-cli --package clipper-benchmarks --bins
+	cargo build --release --locked --package clipper-container --examples
+	CLIPPER_TEST_PYTHON=$${CLIPPER_TEST_PYTHON:-$(abspath $(BIN)/python)} \
+	    cargo run --release --locked --package clipper-benchmarks --bin suite -- $(ARGS)
 
 # A virtual environment, for which Debian wants a package of its own.
 $(VENV):

@@ -25,8 +25,10 @@ use crate::load::{Pace, Plan};
 const PATROL: Duration = Duration::from_millis(100);
 /// How long connecting may take before the run starts without those that are not connected.
 const CONNECTING: Duration = Duration::from_secs(10);
-/// How many connections are made at once: more than fit a server's backlog would be dropped, and tried again after a second.
-const MADE_AT_ONCE: usize = 128;
+/// How many connections are made at once, and the least time between two such groups: more than fit a server's backlog (128 is usual) would
+/// be dropped, and tried again by the system after a second.
+const MADE_AT_ONCE: usize = 64;
+const BETWEEN_GROUPS: Duration = Duration::from_millis(2);
 /// What is read at once.
 const BUFFER: usize = 256 * 1024;
 /// How many events are taken at once: more would delay what is due meanwhile.
@@ -141,20 +143,27 @@ impl<'a> Worker<'a> {
     /// Makes the connections, at most for as long as [`CONNECTING`].
     fn connect(&mut self, events: &mut Events, buffer: &mut [u8]) -> io::Result<()> {
         let limit = Instant::now() + CONNECTING;
+        let mut next_group = Instant::now();
         while self.idle.len() < self.connections.len() && Instant::now() < limit {
             let now = Instant::now();
-            let connecting = self.connections.iter().filter(|one| one.state() == State::Connecting).count();
-            let mut room = MADE_AT_ONCE.saturating_sub(connecting);
-            for (index, connection) in self.connections.iter_mut().enumerate() {
-                if room > 0 && matches!(connection.state(), State::Down(_)) {
-                    connection.revive(self.plan.target.address, self.sleep.registry(), Token(index), now);
-                    room -= 1;
-                }
+            if now >= next_group {
+                let connecting = self.connections.iter().filter(|one| one.state() == State::Connecting);
+                self.make_some(MADE_AT_ONCE.saturating_sub(connecting.count()), now);
+                next_group = now + BETWEEN_GROUPS;
             }
-            self.sleep.wait(events, now + PATROL)?;
+            self.sleep.wait(events, next_group)?;
             self.handle(events, buffer);
         }
         Ok(())
+    }
+
+    /// Begins to make at most so many of the connections that are down.
+    fn make_some(&mut self, most: usize, now: Instant) {
+        let down = self.connections.iter_mut().enumerate();
+        let down = down.filter(|(_, connection)| matches!(connection.state(), State::Down(_)));
+        for (index, connection) in down.take(most) {
+            connection.revive(self.plan.target.address, self.sleep.registry(), Token(index), now);
+        }
     }
 
     /// When the next request is to be sent, as far as it is known.

@@ -133,6 +133,66 @@ impl Plot {
     }
 }
 
+/// One bar a name.
+#[derive(Debug, Clone)]
+pub struct Bars {
+    /// What is above them.
+    pub title: String,
+    /// What they show, with the unit.
+    pub y: String,
+    /// The names and the heights.
+    pub bars: Vec<(String, f64)>,
+}
+
+impl Bars {
+    /// Writes them as SVG.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn write(&self, file: &Path) -> Result<(), PlotError> {
+        self.draw(file).map_err(|problem| PlotError { file: file.to_owned(), problem })
+    }
+
+    fn draw(&self, file: &Path) -> Result<(), String> {
+        let told = |error: &dyn std::fmt::Display| error.to_string();
+        let most = self.bars.iter().map(|(_, height)| *height).fold(0.0, f64::max);
+        let root = SVGBackend::new(file, SIZE).into_drawing_area();
+        root.fill(&WHITE).map_err(|error| told(&error))?;
+        let names = (0..self.bars.len()).into_segmented();
+        let mut chart = ChartBuilder::on(&root)
+            .caption(&self.title, ("sans-serif", 18))
+            .margin(12)
+            .x_label_area_size(42)
+            .y_label_area_size(70)
+            .build_cartesian_2d(names, 0.0..if most > 0.0 { most * 1.1 } else { 1.0 })
+            .map_err(|error| told(&error))?;
+        chart
+            .configure_mesh()
+            .disable_x_mesh()
+            .y_desc(&self.y)
+            .label_style(("sans-serif", 13))
+            .x_labels(self.bars.len())
+            .x_label_formatter(&|segment| match segment {
+                SegmentValue::CenterOf(index) => {
+                    self.bars.get(*index).map_or_else(String::new, |(name, _)| name.clone())
+                }
+                SegmentValue::Exact(_) | SegmentValue::Last => String::new(),
+            })
+            .y_label_formatter(&|value| number(*value))
+            .draw()
+            .map_err(|error| told(&error))?;
+        let bars = self.bars.iter().enumerate().filter(|(_, (_, height))| height.is_finite());
+        let bars = bars.map(|(index, (_, height))| {
+            let corners = [(SegmentValue::Exact(index), 0.0), (SegmentValue::Exact(index + 1), *height)];
+            let mut bar = Rectangle::new(corners, COLOURS[index % COLOURS.len()].mix(0.8).filled());
+            bar.set_margin(0, 0, 12, 12);
+            bar
+        });
+        chart.draw_series(bars).map_err(|error| told(&error))?;
+        root.present().map_err(|error| told(&error))
+    }
+}
+
 /// A number as short as an axis needs it.
 fn number(value: f64) -> String {
     match value.abs() {
@@ -206,6 +266,19 @@ mod tests {
                 assert!(svg.contains(words), "{words}");
             }
         }
+    }
+
+    #[test]
+    fn bars_are_svg_with_their_names() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let bars = Bars {
+            title: "a title".to_owned(),
+            y: "rate".to_owned(),
+            bars: vec![("first".to_owned(), 2.0), ("second".to_owned(), 3.0)],
+        };
+        bars.write(file.path()).unwrap();
+        let svg = std::fs::read_to_string(file.path()).unwrap();
+        assert!(["a title", "rate", "first", "second"].iter().all(|words| svg.contains(words)));
     }
 
     #[test]
