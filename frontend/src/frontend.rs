@@ -15,7 +15,7 @@ use clipper_rpc::router::{BindError, BoundRouter};
 use clipper_server::Connections;
 use clipper_server::hangup::keep_socket;
 use tokio::sync::oneshot;
-use tracing::info;
+use tracing::{error, info};
 
 use crate::cache::PredictionCache;
 use crate::container_connection::Terms;
@@ -210,7 +210,17 @@ impl Frontend {
                 turned_away: HashSet::new(),
             };
             state.ready.store(true, Ordering::Relaxed);
-            (router.start(reception), handle)
+            let (ended, end) = oneshot::channel();
+            // On the thread of the actors that it works for.
+            arbiter.spawn_fn(move || {
+                actix_rt::spawn(async move {
+                    if let Err(error) = router.serve(reception).await {
+                        error!(%error, "cannot serve containers");
+                    }
+                    let _ = ended.send(());
+                });
+            });
+            (handle, end)
         });
         if serving {
             shutdown.await;
@@ -218,12 +228,12 @@ impl Frontend {
 
         info!("frontend stopping");
         http.stop(true).await;
-        if let Some((router, handle)) = router {
+        if let Some((handle, end)) = router {
             let (emptied, all_gone) = oneshot::channel();
             follower.do_send(StandDown(emptied));
             let _ = tokio::time::timeout(2 * terms.drain, all_gone).await;
             handle.shut_down();
-            let _ = actix_rt::task::spawn_blocking(|| router.join()).await;
+            let _ = end.await;
         }
         arbiter.stop();
         match server.await {

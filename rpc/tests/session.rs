@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use clipper_rpc::codec::CodecError;
 use clipper_rpc::input::{Input, InputBatch, InputType};
 use clipper_rpc::message::{FromContainer, Predict, Prediction, Register, Registered, ToContainer};
 use clipper_rpc::output::OutputBatch;
-use clipper_rpc::router::{BoundRouter, Loss, PeerId, Reception, Router, RouterHandle};
+use clipper_rpc::router::{BoundRouter, Loss, PeerId, Reception, RouterHandle};
 use clipper_rpc::session::{Session, SessionEvent};
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -37,7 +38,7 @@ struct Frontend {
     address: SocketAddr,
     handle: RouterHandle,
     heard: Receiver<Heard>,
-    router: Option<Router>,
+    router: Option<JoinHandle<()>>,
 }
 
 impl Frontend {
@@ -52,7 +53,11 @@ impl Frontend {
         };
         let (sender, heard) = channel();
         let (address, handle) = (bound.address(), bound.handle());
-        Self { address, handle, heard, router: Some(bound.start(Ears(sender))) }
+        let router = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(bound.serve(Ears(sender))).unwrap();
+        });
+        Self { address, handle, heard, router: Some(router) }
     }
 
     fn session(&self, context: &zmq::Context) -> Session {
@@ -100,7 +105,7 @@ impl Frontend {
 impl Drop for Frontend {
     fn drop(&mut self) {
         self.handle.shut_down();
-        self.router.take().expect("it is taken here only").join();
+        self.router.take().expect("it is taken here only").join().unwrap();
     }
 }
 
