@@ -278,7 +278,7 @@ impl Queue {
         let state = &mut *state;
         state.drop_unwanted(now);
         let Some(first) = state.waiting.first_key_value().map(|(key, _)| key.0) else {
-            return if state.closed && ready.in_flight == 0 { Work::Closed } else { state.rest(ready, 1) };
+            return if state.closed { state.end(ready) } else { state.rest(ready, 1) };
         };
         let budget = first - now;
         let others = state.answered_sooner_by_others(ready, budget, now);
@@ -373,10 +373,7 @@ impl Queue {
     pub fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
-        for replica in &mut state.replicas {
-            replica.activity = Activity::Busy;
-            (replica.wake_up)();
-        }
+        state.wake_all();
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -568,6 +565,16 @@ impl State {
         Work::Idle
     }
 
+    /// Has every replica of a closed and empty queue know.
+    fn end(&mut self, ready: &Readiness<'_>) -> Work {
+        if let Some(replica) = self.replica(ready.replica) {
+            // Not idle, or those that hold something would wake each other until they are done.
+            replica.activity = Activity::Busy;
+        }
+        self.wake_all();
+        if ready.in_flight == 0 { Work::Closed } else { Work::Idle }
+    }
+
     /// Notes what a replica is given.
     fn engage(&mut self, ready: &Readiness<'_>, batch: &Batch, now: Instant) {
         let size = batch.computations.len();
@@ -580,17 +587,24 @@ impl State {
         }
     }
 
-    /// Wakes the idle replica that answers soonest, if there is enough work for it.
+    /// Wakes the idle replica that answers soonest, if there is enough work for it; once a closed queue is empty, all.
     fn wake_one(&mut self) {
         let queries = self.queries;
         if queries == 0 {
+            if self.closed {
+                self.wake_all();
+            }
             return;
         }
         let idle = self.replicas.iter_mut().filter(|replica| replica.is_to_be_woken(queries));
         if let Some(replica) = idle.min_by_key(|replica| replica.latency()) {
-            replica.activity = Activity::Busy;
-            (replica.wake_up)();
+            replica.wake();
         }
+    }
+
+    fn wake_all(&mut self) {
+        let idle = self.replicas.iter_mut().filter(|replica| replica.activity != Activity::Busy);
+        idle.for_each(Replica::wake);
     }
 }
 
@@ -967,5 +981,23 @@ mod tests {
         assert_eq!(texts(f.take(1)), ["accepted"]);
         assert!(matches!(f.take_with(1, &mut fixed(3), 1), Work::Idle));
         assert!(matches!(f.take(1), Work::Closed));
+    }
+
+    #[test]
+    fn every_replica_of_a_closed_queue_is_sent_home_though_another_empties_it() {
+        let f = Fixture::new(10);
+        let (mut fast, mut sluggish) = (slow(10), slow(100));
+        f.join(1);
+        let wakes = f.join(2);
+        let _first = f.push("first");
+        assert_eq!(texts(f.take_with(1, &mut fast, 0)), ["first"]);
+        let _second = f.push("second");
+        f.queue.close();
+        let before = woken(&wakes);
+        assert!(matches!(f.take_with(2, &mut sluggish, 0), Work::Idle), "the fast one answers it sooner");
+        assert_eq!(texts(f.take_with(1, &mut fast, 0)), ["second"]);
+        assert!(matches!(f.take_with(1, &mut fast, 0), Work::Closed));
+        assert_eq!(woken(&wakes), before + 1);
+        assert!(matches!(f.take_with(2, &mut sluggish, 0), Work::Closed));
     }
 }

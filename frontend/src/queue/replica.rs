@@ -13,7 +13,7 @@ pub type WakeUp = Box<dyn Fn() + Send>;
 /// One replica.
 pub(super) struct Replica {
     pub(super) id: ReplicaId,
-    pub(super) wake_up: WakeUp,
+    wake_up: WakeUp,
     /// The most inputs that it takes in one batch.
     pub(super) max_batch_size: usize,
     pub(super) activity: Activity,
@@ -74,6 +74,12 @@ impl Replica {
             busy_until: now,
             stalled: false,
         }
+    }
+
+    /// Has it ask for work.
+    pub(super) fn wake(&mut self) {
+        self.activity = Activity::Busy;
+        (self.wake_up)();
     }
 
     /// Whether it can do with `waiting` queries.
