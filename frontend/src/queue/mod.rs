@@ -309,6 +309,12 @@ impl Queue {
             };
             let given_up = state.give_up(plan.given_up, &failure, now, &mut delivery);
             self.metrics.give_up(given_up);
+            if plan.take == 0 {
+                let work = state.rest(ready, 1);
+                // What is shared by queries with more time stays, and is to be planned anew.
+                state.wake_one();
+                return work;
+            }
         }
         if plan.take == 0 {
             return state.rest(ready, others + 1);
@@ -999,5 +1005,22 @@ mod tests {
         assert!(matches!(f.take_with(1, &mut fast, 0), Work::Closed));
         assert_eq!(woken(&wakes), before + 1);
         assert!(matches!(f.take_with(2, &mut sluggish, 0), Work::Closed));
+    }
+
+    #[test]
+    fn a_shared_query_that_is_given_up_for_the_first_who_asked_is_not_left_lying_for_the_others() {
+        let f = Fixture::new(10);
+        let wakes = f.join(1);
+        let mut controller = slow(200);
+        let soon = Instant::now() + Duration::from_millis(100);
+        let (shared, mut hopeless) = computation(&f.mailbox, "x", soon);
+        let (patient, _patient) = waiter(&f.mailbox, f.deadline);
+        assert!(shared.join(patient).is_ok());
+        let now = Instant::now();
+        f.queue.push([Entry::new(shared, soon, now)], now);
+        assert!(matches!(f.take_with(1, &mut controller, 0), Work::Idle));
+        assert_eq!(f.reason(&mut hopeless), "deadline");
+        assert_eq!(woken(&wakes), 1);
+        assert_eq!(texts(f.take_with(1, &mut controller, 0)), ["x"]);
     }
 }
