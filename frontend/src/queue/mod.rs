@@ -602,8 +602,9 @@ impl State {
             }
             return;
         }
+        let now = Instant::now();
         let idle = self.replicas.iter_mut().filter(|replica| replica.is_to_be_woken(queries));
-        if let Some(replica) = idle.min_by_key(|replica| replica.latency()) {
+        if let Some(replica) = idle.min_by_key(|replica| replica.answers_at(now)) {
             replica.wake();
         }
     }
@@ -1022,5 +1023,20 @@ mod tests {
         assert_eq!(f.reason(&mut hopeless), "deadline");
         assert_eq!(woken(&wakes), 1);
         assert_eq!(texts(f.take_with(1, &mut controller, 0)), ["x"]);
+    }
+
+    #[test]
+    fn a_free_replica_is_woken_rather_than_one_that_is_a_little_faster_and_holds_a_batch() {
+        let f = Fixture::new(10);
+        let wakes = [f.join(1), f.join(2)];
+        let controllers = &mut [slow(40), slow(50)];
+        let _queries = ["a", "b", "c"].map(|text| f.push(text));
+        assert_eq!(texts(f.take_with(1, &mut controllers[0], 0)).len(), 3);
+        let _query = f.push("d");
+        texts(f.take_with(2, &mut controllers[1], 0));
+        assert!(matches!(f.take_with(1, &mut controllers[0], 3), Work::Idle));
+        assert!(matches!(f.take_with(2, &mut controllers[1], 0), Work::Idle));
+        let _query = f.push("e");
+        assert_eq!(wakes.each_ref().map(|wakes| woken(wakes)), [0, 1]);
     }
 }

@@ -92,6 +92,11 @@ impl Replica {
         self.pace.map_or(Duration::ZERO, |pace| pace.one)
     }
 
+    /// When it will have answered a query that it is given now, besides what it holds.
+    pub(super) fn answers_at(&self, now: Instant) -> Instant {
+        self.busy_until.max(now) + self.latency()
+    }
+
     /// How many inputs it will have answered between `now` and `then`, besides those that it holds.
     pub(super) fn answers_by(&self, then: Instant, now: Instant) -> usize {
         match self.pace {
