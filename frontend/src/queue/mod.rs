@@ -238,7 +238,7 @@ impl Queue {
         for replica in &mut state.replicas {
             if replica.id == stalled {
                 replica.stalled = true;
-            } else if let Activity::Idle { at_least } = &mut replica.activity {
+            } else if let Activity::Idle { at_least, .. } = &mut replica.activity {
                 // It may have left work to the one that is stalled now.
                 *at_least = 1;
             }
@@ -327,7 +327,7 @@ impl Queue {
         if ready.may_wait {
             let per_second = state.arrivals.per_second(now);
             if let Some(wait) = ready.controller.wait(state.queries, per_second, budget) {
-                state.rest(ready, wait.until);
+                state.rest_until(ready, wait.until, now + wait.at_most);
                 return Work::Wait(wait.at_most);
             }
         }
@@ -361,7 +361,7 @@ impl Queue {
         if !state.replicas.is_empty() {
             // It may have been woken for what it will not take now, and others have left work to it.
             for replica in &mut state.replicas {
-                if let Activity::Idle { at_least } = &mut replica.activity {
+                if let Activity::Idle { at_least, .. } = &mut replica.activity {
                     *at_least = 1;
                 }
             }
@@ -560,15 +560,19 @@ impl State {
         self.replicas.iter_mut().find(|replica| replica.id == id)
     }
 
-    /// Notes that a replica has nothing to do until `at_least` queries wait.
+    /// Notes that a replica has nothing to do until `at_least` queries wait, as far as is known.
     fn rest(&mut self, ready: &Readiness<'_>, at_least: usize) -> Work {
+        self.rest_until(ready, at_least, Instant::now() + EXPLORATION_INTERVAL);
+        Work::Idle
+    }
+
+    fn rest_until(&mut self, ready: &Readiness<'_>, at_least: usize, patience: Instant) {
         if let Some(replica) = self.replica(ready.replica) {
-            replica.activity = Activity::Idle { at_least };
+            replica.activity = Activity::Idle { at_least, patience };
             if ready.in_flight == 0 {
                 replica.busy_until = Instant::now();
             }
         }
-        Work::Idle
     }
 
     /// Has every replica of a closed and empty queue know.
@@ -603,7 +607,7 @@ impl State {
             return;
         }
         let now = Instant::now();
-        let idle = self.replicas.iter_mut().filter(|replica| replica.is_to_be_woken(queries));
+        let idle = self.replicas.iter_mut().filter(|replica| replica.is_to_be_woken(queries, now));
         if let Some(replica) = idle.min_by_key(|replica| replica.answers_at(now)) {
             replica.wake();
         }
