@@ -190,10 +190,11 @@ impl ContainerConnection {
     /// Takes as many batches as the container can do with.
     fn pull(&mut self, ctx: &mut Context<Self>) {
         let Some(seat) = self.seat else { return };
-        let mut may_wait = match self.patience.take() {
-            Some(patience) => !ctx.cancel_future(patience),
-            None => true,
-        };
+        let patience = self.patience.take();
+        let mut may_wait = patience.is_none();
+        if let Some(patience) = patience {
+            ctx.cancel_future(patience);
+        }
         while !self.draining && !self.stalled && self.in_flight.len() < self.depth() {
             let now = Instant::now();
             let mut ready = Readiness {

@@ -322,6 +322,9 @@ impl Handler<SeatsChanged> for Follower {
         self.containers.retain(|known| !Arc::ptr_eq(&known.queue, &seats.queue));
         if !seats.containers.is_empty() {
             self.containers.push(seats);
+        } else if !self.served.values().any(|served| Arc::ptr_eq(&served.handle.queue, &seats.queue)) {
+            // What it answered after it was withdrawn came into the cache, where nobody will ask for it.
+            self.cache.forget(seats.queue.number());
         }
         if self.containers.is_empty()
             && let Some(emptied) = self.emptied.take()
@@ -354,11 +357,13 @@ mod tests {
     use std::sync::Mutex;
 
     use clipper_rpc::catalog::ModelVersionSpec;
-    use clipper_rpc::input::InputType;
+    use clipper_rpc::input::{Input, InputType};
+    use clipper_rpc::output::Output;
     use futures_util::FutureExt;
     use futures_util::future::{self, BoxFuture};
 
     use super::*;
+    use crate::cache::Key;
 
     /// Answers each call with the next update, and never again after the last.
     struct Script(Mutex<Vec<Update>>);
@@ -417,5 +422,28 @@ mod tests {
             tokio::task::yield_now().await;
         }
         drop(follower);
+    }
+
+    #[actix::test]
+    async fn what_a_withdrawn_queue_still_answered_is_forgotten_once_its_last_container_has_left() {
+        let cache = Arc::new(PredictionCache::new(1 << 20));
+        let id = ModelId { name: "m".parse().unwrap(), version: "1".parse().unwrap() };
+        let capacity = Capacity { queries: 1, bytes: 1 };
+        let withdrawn = Arc::new(Queue::new(7, id, InputType::Strings, capacity));
+        let key = Key { queue: 7, input: Input::string("x") };
+        cache.insert(&key, &Output::text("1"), withdrawn.metrics());
+        let config = FollowerConfig {
+            query_address: String::new(),
+            rpc_address: String::new(),
+            queue_capacity: capacity,
+            max_batch_size: 1,
+        };
+        let management = Arc::new(Script(Mutex::default()));
+        let (followed, _) = oneshot::channel();
+        let known = Arc::clone(&cache);
+        let follower =
+            Follower::new(management, Arc::default(), Arc::default(), known, config, followed).start();
+        follower.send(SeatsChanged { queue: withdrawn, containers: Vec::new() }).await.unwrap();
+        assert_eq!(cache.get(&key), None);
     }
 }

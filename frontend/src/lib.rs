@@ -4,7 +4,7 @@
 //! The path of a prediction, from the door to the container:
 //! - `http`: the REST interface; [`query`] parses a body straight into what will travel.
 //! - [`prediction`]: asks the right queue, and answers by the deadline whatever happens.
-//! - [`queue`] and [`task`]: the queries that wait for a model.
+//! - [`queue`] and [`computation`]: the queries that wait for a model, and what it is asked for them.
 //! - [`container_connection`]: pulls batches, and hands them to the router's thread.
 //! - [`batching`]: how many inputs go into a batch, and when.
 //!

@@ -159,7 +159,6 @@ impl Handler<LeaveSeat> for ModelQueue {
         if self.seats.get(&seat.replica).is_some_and(|occupant| occupant.id == seat.connection) {
             self.seats.remove(&seat.replica);
             self.queue.metrics().remove_replica(seat.replica);
-            self.queue.metrics().remove_replica(seat.replica);
             self.announce();
         }
     }

@@ -42,12 +42,12 @@ impl Mailbox {
 
     /// Hands out what is posted, for ever. To be run by the worker itself.
     pub async fn deliver(self: Arc<Self>) {
-        poll_fn(|context| {
+        poll_fn::<(), _>(|context| {
             self.worker.register(context.waker());
             self.hand_out();
             Poll::Pending
         })
-        .await
+        .await;
     }
 
     /// Hands out what is posted by now.

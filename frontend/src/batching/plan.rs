@@ -50,11 +50,11 @@ impl Controller {
             let take = usize::from(waiting > 0 && idle.is_some_and(|idle| idle >= self.probe_interval()));
             return Plan { given_up: waiting - take, take };
         }
-        let budgets = budgets.take(waiting).skip(hopeless);
+        let mut budgets = budgets.take(waiting).skip(hopeless);
         let (sacrificed, take) = if self.serves_all(hopeful, budgets.clone(), lead) {
-            (0, budgets.clone().next().and_then(|first| self.batch(first.saturating_sub(lead), hopeful)))
+            (0, budgets.next().and_then(|first| self.batch(first.saturating_sub(lead), hopeful)))
         } else {
-            self.most_worth(hopeful, budgets.clone(), lead)
+            self.most_worth(hopeful, budgets, lead)
         };
         // A size that is set without regard to deadlines may suit none: then those who might make it alone are not kept from trying.
         let take = take.unwrap_or_else(|| self.limit(Duration::MAX).min(hopeful));

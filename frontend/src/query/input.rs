@@ -7,6 +7,7 @@ use std::fmt;
 use base64::Engine;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use bytes::Bytes;
 use clipper_rpc::input::{Input, InputType};
 use serde::de::{self, DeserializeSeed, Deserializer, SeqAccess, Visitor};
 
@@ -106,7 +107,8 @@ impl<'de> Visitor<'de> for InputSeed {
                 return Err(de::Error::invalid_type(de::Unexpected::Seq, &self));
             }
         };
-        Ok(Input::from_little_endian(self.input_type, data.into()))
+        // A list that has grown has room for up to as much again, which the queue and the cache would hold uncounted.
+        Ok(Input::from_little_endian(self.input_type, Bytes::copy_from_slice(&data)))
     }
 }
 

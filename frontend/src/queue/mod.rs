@@ -238,7 +238,7 @@ impl Queue {
         for replica in &mut state.replicas {
             if replica.id == stalled {
                 replica.stalled = true;
-            } else if let Activity::Idle { at_least } = &mut replica.activity {
+            } else if let Activity::Idle { at_least, .. } = &mut replica.activity {
                 // It may have left work to the one that is stalled now.
                 *at_least = 1;
             }
@@ -278,7 +278,7 @@ impl Queue {
         let state = &mut *state;
         state.drop_unwanted(now);
         let Some(first) = state.waiting.first_key_value().map(|(key, _)| key.0) else {
-            return if state.closed && ready.in_flight == 0 { Work::Closed } else { state.rest(ready, 1) };
+            return if state.closed { state.end(ready) } else { state.rest(ready, 1) };
         };
         let budget = first - now;
         let others = state.answered_sooner_by_others(ready, budget, now);
@@ -309,6 +309,12 @@ impl Queue {
             };
             let given_up = state.give_up(plan.given_up, &failure, now, &mut delivery);
             self.metrics.give_up(given_up);
+            if plan.take == 0 {
+                let work = state.rest(ready, 1);
+                // What is shared by queries with more time stays, and is to be planned anew.
+                state.wake_one();
+                return work;
+            }
         }
         if plan.take == 0 {
             return state.rest(ready, others + 1);
@@ -321,7 +327,7 @@ impl Queue {
         if ready.may_wait {
             let per_second = state.arrivals.per_second(now);
             if let Some(wait) = ready.controller.wait(state.queries, per_second, budget) {
-                state.rest(ready, wait.until);
+                state.rest_until(ready, wait.until, now + wait.at_most);
                 return Work::Wait(wait.at_most);
             }
         }
@@ -355,7 +361,7 @@ impl Queue {
         if !state.replicas.is_empty() {
             // It may have been woken for what it will not take now, and others have left work to it.
             for replica in &mut state.replicas {
-                if let Activity::Idle { at_least } = &mut replica.activity {
+                if let Activity::Idle { at_least, .. } = &mut replica.activity {
                     *at_least = 1;
                 }
             }
@@ -373,10 +379,7 @@ impl Queue {
     pub fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
-        for replica in &mut state.replicas {
-            replica.activity = Activity::Busy;
-            (replica.wake_up)();
-        }
+        state.wake_all();
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -557,15 +560,29 @@ impl State {
         self.replicas.iter_mut().find(|replica| replica.id == id)
     }
 
-    /// Notes that a replica has nothing to do until `at_least` queries wait.
+    /// Notes that a replica has nothing to do until `at_least` queries wait, as far as is known.
     fn rest(&mut self, ready: &Readiness<'_>, at_least: usize) -> Work {
+        self.rest_until(ready, at_least, Instant::now() + EXPLORATION_INTERVAL);
+        Work::Idle
+    }
+
+    fn rest_until(&mut self, ready: &Readiness<'_>, at_least: usize, patience: Instant) {
         if let Some(replica) = self.replica(ready.replica) {
-            replica.activity = Activity::Idle { at_least };
+            replica.activity = Activity::Idle { at_least, patience };
             if ready.in_flight == 0 {
                 replica.busy_until = Instant::now();
             }
         }
-        Work::Idle
+    }
+
+    /// Has every replica of a closed and empty queue know.
+    fn end(&mut self, ready: &Readiness<'_>) -> Work {
+        if let Some(replica) = self.replica(ready.replica) {
+            // Not idle, or those that hold something would wake each other until they are done.
+            replica.activity = Activity::Busy;
+        }
+        self.wake_all();
+        if ready.in_flight == 0 { Work::Closed } else { Work::Idle }
     }
 
     /// Notes what a replica is given.
@@ -580,17 +597,25 @@ impl State {
         }
     }
 
-    /// Wakes the idle replica that answers soonest, if there is enough work for it.
+    /// Wakes the idle replica that answers soonest, if there is enough work for it; once a closed queue is empty, all.
     fn wake_one(&mut self) {
         let queries = self.queries;
         if queries == 0 {
+            if self.closed {
+                self.wake_all();
+            }
             return;
         }
-        let idle = self.replicas.iter_mut().filter(|replica| replica.is_to_be_woken(queries));
-        if let Some(replica) = idle.min_by_key(|replica| replica.latency()) {
-            replica.activity = Activity::Busy;
-            (replica.wake_up)();
+        let now = Instant::now();
+        let idle = self.replicas.iter_mut().filter(|replica| replica.is_to_be_woken(queries, now));
+        if let Some(replica) = idle.min_by_key(|replica| replica.answers_at(now)) {
+            replica.wake();
         }
+    }
+
+    fn wake_all(&mut self) {
+        let idle = self.replicas.iter_mut().filter(|replica| replica.activity != Activity::Busy);
+        idle.for_each(Replica::wake);
     }
 }
 
@@ -967,5 +992,55 @@ mod tests {
         assert_eq!(texts(f.take(1)), ["accepted"]);
         assert!(matches!(f.take_with(1, &mut fixed(3), 1), Work::Idle));
         assert!(matches!(f.take(1), Work::Closed));
+    }
+
+    #[test]
+    fn every_replica_of_a_closed_queue_is_sent_home_though_another_empties_it() {
+        let f = Fixture::new(10);
+        let (mut fast, mut sluggish) = (slow(10), slow(100));
+        f.join(1);
+        let wakes = f.join(2);
+        let _first = f.push("first");
+        assert_eq!(texts(f.take_with(1, &mut fast, 0)), ["first"]);
+        let _second = f.push("second");
+        f.queue.close();
+        let before = woken(&wakes);
+        assert!(matches!(f.take_with(2, &mut sluggish, 0), Work::Idle), "the fast one answers it sooner");
+        assert_eq!(texts(f.take_with(1, &mut fast, 0)), ["second"]);
+        assert!(matches!(f.take_with(1, &mut fast, 0), Work::Closed));
+        assert_eq!(woken(&wakes), before + 1);
+        assert!(matches!(f.take_with(2, &mut sluggish, 0), Work::Closed));
+    }
+
+    #[test]
+    fn a_shared_query_that_is_given_up_for_the_first_who_asked_is_not_left_lying_for_the_others() {
+        let f = Fixture::new(10);
+        let wakes = f.join(1);
+        let mut controller = slow(200);
+        let soon = Instant::now() + Duration::from_millis(100);
+        let (shared, mut hopeless) = computation(&f.mailbox, "x", soon);
+        let (patient, _patient) = waiter(&f.mailbox, f.deadline);
+        assert!(shared.join(patient).is_ok());
+        let now = Instant::now();
+        f.queue.push([Entry::new(shared, soon, now)], now);
+        assert!(matches!(f.take_with(1, &mut controller, 0), Work::Idle));
+        assert_eq!(f.reason(&mut hopeless), "deadline");
+        assert_eq!(woken(&wakes), 1);
+        assert_eq!(texts(f.take_with(1, &mut controller, 0)), ["x"]);
+    }
+
+    #[test]
+    fn a_free_replica_is_woken_rather_than_one_that_is_a_little_faster_and_holds_a_batch() {
+        let f = Fixture::new(10);
+        let wakes = [f.join(1), f.join(2)];
+        let controllers = &mut [slow(40), slow(50)];
+        let _queries = ["a", "b", "c"].map(|text| f.push(text));
+        assert_eq!(texts(f.take_with(1, &mut controllers[0], 0)).len(), 3);
+        let _query = f.push("d");
+        texts(f.take_with(2, &mut controllers[1], 0));
+        assert!(matches!(f.take_with(1, &mut controllers[0], 3), Work::Idle));
+        assert!(matches!(f.take_with(2, &mut controllers[1], 0), Work::Idle));
+        let _query = f.push("e");
+        assert_eq!(wakes.each_ref().map(|wakes| woken(wakes)), [0, 1]);
     }
 }

@@ -13,7 +13,7 @@ pub type WakeUp = Box<dyn Fn() + Send>;
 /// One replica.
 pub(super) struct Replica {
     pub(super) id: ReplicaId,
-    pub(super) wake_up: WakeUp,
+    wake_up: WakeUp,
     /// The most inputs that it takes in one batch.
     pub(super) max_batch_size: usize,
     pub(super) activity: Activity,
@@ -28,8 +28,8 @@ pub(super) struct Replica {
 pub(super) enum Activity {
     /// It will ask for work by itself.
     Busy,
-    /// It is to be woken when so many queries wait.
-    Idle { at_least: usize },
+    /// It is to be woken when so many queries wait; from `patience` on by any, as the others may have become slow.
+    Idle { at_least: usize, patience: Instant },
 }
 
 /// How long a replica's batches take, as its controller expects.
@@ -76,14 +76,30 @@ impl Replica {
         }
     }
 
+    /// Has it ask for work.
+    pub(super) fn wake(&mut self) {
+        self.activity = Activity::Busy;
+        (self.wake_up)();
+    }
+
     /// Whether it can do with `waiting` queries.
-    pub(super) fn is_to_be_woken(&self, waiting: usize) -> bool {
-        !self.stalled && matches!(self.activity, Activity::Idle { at_least } if at_least <= waiting)
+    pub(super) fn is_to_be_woken(&self, waiting: usize, now: Instant) -> bool {
+        match self.activity {
+            Activity::Busy => false,
+            Activity::Idle { at_least, patience } => {
+                !self.stalled && (at_least <= waiting || patience <= now)
+            }
+        }
     }
 
     /// How long a query takes there that it is given now; nothing, as long as that is not known.
     pub(super) fn latency(&self) -> Duration {
         self.pace.map_or(Duration::ZERO, |pace| pace.one)
+    }
+
+    /// When it will have answered a query that it is given now, besides what it holds.
+    pub(super) fn answers_at(&self, now: Instant) -> Instant {
+        self.busy_until.max(now) + self.latency()
     }
 
     /// How many inputs it will have answered between `now` and `then`, besides those that it holds.
@@ -107,5 +123,17 @@ mod tests {
         let pace = Pace { one: millis(10), batch: 11, full: millis(20) };
         let answered: Vec<_> = [9, 10, 15, 20, 39, 40].map(|time| pace.answers_within(millis(time))).to_vec();
         assert_eq!(answered, [0, 1, 6, 11, 11, 22]);
+    }
+
+    #[test]
+    fn a_replica_that_leaves_queries_to_others_does_not_do_so_for_ever() {
+        let now = Instant::now();
+        let mut replica = Replica::new(1, 3, Box::new(|| ()), now);
+        replica.activity = Activity::Idle { at_least: 1000, patience: now + Duration::from_secs(2) };
+        assert!(!replica.is_to_be_woken(999, now));
+        assert!(replica.is_to_be_woken(1000, now));
+        assert!(replica.is_to_be_woken(1, now + Duration::from_secs(2)));
+        replica.wake();
+        assert!(!replica.is_to_be_woken(1000, now), "it was");
     }
 }
