@@ -4,7 +4,7 @@
 //! once: the first outcome, or, by its reply being dropped, that its deadline has passed.
 
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use clipper_rpc::input::Input;
@@ -22,10 +22,16 @@ pub struct Computation {
     key: Key,
     /// Where the output is to be kept, if anywhere.
     place: Option<Place>,
+    /// With whom it shares its batch.
+    bond: Option<Bond>,
     attempts: AtomicU8,
     /// Held for a look at the few that wait.
     state: Mutex<State>,
 }
+
+/// Computations of one bond are to be in one batch, however often it takes.
+#[derive(Clone, Default)]
+pub struct Bond(Arc<()>);
 
 /// A query that waits.
 pub struct Waiter {
@@ -48,7 +54,21 @@ impl Computation {
     /// A computation for one query so far.
     pub fn new(key: Key, place: Option<Place>, waiter: Waiter) -> Self {
         let state = Mutex::new(State::Open(smallvec![waiter]));
-        Self { key, place, attempts: AtomicU8::new(0), state }
+        Self { key, place, bond: None, attempts: AtomicU8::new(0), state }
+    }
+
+    /// The same, with a bond if there is one.
+    pub fn bound_by(mut self, bond: Option<Bond>) -> Self {
+        self.bond = bond;
+        self
+    }
+
+    /// Whether both are to be in the same batch.
+    pub fn goes_with(&self, other: &Self) -> bool {
+        match (&self.bond, &other.bond) {
+            (Some(bond), Some(other)) => Arc::ptr_eq(&bond.0, &other.0),
+            _ => false,
+        }
     }
 
     /// What the model is asked.
@@ -150,7 +170,6 @@ impl Drop for Computation {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use std::sync::Arc;
     use std::time::Duration;
 
     use clipper_rpc::output::Output;

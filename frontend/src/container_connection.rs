@@ -367,13 +367,20 @@ impl ContainerConnection {
     fn watch(&mut self, ctx: &mut Context<Self>) {
         let now = Instant::now();
         if self.in_flight.is_empty() && now - self.last_heard > self.terms.timeout {
-            self.finish("nothing was heard of it", ctx);
-        } else if self.in_flight.iter().any(|held| now > held.batch.last_deadline + self.terms.overdue) {
+            return self.finish("nothing was heard of it", ctx);
+        }
+        if self.in_flight.iter().any(|held| now > held.batch.last_deadline + self.terms.overdue) {
             let overdue = self.terms.overdue.as_secs();
-            self.strike_off(&format!("it has not answered a batch {overdue} s after its deadline"), ctx);
-        } else if now - self.last_sent >= self.terms.heartbeat / 2 {
+            return self
+                .strike_off(&format!("it has not answered a batch {overdue} s after its deadline"), ctx);
+        }
+        if now - self.last_sent >= self.terms.heartbeat / 2 {
             // By the next tick the silence would be too long.
             self.send(&ToContainer::Heartbeat { frontends: None });
+        }
+        if self.in_flight.is_empty() && self.patience.is_none() {
+            // Where others are faster there may never be enough work to wake it: then it has to ask to be tried again.
+            self.pull(ctx);
         }
     }
 }

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout_at;
 
 use crate::cache::{Claim, Key, PredictionCache};
-use crate::computation::{Computation, Waiter};
+use crate::computation::{Bond, Computation, Waiter};
 use crate::failure::{Failure, Verdict};
 use crate::metrics::CacheLookup;
 use crate::queue::{Entry, Queue};
@@ -134,6 +134,7 @@ impl Predictor {
     ) -> Vec<Answer> {
         let queue = &version.queue;
         let mut new = Vec::new();
+        let bond = keep_together.then(Bond::default);
         let ask = |input| {
             let key = Key { queue: queue.number(), input };
             if kept && let Some(output) = self.cache.get(&key) {
@@ -143,7 +144,7 @@ impl Predictor {
             let (reply, outcome) = self.mailbox.reply();
             let waiter = Waiter { deadline, reply };
             if !kept {
-                new.push(Arc::new(Computation::new(key, None, waiter)));
+                new.push(Arc::new(Computation::new(key, None, waiter).bound_by(bond.clone())));
             } else if let Claim::New(computation) = self.cache.claim(key, waiter, queue.metrics()) {
                 new.push(computation);
             }

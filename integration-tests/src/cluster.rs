@@ -174,6 +174,27 @@ impl Cluster {
         answer.json()
     }
 
+    /// The value of one series of a frontend's metrics, if there is one.
+    pub async fn metric(&self, frontend: usize, series: &str) -> Option<f64> {
+        let url = format!("{}/metrics", self.query_url(frontend));
+        let response = self.http.get(&url).send().await.unwrap_or_else(|error| panic!("{url}: {error:?}"));
+        let text = response.text().await.unwrap_or_else(|error| panic!("{url}: {error:?}"));
+        let value = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '))?;
+        Some(value.parse().unwrap_or_else(|error| panic!("{error}: {series} {value}")))
+    }
+
+    /// Waits until a series of the first frontend's metrics has that value.
+    pub async fn measures(&self, series: &str, value: f64) {
+        eventually(&format!("{series} is {value}"), async || self.metric(0, series).await == Some(value))
+            .await;
+    }
+
+    /// Waits until as many queries wait for version 1 of a model at the first frontend.
+    pub async fn waiting(&self, model: &str, count: u32) {
+        let series = format!("clipper_model_queue_depth{{model=\"{model}\",version=\"1\"}}");
+        self.measures(&series, count.into()).await;
+    }
+
     /// The client of this cluster's requests. It keeps no connection open.
     pub fn http(&self) -> &reqwest::Client {
         &self.http

@@ -7,10 +7,12 @@
 //! # Layout
 //! - [`program`]: where the programs under test are.
 //! - [`server`]: one `clipper` process; [`cluster`]: those of a cluster, and what is asked of them.
-//! - [`container`]: real containers; [`raw_container`]: one that says whatever a test makes it say.
+//! - [`container`]: real containers; [`raw_container`]: one that says whatever a test makes it say; [`automaton`]: one that
+//!   answers by itself as it is told.
 //! - [`load`]: clients in the background; [`wait`]: waiting for a condition; [`survivors`]: what outlived its cluster.
 
 pub mod answer;
+pub mod automaton;
 pub mod cluster;
 pub mod container;
 pub mod load;
@@ -21,6 +23,7 @@ pub mod survivors;
 pub mod wait;
 
 pub use self::answer::Answer;
+pub use self::automaton::Automaton;
 pub use self::cluster::Cluster;
 pub use self::container::Container;
 pub use self::load::{Load, Outcomes};

@@ -91,6 +91,19 @@ impl RawContainer {
         self.send(&FromContainer::Prediction(Prediction { id, elapsed_micros: 1, outputs, errors }));
     }
 
+    /// Waits for a batch, and answers each of its inputs with `value`; the inputs.
+    pub async fn answer_next(&mut self, value: f64) -> Vec<Vec<f64>> {
+        let batch = self.batch().await;
+        self.answer(batch.id, &vec![value; batch.inputs.len()]);
+        numbers(&batch)
+    }
+
+    /// Blocks until a message arrives, at most so long.
+    pub fn wait(&self, at_most: Duration) {
+        let millis = i64::try_from(at_most.as_millis()).expect("tests are short");
+        self.socket.poll(zmq::POLLIN, millis).expect("it is a socket");
+    }
+
     /// Waits for a message that is no heartbeat.
     pub async fn receive(&mut self) -> ToContainer {
         eventually_some("a frontend says something", async || self.try_receive()).await
@@ -127,4 +140,9 @@ impl RawContainer {
         }
         None
     }
+}
+
+/// The inputs of a batch of numbers.
+pub fn numbers(batch: &Predict) -> Vec<Vec<f64>> {
+    batch.inputs.numbers().expect("the model takes numbers").collect()
 }

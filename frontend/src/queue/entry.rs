@@ -31,9 +31,12 @@ impl Entry {
         Self { computations: computations.into(), due, since: now, hedge: false }
     }
 
-    /// A computation that a stalled container holds.
-    pub(super) fn hedge(computation: Arc<Computation>, due: Instant, now: Instant) -> Self {
-        Self { hedge: true, ..Self::new(computation, due, now) }
+    /// What a container holds, as the entries that it was given, as far as somebody waits for them.
+    pub(super) fn regroup(held: impl Iterator<Item = Arc<Computation>>, now: Instant) -> Vec<Self> {
+        let held: Vec<_> = held.collect();
+        let groups = held.chunk_by(|one, next| one.goes_with(next));
+        let entries = groups.map(|group| Self::together(group.to_vec(), now, now));
+        entries.filter_map(|mut entry| entry.is_wanted(now).then_some(entry)).collect()
     }
 
     pub(super) fn len(&self) -> usize {
@@ -43,6 +46,11 @@ impl Entry {
     /// What its inputs take, in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.computations.iter().map(|computation| computation.input().data().len()).sum()
+    }
+
+    /// How often containers were given it.
+    pub(super) fn attempts(&self) -> u8 {
+        self.computations.iter().map(|computation| computation.attempts()).max().unwrap_or_default()
     }
 
     /// Sets `due` anew; whether anybody waits for it.

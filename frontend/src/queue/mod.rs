@@ -215,10 +215,8 @@ impl Queue {
         let now = Instant::now();
         let mut delivery = Delivery::default();
         let mut state = self.lock();
-        for computation in computations {
-            let Some(due) = computation.due(now) else { continue };
-            let attempts = computation.attempts();
-            let entry = Entry::new(computation, due, now);
+        for entry in Entry::regroup(computations.into_iter(), now) {
+            let attempts = entry.attempts();
             if attempts < MAX_ATTEMPTS && !state.replicas.is_empty() {
                 state.insert(entry);
                 continue;
@@ -244,16 +242,16 @@ impl Queue {
             }
         }
         if state.replicas.iter().any(|replica| !replica.stalled) {
-            for computation in held {
-                if state.hedges < 1.0 {
+            for mut entry in Entry::regroup(held.cloned(), now) {
+                let cost = entry.len() as f64;
+                if state.hedges < cost {
                     break;
                 }
-                if computation.attempts() < MAX_ATTEMPTS
-                    && let Some(due) = computation.due(now)
-                {
-                    state.hedges -= 1.0;
-                    hedged += 1;
-                    state.insert(Entry::hedge(Arc::clone(computation), due, now));
+                if entry.attempts() < MAX_ATTEMPTS {
+                    state.hedges -= cost;
+                    hedged += entry.len();
+                    entry.hedge = true;
+                    state.insert(entry);
                 }
             }
         }
