@@ -22,7 +22,7 @@ fn look_up(criterion: &mut Criterion) {
         let key = |first: f64| {
             let mut values = vec![0.5; length as usize];
             values[0] = first;
-            Key { queue: 1, input: Input::doubles(&values) }
+            cache.key(1, Input::doubles(&values))
         };
         let compute = |key: Key| {
             let (reply, answer) = mailbox.reply();

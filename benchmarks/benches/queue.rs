@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use std::sync::Arc;
 
 use clipper_frontend::batching::Controller;
-use clipper_frontend::cache::Key;
 use clipper_frontend::computation::{Computation, Waiter};
 use clipper_frontend::queue::{Capacity, Entry, Queue, Readiness, Work};
 use clipper_frontend::reply::{Delivery, Mailbox};
@@ -47,8 +46,7 @@ fn push_and_take(criterion: &mut Criterion) {
                 let answers: Vec<_> = (0..size)
                     .map(|_| {
                         let (reply, answer) = mailbox.reply();
-                        let key = Key { queue: 1, input: input.clone() };
-                        let computation = Computation::new(key, None, Waiter { deadline, reply });
+                        let computation = Computation::new(input.clone(), None, Waiter { deadline, reply });
                         queue.push([Entry::new(Arc::new(computation), deadline, now)], now);
                         answer
                     })

@@ -11,10 +11,11 @@ use anyhow::Context;
 use clipper_frontend::queue::Capacity;
 use clipper_frontend::{Frontend, ManagementClient};
 use clipper_management::Management;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::Serialize;
 use tempfile::NamedTempFile;
 use tokio::sync::oneshot;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::bench;
 use crate::settings::{FrontendSettings, ManagementSettings, Role};
@@ -30,12 +31,27 @@ pub const GUARD: &str = "guard";
 pub async fn run(role: Role) -> anyhow::Result<()> {
     let shutdown = Shutdown::on_signals().context("cannot receive signals")?;
     match role {
-        Role::Start { management, frontend } => run_cluster(management, frontend, shutdown).await,
+        Role::Start { management, frontend } => {
+            allow_connections();
+            run_cluster(management, frontend, shutdown).await
+        }
         Role::Management { management } => run_management(management, shutdown).await,
         Role::Frontend { management_url, frontend } => {
+            allow_connections();
             run_frontend(&management_url, frontend, shutdown).await
         }
         Role::Bench { bench } => bench::run(*bench, shutdown).await,
+    }
+}
+
+/// Lets the process have as many file descriptors as it may: a connection of a client takes two, and many systems allow 1,024
+/// unless they are asked.
+fn allow_connections() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most).map(|()| most));
+    match raised {
+        Ok(descriptors) => debug!(descriptors, "raised the limit of file descriptors"),
+        Err(error) => warn!(%error, "cannot raise the limit of file descriptors"),
     }
 }
 

@@ -5,13 +5,13 @@
 //! kept, and no more than the stated bytes of it, keys and bookkeeping included.
 
 use std::collections::HashMap;
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use clipper_rpc::input::Input;
 use clipper_rpc::output::Output;
-use quick_cache::sync::Cache;
-use quick_cache::{DefaultHashBuilder, Weighter};
+use quick_cache::sync::{Cache, DefaultLifecycle};
+use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 
 use crate::computation::{Computation, Waiter};
 use crate::metrics::{CacheLookup, ModelMetrics};
@@ -19,19 +19,38 @@ use crate::metrics::{CacheLookup, ModelMetrics};
 /// What an entry takes besides its input and its output: three allocations, the slot, the hash table. In bytes; measured.
 const ENTRY_BYTES: usize = 320;
 
+/// An allocator rounds up: one part in so many of an entry's payload; measured.
+const ALLOCATOR_SHARE: usize = 8;
+
+/// The least that one of the cache's shards may hold, where the whole may: no entry can be larger. In bytes.
+const LEAST_SHARD_BYTES: u64 = 4 << 20;
+
 /// What an average entry is taken to weigh when the tables are first sized, in bytes.
 const TYPICAL_ENTRY_BYTES: usize = 1024;
 
-/// So many locks share the computations in progress.
+/// So many locks share the computations in progress, and at most so many the outputs.
 const SHARDS: usize = 32;
 
-/// What a computation is known by.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+/// What a computation is known by. Made by [`PredictionCache::key`], which hashes it once.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Key {
+    hash: u64,
     /// The queue's number, which no other registration of any model's version shares.
-    pub queue: u64,
+    queue: u64,
+    input: Input,
+}
+
+impl Key {
     /// What the model is asked.
-    pub input: Input,
+    pub fn input(&self) -> &Input {
+        &self.input
+    }
+}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
+    }
 }
 
 /// Outputs by what was asked.
@@ -48,6 +67,8 @@ type Shard = Mutex<HashMap<Key, Weak<Computation>, DefaultHashBuilder>>;
 pub struct Place {
     /// The cache.
     pub cache: Arc<PredictionCache>,
+    /// As what.
+    pub key: Key,
     /// What is counted of the model.
     pub metrics: Arc<ModelMetrics>,
 }
@@ -85,12 +106,26 @@ impl Weighter<Key, Arc<Kept>> for Bytes {
 impl PredictionCache {
     /// An empty cache of at most `capacity` bytes; with 0 computations are shared and nothing is kept.
     pub fn new(capacity: u64) -> Self {
-        let typical = usize::try_from(capacity).unwrap_or(usize::MAX) / TYPICAL_ENTRY_BYTES;
+        let entries = usize::try_from(capacity).unwrap_or(usize::MAX) / TYPICAL_ENTRY_BYTES;
+        let shards = usize::try_from(capacity / LEAST_SHARD_BYTES).unwrap_or(SHARDS).clamp(1, SHARDS);
+        let options = OptionsBuilder::new()
+            .estimated_items_capacity(entries)
+            .weight_capacity(capacity)
+            // A power of two, or it is rounded up to one.
+            .shards(1 << shards.ilog2())
+            .build()
+            .expect("both capacities are given");
+        let hasher = DefaultHashBuilder::default();
         Self {
-            outputs: Cache::with_weighter(typical, capacity, Bytes),
+            outputs: Cache::with_options(options, Bytes, hasher.clone(), DefaultLifecycle::default()),
             in_progress: std::array::from_fn(|_| Shard::default()),
-            hasher: DefaultHashBuilder::default(),
+            hasher,
         }
+    }
+
+    /// The key of an input to the model of a queue.
+    pub fn key(&self, queue: u64, input: Input) -> Key {
+        Key { hash: self.hasher.hash_one((queue, &input)), queue, input }
     }
 
     /// A kept output.
@@ -114,8 +149,8 @@ impl PredictionCache {
             },
             None => waiter,
         };
-        let place = Place { cache: Arc::clone(self), metrics: Arc::clone(metrics) };
-        let computation = Arc::new(Computation::new(key.clone(), Some(place), waiter));
+        let place = Place { cache: Arc::clone(self), key: key.clone(), metrics: Arc::clone(metrics) };
+        let computation = Arc::new(Computation::new(key.input.clone(), Some(place), waiter));
         shard.insert(key, Arc::downgrade(&computation));
         drop(shard);
         metrics.look_up(CacheLookup::Miss);
@@ -124,7 +159,8 @@ impl PredictionCache {
 
     /// Keeps an output.
     pub(crate) fn insert(&self, key: &Key, output: &Output, metrics: &Arc<ModelMetrics>) {
-        let bytes = key.input.data().len() + output.size() + ENTRY_BYTES;
+        let payload = key.input.data().len() + output.size();
+        let bytes = payload + payload / ALLOCATOR_SHARE + ENTRY_BYTES;
         metrics.cache(bytes);
         let kept = Kept { output: output.detached(), bytes, metrics: Arc::clone(metrics) };
         self.outputs.insert(key.clone(), Arc::new(kept));
@@ -149,8 +185,7 @@ impl PredictionCache {
     }
 
     fn shard(&self, key: &Key) -> MutexGuard<'_, HashMap<Key, Weak<Computation>, DefaultHashBuilder>> {
-        // The highest bits: the map inside uses the lowest.
-        let index = (self.hasher.hash_one(key) >> 32) as usize % SHARDS;
+        let index = (key.hash >> 32) as usize % SHARDS;
         self.in_progress[index].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -165,7 +200,7 @@ mod tests {
     use crate::reply::{Delivery, Mailbox};
 
     fn key(queue: u64, text: &str) -> Key {
-        Key { queue, input: Input::string(text) }
+        Key { hash: 1, queue, input: Input::string(text) }
     }
 
     fn metrics() -> Arc<ModelMetrics> {
@@ -198,6 +233,15 @@ mod tests {
         assert_eq!(second_outcome.try_recv().unwrap(), Ok(Output::text("1")));
         assert_eq!(cache.get(&key(1, "x")), Some(Output::text("1")));
         assert_eq!(cache.get(&key(2, "x")), None, "another registration of the model");
+    }
+
+    #[test]
+    fn inputs_are_told_apart_though_their_hashes_collide() {
+        let cache = PredictionCache::new(1 << 20);
+        cache.insert(&key(1, "x"), &Output::text("1"), &metrics());
+        assert_eq!(cache.get(&key(1, "y")), None);
+        assert_ne!(cache.key(1, Input::string("x")).hash, cache.key(1, Input::string("y")).hash);
+        assert_ne!(cache.key(1, Input::string("x")).hash, cache.key(2, Input::string("x")).hash);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::time::Instant;
 use clipper_rpc::input::Input;
 use smallvec::{SmallVec, smallvec};
 
-use crate::cache::{Key, Place};
+use crate::cache::Place;
 use crate::failure::{Failure, Verdict};
 use crate::reply::{Delivery, Reply};
 
@@ -19,12 +19,14 @@ pub const MAX_ATTEMPTS: u8 = 3;
 
 /// One input on its way to a model and back.
 pub struct Computation {
-    key: Key,
+    input: Input,
     /// Where the output is to be kept, if anywhere.
     place: Option<Place>,
     /// With whom it shares its batch.
     bond: Option<Bond>,
+    /// How often a container was given it, and how many hold it.
     attempts: AtomicU8,
+    holders: AtomicU8,
     /// Held for a look at the few that wait.
     state: Mutex<State>,
 }
@@ -52,9 +54,9 @@ enum State {
 
 impl Computation {
     /// A computation for one query so far.
-    pub fn new(key: Key, place: Option<Place>, waiter: Waiter) -> Self {
+    pub fn new(input: Input, place: Option<Place>, waiter: Waiter) -> Self {
         let state = Mutex::new(State::Open(smallvec![waiter]));
-        Self { key, place, bond: None, attempts: AtomicU8::new(0), state }
+        Self { input, place, bond: None, attempts: AtomicU8::new(0), holders: AtomicU8::new(0), state }
     }
 
     /// The same, with a bond if there is one.
@@ -73,7 +75,7 @@ impl Computation {
 
     /// What the model is asked.
     pub fn input(&self) -> &Input {
-        &self.key.input
+        &self.input
     }
 
     /// Has one more query wait for it.
@@ -108,11 +110,11 @@ impl Computation {
         if matches!(state, State::Finished) {
             return;
         }
-        if let Some(Place { cache, metrics }) = &self.place {
+        if let Some(Place { cache, key, metrics }) = &self.place {
             if let Ok(output) = outcome {
-                cache.insert(&self.key, output, metrics);
+                cache.insert(key, output, metrics);
             }
-            cache.land(&self.key, self);
+            cache.land(key, self);
         }
         if let State::Open(waiters) = state {
             waiters.into_iter().for_each(|waiter| waiter.reply.send(outcome.clone(), delivery));
@@ -122,6 +124,12 @@ impl Computation {
     /// Counts that a container is given it.
     pub fn attempt(&self) {
         self.attempts.fetch_add(1, Ordering::Relaxed);
+        self.holders.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts that a container holds it no more; whether another one does.
+    pub fn let_go(&self) -> bool {
+        self.holders.fetch_sub(1, Ordering::Relaxed) > 1
     }
 
     /// Takes back a count: its container did not die of it.
@@ -160,10 +168,10 @@ impl Computation {
 
 impl Drop for Computation {
     fn drop(&mut self) {
-        if let Some(Place { cache, .. }) = &self.place
+        if let Some(Place { cache, key, .. }) = &self.place
             && !matches!(*self.lock(), State::Finished)
         {
-            cache.land(&self.key, self);
+            cache.land(key, self);
         }
     }
 }
@@ -191,8 +199,7 @@ pub(crate) mod tests {
         deadline: Instant,
     ) -> (Arc<Computation>, oneshot::Receiver<Verdict>) {
         let (waiter, outcome) = waiter(mailbox, deadline);
-        let key = Key { queue: 0, input: Input::string(text) };
-        (Arc::new(Computation::new(key, None, waiter)), outcome)
+        (Arc::new(Computation::new(Input::string(text), None, waiter)), outcome)
     }
 
     fn failure() -> Failure {

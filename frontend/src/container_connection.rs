@@ -24,6 +24,9 @@ use crate::model_queue::{LeaveSeat, ModelHandle, Seat, Sizing, TakeSeat};
 use crate::queue::{Batch, Readiness, Work};
 use crate::reply::Delivery;
 
+/// How long a container gets nothing, where there are others, after its first failed batch; twice that after each further one,
+/// up to some seconds. One that fails fast would otherwise draw all the work to itself.
+const SHUNNED: Duration = Duration::from_millis(50);
 /// How soon a container that broke the protocol may try again.
 const RETRY_AFTER_OFFENCE: Duration = Duration::from_secs(1);
 
@@ -63,6 +66,8 @@ pub struct ContainerConnection {
     /// Looks whether the container has stalled; set while it holds a batch.
     stall_check: Option<SpawnHandle>,
     stalled: bool,
+    /// How many batches in a row have failed.
+    failures: u32,
     /// Ends the wait for a larger batch.
     patience: Option<SpawnHandle>,
     draining: bool,
@@ -77,6 +82,8 @@ struct InFlight {
     dispatched: Instant,
     /// Whether the container held another one then.
     behind: bool,
+    /// Whether the container has answered a later one since: when it began with this one is not known.
+    overtaken: bool,
 }
 
 /// A batch that was answered.
@@ -85,6 +92,8 @@ struct Answered {
     /// When the container could begin with it.
     begun: Instant,
     behind: bool,
+    /// Whether neither it nor another one was answered before its turn.
+    in_order: bool,
 }
 
 /// There may be work in the queue.
@@ -152,6 +161,7 @@ impl ContainerConnection {
             last_answer: now,
             stall_check: None,
             stalled: false,
+            failures: 0,
             patience: None,
             draining: false,
             end: "its connection was closed".to_owned(),
@@ -239,7 +249,13 @@ impl ContainerConnection {
         self.next_batch += 1;
         self.send(&ToContainer::Predict(Predict { id, budget_micros: micros(batch.budget), inputs }));
         let behind = !self.in_flight.is_empty();
-        self.in_flight.push_back(InFlight { id, batch, dispatched: self.last_sent, behind });
+        self.in_flight.push_back(InFlight {
+            id,
+            batch,
+            dispatched: self.last_sent,
+            behind,
+            overtaken: false,
+        });
         self.metrics.send_batch();
         if self.stall_check.is_none() {
             self.check_for_stall(ctx);
@@ -282,18 +298,26 @@ impl ContainerConnection {
         let round_trip = self.last_answer - held.begun;
         let model_time = Duration::from_micros(elapsed_micros).min(round_trip);
         self.metrics.record_batch(expected, model_time, round_trip);
-        self.controller.observe(&Observation {
-            size: expected,
-            model_time,
-            round_trip,
-            budget: held.batch.budget,
-            behind: held.behind,
-        });
-        self.metrics.set_estimate(&self.controller.estimate());
+        if held.in_order {
+            self.controller.observe(&Observation {
+                size: expected,
+                model_time,
+                round_trip,
+                budget: held.batch.budget,
+                behind: held.behind,
+            });
+            self.metrics.set_estimate(&self.controller.estimate());
+        }
+        if std::mem::take(&mut self.failures) > 0 {
+            self.shun(Duration::ZERO);
+        }
         let mut delivery = Delivery::default();
         for (computation, output) in held.batch.computations.iter().zip(outputs.into_outputs(&errors)) {
+            let elsewhere = computation.let_go();
             let outcome = output.map_err(|message| self.reported(&message));
-            computation.finish(&outcome, &mut delivery);
+            if outcome.is_ok() || !elsewhere {
+                computation.finish(&outcome, &mut delivery);
+            }
         }
         drop(delivery);
         self.pull(ctx);
@@ -309,9 +333,13 @@ impl ContainerConnection {
         let outcome = Err(self.reported(message));
         let mut delivery = Delivery::default();
         for computation in self.let_go(index).batch.computations {
-            computation.finish(&outcome, &mut delivery);
+            if !computation.let_go() {
+                computation.finish(&outcome, &mut delivery);
+            }
         }
         drop(delivery);
+        self.failures += 1;
+        self.shun(SHUNNED * (1 << self.failures.min(6)));
         self.pull(ctx);
     }
 
@@ -326,12 +354,19 @@ impl ContainerConnection {
 
     /// Takes out a batch that has been answered.
     fn let_go(&mut self, index: usize) -> Answered {
-        let InFlight { batch, dispatched, behind, .. } =
+        self.in_flight.iter_mut().take(index).for_each(|earlier| earlier.overtaken = true);
+        let InFlight { batch, dispatched, behind, overtaken, .. } =
             self.in_flight.remove(index).expect("its place was just found");
         let begun = dispatched.max(self.last_answer);
         self.last_answer = Instant::now();
         self.recover();
-        Answered { batch, begun, behind }
+        Answered { batch, begun, behind, in_order: index == 0 && !overtaken }
+    }
+
+    fn shun(&self, time: Duration) {
+        if let Some(seat) = self.seat {
+            self.model.queue.shun(seat.connection, time);
+        }
     }
 
     fn reported(&self, message: &str) -> Failure {
@@ -361,6 +396,9 @@ impl ContainerConnection {
         self.recover();
         self.in_flight.iter().for_each(|_| self.metrics.fail_batch());
         let held = self.in_flight.drain(..).flat_map(|held| held.batch.computations);
+        let held = held.inspect(|computation| {
+            computation.let_go();
+        });
         self.model.queue.requeue(held, &self.end);
     }
 
@@ -377,10 +415,6 @@ impl ContainerConnection {
         if now - self.last_sent >= self.terms.heartbeat / 2 {
             // By the next tick the silence would be too long.
             self.send(&ToContainer::Heartbeat { frontends: None });
-        }
-        if self.in_flight.is_empty() && self.patience.is_none() {
-            // Where others are faster there may never be enough work to wake it: then it has to ask to be tried again.
-            self.pull(ctx);
         }
     }
 }

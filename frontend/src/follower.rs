@@ -247,7 +247,7 @@ impl Follower {
                 });
             if !kept {
                 served.handle.actor.do_send(Withdraw);
-                self.cache.forget(served.handle.queue.number());
+                forget(&self.cache, served.handle.queue.number());
             }
             kept
         });
@@ -306,6 +306,12 @@ impl Follower {
     }
 }
 
+/// Forgets what a withdrawn version has answered: on a thread of its own, as the whole cache is looked through.
+fn forget(cache: &Arc<PredictionCache>, queue: u64) {
+    let cache = Arc::clone(cache);
+    actix_rt::task::spawn_blocking(move || cache.forget(queue));
+}
+
 impl Actor for Follower {
     type Context = Context<Self>;
 
@@ -324,7 +330,7 @@ impl Handler<SeatsChanged> for Follower {
             self.containers.push(seats);
         } else if !self.served.values().any(|served| Arc::ptr_eq(&served.handle.queue, &seats.queue)) {
             // What it answered after it was withdrawn came into the cache, where nobody will ask for it.
-            self.cache.forget(seats.queue.number());
+            forget(&self.cache, seats.queue.number());
         }
         if self.containers.is_empty()
             && let Some(emptied) = self.emptied.take()
@@ -363,7 +369,6 @@ mod tests {
     use futures_util::future::{self, BoxFuture};
 
     use super::*;
-    use crate::cache::Key;
 
     /// Answers each call with the next update, and never again after the last.
     struct Script(Mutex<Vec<Update>>);
@@ -430,7 +435,7 @@ mod tests {
         let id = ModelId { name: "m".parse().unwrap(), version: "1".parse().unwrap() };
         let capacity = Capacity { queries: 1, bytes: 1 };
         let withdrawn = Arc::new(Queue::new(7, id, InputType::Strings, capacity));
-        let key = Key { queue: 7, input: Input::string("x") };
+        let key = cache.key(7, Input::string("x"));
         cache.insert(&key, &Output::text("1"), withdrawn.metrics());
         let config = FollowerConfig {
             query_address: String::new(),
@@ -444,6 +449,8 @@ mod tests {
         let follower =
             Follower::new(management, Arc::default(), Arc::default(), known, config, followed).start();
         follower.send(SeatsChanged { queue: withdrawn, containers: Vec::new() }).await.unwrap();
-        assert_eq!(cache.get(&key), None);
+        while cache.get(&key).is_some() {
+            tokio::task::yield_now().await;
+        }
     }
 }

@@ -14,6 +14,7 @@ use clipper_rpc::catalog::Management;
 use clipper_rpc::router::{BindError, BoundRouter};
 use clipper_server::Connections;
 use clipper_server::hangup::keep_socket;
+use nix::sys::socket::{Backlog, listen};
 use tokio::sync::oneshot;
 use tracing::{error, info};
 
@@ -108,6 +109,8 @@ impl Frontend {
     pub fn bind(config: Config) -> Result<Self, Error> {
         let address = config.query_address;
         let bound = TcpListener::bind(address).and_then(|listener| {
+            // std asks for 128, and a burst of more connections would lose some for a second.
+            listen(&listener, Backlog::MAXCONN)?;
             let query_address = listener.local_addr()?;
             Ok((listener, query_address))
         });

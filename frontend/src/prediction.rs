@@ -12,7 +12,7 @@ use clipper_rpc::output::Output;
 use tokio::sync::oneshot;
 use tokio::time::timeout_at;
 
-use crate::cache::{Claim, Key, PredictionCache};
+use crate::cache::{Claim, PredictionCache};
 use crate::computation::{Bond, Computation, Waiter};
 use crate::failure::{Failure, Verdict};
 use crate::metrics::CacheLookup;
@@ -136,19 +136,25 @@ impl Predictor {
         let mut new = Vec::new();
         let bond = keep_together.then(Bond::default);
         let ask = |input| {
-            let key = Key { queue: queue.number(), input };
-            if kept && let Some(output) = self.cache.get(&key) {
+            let wait = || {
+                let (reply, outcome) = self.mailbox.reply();
+                (Waiter { deadline, reply }, Answer::Later(outcome))
+            };
+            if !kept {
+                let (waiter, answer) = wait();
+                new.push(Arc::new(Computation::new(input, None, waiter).bound_by(bond.clone())));
+                return answer;
+            }
+            let key = self.cache.key(queue.number(), input);
+            if let Some(output) = self.cache.get(&key) {
                 queue.metrics().look_up(CacheLookup::Hit);
                 return Answer::Kept(output);
             }
-            let (reply, outcome) = self.mailbox.reply();
-            let waiter = Waiter { deadline, reply };
-            if !kept {
-                new.push(Arc::new(Computation::new(key, None, waiter).bound_by(bond.clone())));
-            } else if let Claim::New(computation) = self.cache.claim(key, waiter, queue.metrics()) {
+            let (waiter, answer) = wait();
+            if let Claim::New(computation) = self.cache.claim(key, waiter, queue.metrics()) {
                 new.push(computation);
             }
-            Answer::Later(outcome)
+            answer
         };
         let answers = inputs.into_iter().map(ask).collect();
         let now = Instant::now();

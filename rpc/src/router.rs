@@ -288,7 +288,10 @@ impl<R: Reception> Worker<R> {
 }
 
 /// Tells when a socket may have something to read, or a peer to write to.
-#[allow(deprecated, reason = "the successor wants a descriptor with an owner, which libzmq does not give away")]
+#[allow(
+    deprecated,
+    reason = "the successor wants a descriptor with an owner, which libzmq does not give away"
+)]
 fn readable(socket: &zmq::Socket) -> std::io::Result<AsyncFd<RawFd>> {
     AsyncFd::with_interest(socket.get_fd()?, Interest::READABLE)
 }

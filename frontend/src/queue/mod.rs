@@ -260,6 +260,13 @@ impl Queue {
         hedged
     }
 
+    /// A replica's batch has failed: it gets nothing for that time, as long as another replica is there that can be used.
+    pub fn shun(&self, replica: ReplicaId, time: Duration) {
+        if let Some(replica) = self.lock().replica(replica) {
+            replica.shunned_until = Instant::now() + time;
+        }
+    }
+
     /// A stalled replica has answered.
     pub fn revive(&self, replica: ReplicaId) {
         if let Some(replica) = self.lock().replica(replica) {
@@ -278,6 +285,9 @@ impl Queue {
         let Some(first) = state.waiting.first_key_value().map(|(key, _)| key.0) else {
             return if state.closed { state.end(ready) } else { state.rest(ready, 1) };
         };
+        if state.is_shunned(ready.replica, now) {
+            return state.rest(ready, 1);
+        }
         let budget = first - now;
         let others = state.answered_sooner_by_others(ready, budget, now);
         if state.queries <= others {
@@ -543,6 +553,12 @@ impl State {
         Work::Batch(batch)
     }
 
+    /// Whether a replica is to leave its work to others, of which at least one can be used.
+    fn is_shunned(&self, id: ReplicaId, now: Instant) -> bool {
+        self.replicas.iter().any(|replica| replica.id == id && replica.shunned_until > now)
+            && self.replicas.iter().any(|replica| !replica.is_unusable(now))
+    }
+
     /// Whether another replica answers a query sooner, once it is free.
     fn has_faster(&self, ready: &Readiness<'_>) -> bool {
         let one = ready.controller.expected(1);
@@ -605,7 +621,10 @@ impl State {
             return;
         }
         let now = Instant::now();
-        let idle = self.replicas.iter_mut().filter(|replica| replica.is_to_be_woken(queries, now));
+        let all_shunned = self.replicas.iter().all(|replica| replica.is_unusable(now));
+        let idle = self.replicas.iter_mut().filter(|replica| {
+            replica.is_to_be_woken(queries, now) && (all_shunned || replica.shunned_until <= now)
+        });
         if let Some(replica) = idle.min_by_key(|replica| replica.answers_at(now)) {
             replica.wake();
         }
@@ -1040,5 +1059,21 @@ mod tests {
         assert!(matches!(f.take_with(2, &mut controllers[1], 0), Work::Idle));
         let _query = f.push("e");
         assert_eq!(wakes.each_ref().map(|wakes| woken(wakes)), [0, 1]);
+    }
+
+    #[test]
+    fn a_replica_whose_batches_fail_does_not_draw_the_work_to_itself() {
+        let f = Fixture::new(100);
+        let (broken, sound) = (f.join(1), f.join(2));
+        assert!(matches!(f.take(1), Work::Idle));
+        assert!(matches!(f.take_with(2, &mut slow(5), 0), Work::Idle));
+        f.queue.shun(1, Duration::from_secs(60));
+        let _query = f.push("x");
+        assert_eq!((woken(&broken), woken(&sound)), (0, 1));
+        assert!(matches!(f.take(1), Work::Idle));
+        // Alone, it is better than nothing.
+        f.queue.leave(2);
+        assert_eq!(woken(&broken), 1);
+        assert_eq!(texts(f.take(1)), ["x"]);
     }
 }

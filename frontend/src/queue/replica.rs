@@ -22,6 +22,8 @@ pub(super) struct Replica {
     pub(super) busy_until: Instant,
     /// Whether it lets a batch wait far longer than expected.
     pub(super) stalled: bool,
+    /// Its batches fail: until when others come first.
+    pub(super) shunned_until: Instant,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +75,7 @@ impl Replica {
             pace: None,
             busy_until: now,
             stalled: false,
+            shunned_until: now,
         }
     }
 
@@ -100,6 +103,11 @@ impl Replica {
     /// When it will have answered a query that it is given now, besides what it holds.
     pub(super) fn answers_at(&self, now: Instant) -> Instant {
         self.busy_until.max(now) + self.latency()
+    }
+
+    /// Whether others come first, if there are any.
+    pub(super) fn is_unusable(&self, now: Instant) -> bool {
+        self.stalled || self.shunned_until > now
     }
 
     /// How many inputs it will have answered between `now` and `then`, besides those that it holds.
