@@ -81,10 +81,11 @@ impl Computation {
     /// Has one more query wait for it.
     ///
     /// # Errors
-    /// The query, if it must be computed on its own: the outcome is there or given up already, or is due too late.
+    /// The query, if it must be computed on its own: the outcome is there or given up already, or is due too late for it: the
+    /// earliest deadline is what counts, as queries that come at once may do so in any order.
     pub fn join(&self, waiter: Waiter) -> Result<(), Waiter> {
         match &mut *self.lock() {
-            State::Open(waiters) if waiters.iter().all(|first| first.deadline <= waiter.deadline) => {
+            State::Open(waiters) if waiters.iter().any(|first| first.deadline <= waiter.deadline) => {
                 waiters.push(waiter);
                 Ok(())
             }
