@@ -1,7 +1,6 @@
 """The package with a real cluster: the program that CLIPPER_BINARY names, and real processes."""
 
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

@@ -5,7 +5,7 @@
 //! - `http`: the REST interface; [`query`] parses a body straight into what will travel.
 //! - [`prediction`]: asks the right queue, and answers by the deadline whatever happens.
 //! - [`queue`] and [`computation`]: the queries that wait for a model, and what it is asked for them.
-//! - [`container_connection`]: pulls batches, and hands them to the router's thread.
+//! - [`container_connection`]: pulls batches, and hands them to the router.
 //! - [`batching`]: how many inputs go into a batch, and when.
 //!
 //! What it serves, and how it learns of it:

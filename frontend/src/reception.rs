@@ -1,4 +1,4 @@
-//! Where containers arrive: on the router's thread, each message finds the actor of its connection.
+//! Where containers arrive: called by the router's task, it finds the actor of its connection for each message.
 //!
 //! Invariant: a peer is known here from its accepted `register` until it is lost or its actor has ended; whoever is not
 //! known is answered `unknown`, so that it registers again.

@@ -54,8 +54,9 @@ impl Frontend {
         let (sender, heard) = channel();
         let (address, handle) = (bound.address(), bound.handle());
         let router = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(bound.serve(Ears(sender))).unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = runtime.expect("a runtime needs a few descriptors");
+            runtime.block_on(bound.serve(Ears(sender))).expect("its sockets can be waited for");
         });
         Self { address, handle, heard, router: Some(router) }
     }
@@ -105,7 +106,7 @@ impl Frontend {
 impl Drop for Frontend {
     fn drop(&mut self) {
         self.handle.shut_down();
-        self.router.take().expect("it is taken here only").join().unwrap();
+        self.router.take().expect("it is taken here only").join().expect("it does not panic");
     }
 }
 

@@ -34,6 +34,9 @@ const OVERHEAD_GAIN: f64 = 0.1;
 /// The shares of the overhead in a round trip from which on a second batch in flight pays, and below which it does not any more.
 const PIPELINING: (f64, f64) = (0.15, 0.08);
 
+/// The share from which on the model hardly computes: then it is not what limits the throughput, and two batches cost more than one.
+const MODEL_HARDLY_BUSY: f64 = 0.9;
+
 /// `adaptive` does not grow a batch where an input costs at most this share more than in an endless one.
 const NEAR_ASYMPTOTE: f64 = 0.03;
 
@@ -157,7 +160,8 @@ impl Controller {
             Strategy::Adaptive | Strategy::Fixed => {}
         }
         let share = self.overhead() / self.seconds(size).max(f64::MIN_POSITIVE);
-        self.pipelines = share > if self.pipelines { PIPELINING.1 } else { PIPELINING.0 };
+        let least = if self.pipelines { PIPELINING.1 } else { PIPELINING.0 };
+        self.pipelines = (least..MODEL_HARDLY_BUSY).contains(&share);
     }
 
     /// The most inputs that can be answered within `budget` from dispatch to a free replica; 0 if not even one can.

@@ -127,7 +127,7 @@ fn write_applications(
     )?;
     families.counter(
         "clipper_application_refused_requests",
-        "Prediction requests that were refused: their body did not fit",
+        "Prediction requests that were refused: their body did not fit, there was no room, or the client had gone",
         None,
         each().map(|(labels, metrics)| (labels, metrics.refused())),
     )?;
@@ -295,9 +295,9 @@ fn write_replicas(families: &mut Families<'_>, replicas: &[Replica]) -> fmt::Res
         estimates(|estimate| estimate.overhead.as_secs_f64()),
     )?;
     families.gauge(
-        "clipper_replica_safety_margin",
+        "clipper_replica_safety_margin_ratio",
         "How much longer than expected an answer may take and still be in time, to the batching controller",
-        Some(&Unit::Ratios),
+        None,
         estimates(|estimate| estimate.margin),
     )?;
     families.gauge(
