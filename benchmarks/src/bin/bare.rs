@@ -1,6 +1,6 @@
 //! The least that a prediction server in Rust has to do: actix-web parses a typed body, and answers a constant.
 //!
-//! The suite measures Clipper against it in the same run. Prints its address, and runs until it is killed.
+//! The suite measures Clipper against it in the same run. `bare [WORKERS]` prints its address, and runs until it is killed.
 
 use std::io::Write;
 
@@ -54,7 +54,12 @@ async fn main() -> std::io::Result<()> {
             .route("/bytes/predict", web::post().to(bytes))
             .route("/livez", web::get().to(async || "ok"))
     });
-    // As many workers as a frontend has: one for each core.
+    // As many workers as a frontend has by default, one for each core, or as many as the argument says.
+    let server = match std::env::args().nth(1).map(|workers| workers.parse()) {
+        None => server,
+        Some(Ok(workers)) => server.workers(workers),
+        Some(Err(error)) => return Err(std::io::Error::other(format!("the number of workers: {error}"))),
+    };
     let server = server.bind(("127.0.0.1", 0))?;
     for address in server.addrs() {
         writeln!(std::io::stdout(), "query http://{address}")?;

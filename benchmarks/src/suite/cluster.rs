@@ -215,11 +215,18 @@ pub struct Bare {
 }
 
 impl Bare {
-    /// Starts it.
+    /// Starts it with one HTTP worker for each core.
     pub fn start() -> anyhow::Result<Self> {
+        Self::start_with(None)
+    }
+
+    /// Starts it with so many HTTP workers, or with one for each core.
+    pub fn start_with(workers: Option<usize>) -> anyhow::Result<Self> {
         let directory = tempfile::tempdir()?;
         let log = directory.path().join("log");
-        let mut server = Running::start(Command::new(program("bare")?), &log)?;
+        let mut command = Command::new(program("bare")?);
+        command.args(workers.map(|workers| workers.to_string()));
+        let mut server = Running::start(command, &log)?;
         let url = server.until("the bare server listens", STARTING, || {
             let printed = std::fs::read_to_string(&log).ok()?;
             let (line, _) = printed.split_once('\n')?;

@@ -12,8 +12,20 @@ use crate::section::{Rounds, Section};
 const OBJECTIVE_MS: u64 = 1000;
 
 pub fn measure(section: &mut Section) -> anyhow::Result<()> {
-    let bare = Bare::start()?;
-    let mut cluster = Cluster::start(&section.options.python, &[])?;
+    section.say("Both servers with one HTTP worker for each core:");
+    measure_workers(section, None)?;
+    section.say(
+        "Both with one HTTP worker, which leaves the frontend's other threads and the container a core:",
+    );
+    measure_workers(section, Some(1))
+}
+
+/// Measures both servers with so many HTTP workers, or with one for each core.
+fn measure_workers(section: &mut Section, workers: Option<usize>) -> anyhow::Result<()> {
+    let bare = Bare::start_with(workers)?;
+    let number = workers.map(|workers| workers.to_string());
+    let flags: Vec<&str> = number.iter().flat_map(|number| ["--http-workers", number]).collect();
+    let mut cluster = Cluster::start(&section.options.python, &flags)?;
     cluster.deploy("rust", &["noop"], json!({}))?;
     cluster.add_app("rust", "rust", OBJECTIVE_MS, json!({}))?;
     let python = section.options.python.is_file();
@@ -41,8 +53,12 @@ pub fn measure(section: &mut Section) -> anyhow::Result<()> {
             measurements.push(Measurement::new("Python noop", &query, "python/predict", &unique));
         }
         let rounds = section.compare(&measurements)?;
+        let (title, file) = match workers {
+            None => (title.to_owned(), file.to_owned()),
+            Some(workers) => (format!("{title}, {workers} HTTP worker"), format!("{file}-{workers}-worker")),
+        };
         section.say(&format!("### {title}"));
-        tell(section, file, title, &rounds)?;
+        tell(section, &file, &title, &rounds)?;
     }
     if !python {
         section.say(&format!(
