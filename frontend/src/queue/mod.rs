@@ -289,6 +289,7 @@ impl Queue {
             return state.rest(ready, 1);
         }
         let budget = first - now;
+        state.compare(ready, budget, now);
         let others = state.answered_sooner_by_others(ready, budget, now);
         if state.queries <= others {
             return match ready.idle {
@@ -303,7 +304,7 @@ impl Queue {
             .flat_map(|(key, entry)| std::iter::repeat_n(key.0.saturating_duration_since(now), entry.len()));
         let plan = ready.controller.plan(state.queries - others, budgets, ready.lead, ready.idle);
         if plan.given_up > 0 {
-            if others > 0 || state.has_faster(ready) {
+            if others > 0 || state.leaves_to_faster(ready, now) {
                 return if plan.take > 0 {
                     state.lend(ready, plan.take, now)
                 } else {
@@ -484,6 +485,24 @@ impl State {
         ended
     }
 
+    /// Notes how fast a replica is by now, and wakes those that would be better asked than it.
+    fn compare(&mut self, ready: &Readiness<'_>, budget: Duration, now: Instant) {
+        if self.replicas.len() < 2 {
+            return;
+        }
+        let one = ready.controller.expected(1);
+        for replica in &mut self.replicas {
+            if replica.id == ready.replica {
+                replica.pace = Some(Pace::of(ready.controller, budget));
+            } else if replica.activity != Activity::Busy
+                && !replica.is_unusable(now)
+                && replica.is_faster_than(one, FASTER)
+            {
+                replica.wake();
+            }
+        }
+    }
+
     /// How many queries others will have answered before `ready` could answer the first: those who are much faster.
     fn answered_sooner_by_others(&self, ready: &Readiness<'_>, budget: Duration, now: Instant) -> usize {
         if self.replicas.len() < 2 {
@@ -492,10 +511,12 @@ impl State {
         let one = ready.controller.expected(1);
         let size = self.queries.min(ready.controller.limit(budget.saturating_sub(ready.lead))).max(1);
         let then = now + ready.lead + ready.controller.expected(size);
+        // Idle ones do not count: work that is left to them might be left for good.
         let faster = self.replicas.iter().filter(|replica| {
             replica.id != ready.replica
-                && replica.latency() > Duration::ZERO
-                && replica.latency() * FASTER <= one
+                && replica.activity == Activity::Busy
+                && replica.shunned_until <= now
+                && replica.is_faster_than(one, FASTER)
         });
         faster.map(|replica| replica.answers_by(then, now)).fold(0, usize::saturating_add)
     }
@@ -559,15 +580,20 @@ impl State {
             && self.replicas.iter().any(|replica| !replica.is_unusable(now))
     }
 
-    /// Whether another replica answers a query sooner, once it is free.
-    fn has_faster(&self, ready: &Readiness<'_>) -> bool {
+    /// Whether another replica answers a query sooner, once it is free; if it rests, it is woken.
+    fn leaves_to_faster(&mut self, ready: &Readiness<'_>, now: Instant) -> bool {
         let one = ready.controller.expected(1);
-        self.replicas.iter().any(|replica| {
+        let faster = self.replicas.iter_mut().find(|replica| {
             replica.id != ready.replica
-                && !replica.stalled
+                && !replica.is_unusable(now)
                 && replica.pace.is_some()
                 && replica.latency() < one
-        })
+        });
+        let Some(faster) = faster else { return false };
+        if faster.activity != Activity::Busy {
+            faster.wake();
+        }
+        true
     }
 
     fn replica(&mut self, id: ReplicaId) -> Option<&mut Replica> {
@@ -606,7 +632,6 @@ impl State {
         let busy_until = now + ready.lead + ready.controller.expected(size);
         if let Some(replica) = self.replica(ready.replica) {
             replica.activity = Activity::Busy;
-            replica.pace = Some(Pace::of(ready.controller, batch.budget));
             replica.busy_until = busy_until;
         }
     }
@@ -1075,5 +1100,39 @@ mod tests {
         f.queue.leave(2);
         assert_eq!(woken(&broken), 1);
         assert_eq!(texts(f.take(1)), ["x"]);
+    }
+
+    #[test]
+    fn replicas_that_become_slow_in_turn_do_not_leave_the_work_to_each_other() {
+        let f = Fixture::new(100);
+        let wakes = f.join(1);
+        f.join(2);
+        let mut queries = Vec::new();
+        for replica in [1, 2] {
+            queries.push(f.push("x"));
+            assert_eq!(texts(f.take_with(replica, &mut slow(10), 0)).len(), 1);
+        }
+        queries.extend((0..3).map(|_| f.push("x")));
+        // The second is busy, and was the faster one as far as is known.
+        assert!(matches!(f.take_with(1, &mut slow(100), 0), Work::Idle));
+        let before = woken(&wakes);
+        assert!(matches!(f.take_with(2, &mut slow(1000), 0), Work::Idle));
+        assert_eq!(woken(&wakes), before + 1);
+        assert_eq!(texts(f.take_with(1, &mut slow(100), 0)).len(), 3);
+    }
+
+    #[test]
+    fn a_fast_replica_that_rests_is_woken_by_a_slow_one_that_finds_work() {
+        let f = Fixture::new(100);
+        f.join(1);
+        let wakes = f.join(2);
+        let _first = f.push("x");
+        assert_eq!(texts(f.take_with(2, &mut slow(10), 0)).len(), 1);
+        let _second = f.push("y");
+        // For whatever reason it waits for more.
+        assert!(matches!(f.take_with(2, &mut slow(10), 64), Work::Idle));
+        let before = woken(&wakes);
+        assert!(matches!(f.take_with(1, &mut slow(1000), 0), Work::Idle));
+        assert_eq!(woken(&wakes), before + 1);
     }
 }

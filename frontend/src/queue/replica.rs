@@ -100,6 +100,11 @@ impl Replica {
         self.pace.map_or(Duration::ZERO, |pace| pace.one)
     }
 
+    /// Whether it is known to answer a query that is given to it now that many times sooner than within `latency`.
+    pub(super) fn is_faster_than(&self, latency: Duration, times: u32) -> bool {
+        self.latency() > Duration::ZERO && self.latency() * times <= latency
+    }
+
     /// When it will have answered a query that it is given now, besides what it holds.
     pub(super) fn answers_at(&self, now: Instant) -> Instant {
         self.busy_until.max(now) + self.latency()
