@@ -7,8 +7,8 @@
 mod arrivals;
 mod entry;
 mod replica;
+mod waiting;
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -19,17 +19,13 @@ use self::arrivals::Arrivals;
 pub use self::entry::Entry;
 use self::replica::{Activity, Pace, Replica};
 pub use self::replica::{ReplicaId, WakeUp};
+pub use self::waiting::Batch;
+use self::waiting::Waiting;
 use crate::batching::Controller;
 use crate::computation::{Computation, MAX_ATTEMPTS};
 use crate::failure::Failure;
 use crate::metrics::ModelMetrics;
 use crate::reply::Delivery;
-
-/// The most bytes of inputs in one batch of several; a single larger input travels alone.
-const MAX_BATCH_BYTES: usize = 32 << 20;
-
-/// How often a full queue is looked through, at most, for queries whose clients have gone.
-const SWEEP_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A replica leaves a query to others only if they are so many times faster.
 const FASTER: u32 = 2;
@@ -63,18 +59,11 @@ pub struct Queue {
 }
 
 struct State {
-    /// By deadline; between equal ones first come, first served.
-    waiting: BTreeMap<(Instant, u64), Entry>,
-    pushed: u64,
-    /// What waits, in queries and in bytes of their inputs.
-    queries: usize,
-    bytes: usize,
+    waiting: Waiting,
     arrivals: Arrivals,
     replicas: Vec<Replica>,
     /// How many queries may be hedged.
     hedges: f64,
-    /// When all that waits may be looked through again.
-    next_sweep: Instant,
     closed: bool,
 }
 
@@ -106,16 +95,6 @@ pub enum Work {
     Closed,
 }
 
-/// Inputs that a replica is given together.
-pub struct Batch {
-    /// At least one, earliest deadline first.
-    pub computations: Vec<Arc<Computation>>,
-    /// The time until the earliest deadline.
-    pub budget: Duration,
-    /// The latest deadline.
-    pub last_deadline: Instant,
-}
-
 /// How much waits, and for how many.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Depth {
@@ -132,14 +111,10 @@ impl Queue {
     pub fn new(number: u64, model: ModelId, input_type: InputType, capacity: Capacity) -> Self {
         let now = Instant::now();
         let state = State {
-            waiting: BTreeMap::new(),
-            pushed: 0,
-            queries: 0,
-            bytes: 0,
+            waiting: Waiting::new(now),
             arrivals: Arrivals::new(now),
             replicas: Vec::new(),
             hedges: MOST_HEDGES,
-            next_sweep: now,
             closed: false,
         };
         let metrics = Arc::new(ModelMetrics::new(now));
@@ -178,7 +153,7 @@ impl Queue {
         for entry in entries {
             state.arrivals.count(entry.len());
             match self.refusal(&mut state, &entry, now) {
-                None => state.insert(entry),
+                None => state.waiting.insert(entry),
                 Some(failure) => entry.fail(&failure, &mut delivery),
             }
         }
@@ -197,16 +172,16 @@ impl Queue {
             return Some(Failure::TooManyTogether { model: model(), found: entry.len(), most });
         }
         let is_full = |state: &State| {
-            state.queries + entry.len() > self.capacity.queries
-                || (state.bytes + entry.bytes() > self.capacity.bytes && state.queries > 0)
+            state.waiting.queries + entry.len() > self.capacity.queries
+                || (state.waiting.bytes + entry.bytes() > self.capacity.bytes && state.waiting.queries > 0)
         };
         if is_full(state) {
-            state.make_room(now);
+            state.waiting.make_room(now);
         }
         is_full(state).then(|| Failure::QueueFull {
             model: model(),
-            queries: state.queries,
-            bytes: state.bytes,
+            queries: state.waiting.queries,
+            bytes: state.waiting.bytes,
         })
     }
 
@@ -218,7 +193,7 @@ impl Queue {
         for entry in Entry::regroup(computations.into_iter(), now) {
             let attempts = entry.attempts();
             if attempts < MAX_ATTEMPTS && !state.replicas.is_empty() {
-                state.insert(entry);
+                state.waiting.insert(entry);
                 continue;
             }
             let problem = format!("was lost while it held this query, attempt {attempts}: {loss}");
@@ -251,7 +226,7 @@ impl Queue {
                     state.hedges -= cost;
                     hedged += entry.len();
                     entry.hedge = true;
-                    state.insert(entry);
+                    state.waiting.insert(entry);
                 }
             }
         }
@@ -281,8 +256,8 @@ impl Queue {
         let mut delivery = Delivery::default();
         let mut state = self.lock();
         let state = &mut *state;
-        state.drop_unwanted(now);
-        let Some(first) = state.waiting.first_key_value().map(|(key, _)| key.0) else {
+        state.waiting.drop_unwanted(now);
+        let Some(first) = state.waiting.first_due() else {
             return if state.closed { state.end(ready) } else { state.rest(ready, 1) };
         };
         if state.is_shunned(ready.replica, now) {
@@ -291,18 +266,18 @@ impl Queue {
         let budget = first - now;
         state.compare(ready, budget, now);
         let others = state.answered_sooner_by_others(ready, budget, now);
-        if state.queries <= others {
+        if state.waiting.queries <= others {
             return match ready.idle {
                 Some(idle) if idle >= EXPLORATION_INTERVAL => state.lend(ready, 1, now),
                 _ => state.rest(ready, others + 1),
             };
         }
-        let Some(from) = state.key_after(others) else { return state.rest(ready, others + 1) };
-        let budgets = state
-            .waiting
-            .range(from..)
-            .flat_map(|(key, entry)| std::iter::repeat_n(key.0.saturating_duration_since(now), entry.len()));
-        let plan = ready.controller.plan(state.queries - others, budgets, ready.lead, ready.idle);
+        let Some(from) = state.waiting.key_after(others) else { return state.rest(ready, others + 1) };
+        let budgets =
+            state.waiting.entries.range(from..).flat_map(|(key, entry)| {
+                std::iter::repeat_n(key.0.saturating_duration_since(now), entry.len())
+            });
+        let plan = ready.controller.plan(state.waiting.queries - others, budgets, ready.lead, ready.idle);
         if plan.given_up > 0 {
             if others > 0 || state.leaves_to_faster(ready, now) {
                 return if plan.take > 0 {
@@ -313,10 +288,10 @@ impl Queue {
             }
             let failure = Failure::TooLate {
                 model: self.model.clone(),
-                queued: state.queries,
+                queued: state.waiting.queries,
                 replicas: state.replicas.len(),
             };
-            let given_up = state.give_up(plan.given_up, &failure, now, &mut delivery);
+            let given_up = state.waiting.give_up(plan.given_up, &failure, now, &mut delivery);
             self.metrics.give_up(given_up);
             if plan.take == 0 {
                 let work = state.rest(ready, 1);
@@ -330,17 +305,17 @@ impl Queue {
         }
         // Less than that gains nearly nothing, and takes from the batch after it.
         let worthwhile = ready.in_flight.div_ceil(2);
-        if state.queries - others < worthwhile {
+        if state.waiting.queries - others < worthwhile {
             return state.rest(ready, others + worthwhile);
         }
         if ready.may_wait {
             let per_second = state.arrivals.per_second(now);
-            if let Some(wait) = ready.controller.wait(state.queries, per_second, budget) {
+            if let Some(wait) = ready.controller.wait(state.waiting.queries, per_second, budget) {
                 state.rest_until(ready, wait.until, now + wait.at_most);
                 return Work::Wait(wait.at_most);
             }
         }
-        match state.pick((others > 0).then_some(from), plan.take, now, &self.metrics) {
+        match state.waiting.pick((others > 0).then_some(from), plan.take, now, &self.metrics) {
             Some(batch) => {
                 state.engage(ready, &batch, now);
                 state.wake_one();
@@ -377,9 +352,8 @@ impl Queue {
             state.wake_one();
             return;
         }
-        (state.queries, state.bytes) = (0, 0);
         let failure = Failure::NoConnectedReplicas { model: self.model.clone() };
-        for entry in std::mem::take(&mut state.waiting).into_values() {
+        for entry in state.waiting.take_all() {
             entry.fail(&failure, &mut delivery);
         }
     }
@@ -398,91 +372,7 @@ impl Queue {
 
 impl State {
     fn depth(&self) -> Depth {
-        Depth { queries: self.queries, bytes: self.bytes, replicas: self.replicas.len() }
-    }
-
-    fn insert(&mut self, entry: Entry) {
-        self.pushed += 1;
-        self.queries += entry.len();
-        self.bytes += entry.bytes();
-        self.waiting.insert((entry.due, self.pushed), entry);
-    }
-
-    /// Takes out the first entry from `from` on, or of all.
-    fn remove_first(&mut self, from: Option<(Instant, u64)>) -> Option<((Instant, u64), Entry)> {
-        let (key, entry) = match from {
-            None => self.waiting.pop_first()?,
-            Some(from) => {
-                let key = *self.waiting.range(from..).next()?.0;
-                self.waiting.remove_entry(&key)?
-            }
-        };
-        self.queries -= entry.len();
-        self.bytes -= entry.bytes();
-        Some((key, entry))
-    }
-
-    /// Where the entry begins before which `skipped` queries are.
-    fn key_after(&self, skipped: usize) -> Option<(Instant, u64)> {
-        let mut before = 0;
-        self.waiting.iter().find_map(|(key, entry)| {
-            let reached = before >= skipped;
-            before += entry.len();
-            reached.then_some(*key)
-        })
-    }
-
-    /// Drops entries at the front that nobody waits for any more.
-    fn drop_unwanted(&mut self, now: Instant) {
-        while let Some(mut first) = self.waiting.first_entry() {
-            let (due, len, bytes) = (first.key().0, first.get().len(), first.get().bytes());
-            let wanted = first.get_mut().is_wanted(now);
-            if wanted && first.get().due == due && first.get().len() == len {
-                return;
-            }
-            let entry = first.remove();
-            self.queries -= len;
-            self.bytes -= bytes;
-            if wanted {
-                self.insert(entry);
-            }
-        }
-    }
-
-    /// Drops what nobody waits for any more: at the front at each call; anywhere not so often that a full queue would do
-    /// nothing else.
-    fn make_room(&mut self, now: Instant) {
-        self.drop_unwanted(now);
-        if now < self.next_sweep {
-            return;
-        }
-        (self.queries, self.bytes) = (0, 0);
-        self.waiting.retain(|_, entry| {
-            let wanted = entry.is_wanted(now);
-            if wanted {
-                self.queries += entry.len();
-                self.bytes += entry.bytes();
-            }
-            wanted
-        });
-        let took = now.elapsed();
-        self.next_sweep = now + took + SWEEP_INTERVAL.max(20 * took);
-    }
-
-    /// Ends the first `count` queries, for those who are due; whoever shares a computation and has more time stays.
-    /// How many there were.
-    fn give_up(&mut self, count: usize, failure: &Failure, now: Instant, delivery: &mut Delivery) -> usize {
-        let mut ended = 0;
-        while ended < count {
-            let Some((_, mut entry)) = self.remove_first(None) else { break };
-            ended += entry.len();
-            // The container that holds it may still answer in time.
-            let stays = if entry.hedge { false } else { entry.give_up(failure, delivery) };
-            if stays && entry.due > now {
-                self.insert(entry);
-            }
-        }
-        ended
+        Depth { queries: self.waiting.queries, bytes: self.waiting.bytes, replicas: self.replicas.len() }
     }
 
     /// Notes how fast a replica is by now, and wakes those that would be better asked than it.
@@ -509,7 +399,7 @@ impl State {
             return 0;
         }
         let one = ready.controller.expected(1);
-        let size = self.queries.min(ready.controller.limit(budget.saturating_sub(ready.lead))).max(1);
+        let size = self.waiting.queries.min(ready.controller.limit(budget.saturating_sub(ready.lead))).max(1);
         let then = now + ready.lead + ready.controller.expected(size);
         // Idle ones do not count: work that is left to them might be left for good.
         let faster = self.replicas.iter().filter(|replica| {
@@ -521,45 +411,11 @@ impl State {
         faster.map(|replica| replica.answers_by(then, now)).fold(0, usize::saturating_add)
     }
 
-    /// Takes out a batch of at most `most` queries from `from` on, or of all.
-    fn pick(
-        &mut self,
-        from: Option<(Instant, u64)>,
-        most: usize,
-        now: Instant,
-        metrics: &ModelMetrics,
-    ) -> Option<Batch> {
-        let mut computations = Vec::with_capacity(most.min(self.queries));
-        let mut bytes = 0;
-        let mut first_deadline = None;
-        let mut last_deadline = now;
-        while computations.len() < most {
-            let Some((key, mut entry)) = self.remove_first(from) else { break };
-            if !entry.is_wanted(now) {
-                continue;
-            }
-            bytes += entry.bytes();
-            let fits = computations.len() + entry.len() <= most && bytes <= MAX_BATCH_BYTES;
-            if !fits && !computations.is_empty() {
-                self.queries += entry.len();
-                self.bytes += entry.bytes();
-                self.waiting.insert(key, entry);
-                break;
-            }
-            first_deadline = first_deadline.or(Some(entry.due));
-            last_deadline = last_deadline.max(entry.due);
-            metrics.record_queue_time(now.saturating_duration_since(entry.since));
-            computations.extend(entry.hand_out());
-        }
-        let budget = first_deadline?.saturating_duration_since(now);
-        Some(Batch { computations, budget, last_deadline })
-    }
-
     /// Gives a replica copies of the queries with the most time, which stay for others: it costs them nothing should it
     /// be too slow.
     fn lend(&mut self, ready: &Readiness<'_>, most: usize, now: Instant) -> Work {
         let mut batch = Batch { computations: Vec::new(), budget: Duration::ZERO, last_deadline: now };
-        for (&(due, _), entry) in self.waiting.iter().rev() {
+        for (&(due, _), entry) in self.waiting.entries.iter().rev() {
             if batch.computations.len() + entry.len() > most {
                 break;
             }
@@ -638,7 +494,7 @@ impl State {
 
     /// Wakes the idle replica that answers soonest, if there is enough work for it; once a closed queue is empty, all.
     fn wake_one(&mut self) {
-        let queries = self.queries;
+        let queries = self.waiting.queries;
         if queries == 0 {
             if self.closed {
                 self.wake_all();
