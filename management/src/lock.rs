@@ -2,20 +2,43 @@
 //!
 //! The lock is the operating system's, so it ends with the process however that ends; the process id in the
 //! file is for people. Invariant: while a [`DirectoryLock`] lives, nobody else holds one of the same directory.
+//!
+//! A process that is being started holds a copy of every lock of the one that starts it, from its fork to its
+//! exec. So a lock can outlive its holder by that moment, and what finds it held asks again for a while.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::error::OpenError;
 
 /// The name of the file in the data directory.
 const FILE_NAME: &str = "clipper.lock";
 
+/// How long a held lock is asked for again. From fork to exec takes about 1 ms.
+const PATIENCE: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Tries until it succeeds, fails otherwise than by a lock that is `held`, or has found it held for a second.
+pub(crate) fn patiently<T, E>(
+    mut attempt: impl FnMut() -> Result<T, E>,
+    held: impl Fn(&E) -> bool,
+) -> Result<T, E> {
+    let began = Instant::now();
+    loop {
+        match attempt() {
+            Err(error) if held(&error) && began.elapsed() < PATIENCE => thread::sleep(PAUSE),
+            ended => return ended,
+        }
+    }
+}
+
 /// Held for as long as the directory is in use.
 #[derive(Debug)]
 pub(crate) struct DirectoryLock(
-    #[expect(dead_code, reason = "held, not used: closing the file unlocks it")] File,
+    #[cfg_attr(not(test), expect(dead_code, reason = "held, not used: closing the file unlocks it"))] File,
 );
 
 impl DirectoryLock {
@@ -33,7 +56,7 @@ impl DirectoryLock {
             .truncate(false)
             .open(directory.join(FILE_NAME))
             .map_err(unreadable)?;
-        match file.try_lock() {
+        match patiently(|| file.try_lock(), |error| matches!(error, TryLockError::WouldBlock)) {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();
@@ -49,5 +72,24 @@ impl DirectoryLock {
         file.set_len(0).and_then(|()| file.rewind()).map_err(unreadable)?;
         writeln!(file, "{}", std::process::id()).map_err(unreadable)?;
         Ok(Self(file))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_that_a_process_being_started_still_holds_is_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let lock = DirectoryLock::acquire(directory.path()).unwrap();
+        let forked = lock.0.try_clone().unwrap();
+        drop(lock);
+        let exec = thread::spawn(move || {
+            thread::sleep(10 * PAUSE);
+            drop(forked);
+        });
+        DirectoryLock::acquire(directory.path()).unwrap();
+        exec.join().unwrap();
     }
 }

@@ -32,6 +32,7 @@ use uuid::Uuid;
 use crate::catalog::{Catalog, Edit};
 use crate::deployments::Deployment;
 use crate::error::{OpenError, StoreError};
+use crate::lock;
 
 /// The layout of the database that this code writes. Raise it with a migration in [`Store::open`].
 const SCHEMA: u32 = 1;
@@ -89,12 +90,8 @@ impl Store {
             sled::Error::Io(error) => OpenError::unreadable(directory, error),
             other => OpenError::corrupt(directory, in_our_words("it cannot be opened")(other)),
         };
-        let sled = sled::Config::new()
-            .path(&folder)
-            .cache_capacity(16 << 20)
-            .flush_every_ms(None)
-            .open()
-            .map_err(explain)?;
+        let config = sled::Config::new().path(&folder).cache_capacity(16 << 20).flush_every_ms(None);
+        let sled = lock::patiently(|| config.open(), is_locked).map_err(explain)?;
         let tree = |name: &str| sled.open_tree(name).map_err(explain);
         let opened = Self {
             applications: tree("applications")?,
@@ -297,6 +294,12 @@ fn in_our_words(what: &str) -> impl Fn(sled::Error) -> String {
         tracing::debug!(%error, "{what}");
         what.to_owned()
     }
+}
+
+/// Whether sled found its file locked, for which it has no kind of its own. Nobody but a process that is being
+/// started can hold that lock, since the directory's is ours.
+fn is_locked(error: &sled::Error) -> bool {
+    matches!(error, sled::Error::Io(error) if error.to_string().starts_with("could not acquire lock"))
 }
 
 fn failed(error: sled::Error) -> StoreError {
