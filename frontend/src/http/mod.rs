@@ -50,15 +50,15 @@ impl State {
 )]
 struct ApiDocument;
 
-/// Declares every path.
+/// Declares every path, the most frequent first: they are tried in order.
 pub(crate) fn configure(service: &mut web::ServiceConfig) {
     service
+        .service(resource("/{app}/predict", "POST").route(web::post().to(predict::predict)))
         .service(resource("/", "GET").route(get_or_head().to(about)))
         .service(resource("/livez", "GET").route(get_or_head().to(live)))
         .service(resource("/readyz", "GET").route(get_or_head().to(ready)))
         .service(resource("/openapi.json", "GET").route(get_or_head().to(open_api)))
         .service(resource("/metrics", "GET").route(get_or_head().to(metrics::metrics)))
-        .service(resource("/{app}/predict", "POST").route(web::post().to(predict::predict)))
         .default_service(web::to(unknown_path));
 }
 
