@@ -6,6 +6,7 @@
 //! - [`message`] and [`codec`]: the container protocol (`docs/protocol.md`) as types, and as frames.
 //! - [`router`]: the frontend's end, one thread around a ROUTER socket.
 //! - [`session`]: the container's end, a DEALER socket that registers, reconnects and keeps alive.
+//! - `multipart`: a message's frames off a socket.
 //! - [`excerpt`]: what may be repeated of what others said.
 //! - [`catalog`]: what management stores and every frontend follows.
 
@@ -14,6 +15,7 @@ pub mod codec;
 pub mod excerpt;
 pub mod input;
 pub mod message;
+mod multipart;
 pub mod names;
 pub mod output;
 pub mod router;

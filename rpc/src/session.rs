@@ -6,12 +6,12 @@
 
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use tracing::{debug, info, warn};
 use zmq::{DONTWAIT, SNDMORE};
 
 use crate::codec::Frames;
 use crate::message::{Feedback, FromContainer, Predict, Register, Registered, ToContainer};
+use crate::multipart;
 
 /// The pause before the second try; it doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -88,7 +88,8 @@ impl Session {
         &self.address
     }
 
-    /// The socket to poll for input, if there is one at the moment.
+    /// The socket to wait for, if there is one at the moment. Whoever waits for its descriptor must have called
+    /// [`Session::receive`] until there was nothing, after all else that was done with the session.
     pub fn socket(&self) -> Option<&zmq::Socket> {
         match &self.state {
             State::Open(open) => Some(&open.socket),
@@ -146,9 +147,9 @@ impl Session {
     pub fn receive(&mut self, now: Instant) -> Option<SessionEvent> {
         loop {
             let State::Open(open) = &mut self.state else { return None };
-            let frames = open.socket.recv_multipart(DONTWAIT).ok()?;
+            let frames = multipart::receive(&open.socket)?;
             open.last_heard = now;
-            let frames = Frames::from_multipart(frames.into_iter().map(Bytes::from).collect());
+            let frames = Frames::from_multipart(frames);
             match frames.and_then(|frames| ToContainer::decode(&frames)) {
                 Ok(message) => {
                     if let Some(event) = self.handle(message, now) {

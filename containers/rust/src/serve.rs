@@ -1,19 +1,21 @@
 //! The loop of a container: the sessions with every frontend, one model, one thread.
 //!
 //! Invariant: there is a session with each frontend that the cluster last listed; a signal ends the loop after
-//! the batch that is being computed.
+//! the batch that is being computed. It sleeps on the sockets' descriptors, whose readiness is an edge, so only when
+//! the last that it asked of each socket was a message, and there was none.
 
 use std::collections::HashSet;
 use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use clipper_rpc::message::{Feedback, FromContainer, Register};
 use clipper_rpc::session::{Session, SessionEvent};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use tracing::{info, warn};
-use zmq::POLLIN;
+use zmq::{POLLIN, PollItem};
 
 use crate::model::answer;
 use crate::{Config, ConfigError, Model};
@@ -46,11 +48,11 @@ pub enum Error {
 /// # Errors
 /// If every frontend refuses this container for good.
 pub fn serve(config: Config, mut model: impl Model) -> Result<(), Error> {
-    let (signals, signalled) = std::os::unix::net::UnixStream::pair()?;
-    let impatient = Arc::new(AtomicBool::new(false));
+    let (signals, signalled) = UnixStream::pair()?;
+    let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGTERM, SIGINT] {
-        signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&impatient))?;
-        signal_hook::flag::register(signal, Arc::clone(&impatient))?;
+        signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&stop))?;
+        signal_hook::flag::register(signal, Arc::clone(&stop))?;
         signal_hook::low_level::pipe::register(signal, signalled.try_clone()?)?;
     }
     let mut container = Container {
@@ -60,15 +62,15 @@ pub fn serve(config: Config, mut model: impl Model) -> Result<(), Error> {
         configured: config.frontends.into_iter().collect(),
         register: config.register,
     };
-    loop {
+    while !stop.load(Ordering::Relaxed) {
         container.tick();
-        if wait(&container.sessions, &signals)? {
-            info!("stopping");
-            container.sessions.iter_mut().for_each(|session| session.leave(Instant::now()));
-            return Ok(());
+        if !container.answer(&mut model)? {
+            wait(&container.sessions, &signals)?;
         }
-        container.answer(&mut model)?;
     }
+    info!("stopping");
+    container.sessions.iter_mut().for_each(|session| session.leave(Instant::now()));
+    Ok(())
 }
 
 struct Container {
@@ -85,44 +87,46 @@ impl Container {
     /// Opens sessions with frontends that are new, drops those that are neither listed nor there, and keeps the rest alive.
     fn tick(&mut self) {
         let now = Instant::now();
-        let mut wanted: HashSet<&str> = self.listed.iter().map(String::as_str).collect();
-        if !self.sessions.iter().any(Session::is_accepted) {
-            // What was configured may lead to the cluster again, under whatever addresses it has now.
-            wanted.extend(self.configured.iter().map(String::as_str));
-            self.sessions
-                .retain(|session| !(session.is_rejected() && self.configured.contains(session.address())));
+        let Self { context, sessions, listed, configured, register } = self;
+        let accepted = sessions.iter().any(Session::is_accepted);
+        if !accepted {
+            sessions.retain(|session| !(session.is_rejected() && configured.contains(session.address())));
         }
-        self.sessions.retain(|session| wanted.contains(session.address()) || !session.is_pausing());
-        for frontend in wanted {
-            if self.sessions.iter().all(|session| session.address() != frontend) {
-                self.sessions.push(Session::new(&self.context, frontend, self.register.clone(), now));
+        // Until it is accepted, what was configured may lead to the cluster again, under whatever addresses it has now.
+        let wanted = || listed.iter().chain(configured.iter().filter(|_| !accepted));
+        sessions
+            .retain(|session| !session.is_pausing() || wanted().any(|wanted| wanted == session.address()));
+        for frontend in wanted() {
+            if sessions.iter().all(|session| session.address() != frontend) {
+                sessions.push(Session::new(context, frontend, register.clone(), now));
             }
         }
-        self.sessions.iter_mut().for_each(|session| session.tick(now));
+        sessions.iter_mut().for_each(|session| session.tick(now));
     }
 
-    /// Answers everything that has arrived.
-    fn answer(&mut self, model: &mut impl Model) -> Result<(), Error> {
+    /// Answers the next message of each session; whether there was one.
+    fn answer(&mut self, model: &mut impl Model) -> Result<bool, Error> {
+        let mut heard = false;
         let mut computed = false;
         let mut rejected = None;
         for session in &mut self.sessions {
-            while let Some(event) = session.receive(Instant::now()) {
-                match event {
-                    SessionEvent::Predict(batch) => {
-                        let message = answer(model, &batch);
-                        session.send(Instant::now(), &message);
-                        computed = true;
-                    }
-                    SessionEvent::Feedback(Feedback { id, .. }) => {
-                        session.send(Instant::now(), &FromContainer::FeedbackAck { id });
-                    }
-                    SessionEvent::Drain => session.leave(Instant::now()),
-                    SessionEvent::Frontends(frontends) => self.listed = frontends.into_iter().collect(),
-                    SessionEvent::Rejected { reason } => {
-                        let frontend = session.address().to_owned();
-                        warn!(frontend, reason, "rejected");
-                        rejected = Some(Error::Rejected { frontend, reason });
-                    }
+            let Some(event) = session.receive(Instant::now()) else { continue };
+            heard = true;
+            match event {
+                SessionEvent::Predict(batch) => {
+                    let message = answer(model, &batch);
+                    session.send(Instant::now(), &message);
+                    computed = true;
+                }
+                SessionEvent::Feedback(Feedback { id, .. }) => {
+                    session.send(Instant::now(), &FromContainer::FeedbackAck { id });
+                }
+                SessionEvent::Drain => session.leave(Instant::now()),
+                SessionEvent::Frontends(frontends) => self.listed = frontends.into_iter().collect(),
+                SessionEvent::Rejected { reason } => {
+                    let frontend = session.address().to_owned();
+                    warn!(frontend, reason, "rejected");
+                    rejected = Some(Error::Rejected { frontend, reason });
                 }
             }
         }
@@ -132,21 +136,24 @@ impl Container {
         }
         match rejected {
             Some(error) if self.sessions.iter().all(Session::is_rejected) => Err(error),
-            _ => Ok(()),
+            _ => Ok(heard),
         }
     }
 }
 
-/// Waits until a session has something to read or to do; whether a signal came.
-fn wait(sessions: &[Session], signals: &std::os::unix::net::UnixStream) -> Result<bool, zmq::Error> {
-    let mut items = vec![zmq::PollItem::from_fd(signals.as_raw_fd(), POLLIN)];
-    items.extend(sessions.iter().filter_map(Session::socket).map(|socket| socket.as_poll_item(POLLIN)));
+/// Waits until a session may have something to read, has something to do, or a signal came.
+fn wait(sessions: &[Session], signals: &UnixStream) -> Result<(), zmq::Error> {
+    let mut items = Vec::with_capacity(1 + sessions.len());
+    items.push(PollItem::from_fd(signals.as_raw_fd(), POLLIN));
+    for socket in sessions.iter().filter_map(Session::socket) {
+        items.push(PollItem::from_fd(socket.get_fd()?, POLLIN));
+    }
     let next = sessions.iter().filter_map(Session::next_tick).min();
     let timeout = next.map_or(-1, |at| {
         i64::try_from(at.saturating_duration_since(Instant::now()).as_millis()).unwrap_or(0) + 1
     });
     match zmq::poll(&mut items, timeout) {
-        Ok(_) | Err(zmq::Error::EINTR) => Ok(items[0].is_readable()),
+        Ok(_) | Err(zmq::Error::EINTR) => Ok(()),
         Err(error) => Err(error),
     }
 }

@@ -7,7 +7,7 @@ network raise nothing else.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Callable, Union
+from typing import Any, Callable
 
 import msgpack
 import numpy as np
@@ -32,11 +32,11 @@ from .messages import (
     Rejected,
     Unknown,
 )
+from .multipart import Frame
 
 MAX_MESSAGE_BYTES = 256 * 1024 * 1024
 """A message beyond this size closes the connection."""
 
-Frame = Union[bytes, memoryview]
 _PREFIX = b""
 _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _ELEMENT_TYPES: dict[str, type] = {"strings": str, "bytes": bytes}

@@ -15,7 +15,7 @@ from typing import Callable
 
 import zmq
 
-from . import codec
+from . import codec, multipart
 from .adapter import Adapter, Model
 from .config import Address, Config
 from .errors import CodecError, RejectedError
@@ -119,7 +119,8 @@ class Container:
 
     def _turn(self) -> None:
         """Waits for something to happen, reads one message of each session that has one, and keeps time."""
-        for source, _ in self._poller.poll(self._millis_to_wait()):
+        wake_at = min((session.wake_at for session in self._sessions.values()), default=math.inf)
+        for source, _ in self._poller.poll(self._millis_until(wake_at)):
             if self._stop.requested:
                 return
             if isinstance(source, int):
@@ -127,25 +128,22 @@ class Container:
             else:
                 self._read(source)
         now = self._clock()
-        for session in self._sessions.values():
-            if now >= session.wake_at:
+        if now >= wake_at:
+            for session in self._sessions.values():
                 self._carry_out(session.tick(now), session)
         if self._changed:
             self._follow_membership()
 
-    def _millis_to_wait(self) -> int:
-        wake_at = min((session.wake_at for session in self._sessions.values()), default=math.inf)
+    def _millis_until(self, wake_at: float) -> int:
         seconds = min(max(wake_at - self._clock(), 0), _MAX_WAIT_SECONDS)
         return math.ceil(seconds * _MILLIS_PER_SECOND)
 
     def _read(self, socket: zmq.Socket[bytes]) -> None:
         session = self._listening[socket]
         try:
-            frames = socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            message = codec.decode(multipart.receive(socket))
         except zmq.Again:
             return
-        try:
-            message = codec.decode([frame.buffer for frame in frames])
         except CodecError as error:
             self._carry_out(session.fail(self._clock(), f"malformed message: {error}"), session)
             return
@@ -171,6 +169,8 @@ class Container:
         _log_failure(answer)
 
     def _carry_out(self, order: Order, session: Session) -> None:
+        if order is Order.NOTHING:
+            return
         if order is Order.OPEN:
             self._open(session)
         elif order is Order.REGISTER:
@@ -217,7 +217,7 @@ class Container:
                 raise
             frames = codec.encode(BatchError(message.id, f"the answer cannot be sent: {error}"))
         try:
-            socket.send_multipart(frames, zmq.NOBLOCK)
+            multipart.send(socket, frames)
         except zmq.Again:
             self._carry_out(session.fail(self._clock(), "it takes no more messages"), session)
         else:
