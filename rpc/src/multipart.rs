@@ -11,18 +11,29 @@ const MAX_FRAMES: usize = 4;
 
 /// The frames of the next message, if one has arrived. Never blocks.
 pub(crate) fn receive(socket: &zmq::Socket) -> Option<Vec<Bytes>> {
-    let mut frame = socket.recv_msg(DONTWAIT).ok()?;
+    let first = socket.recv_msg(DONTWAIT).ok()?;
+    let more = first.get_more();
     let mut frames = Vec::with_capacity(MAX_FRAMES);
-    loop {
-        let more = frame.get_more();
+    frames.push(Bytes::from_owner(Frame(first)));
+    receive_rest(socket, more, &mut frames);
+    Some(frames)
+}
+
+/// The frames of the next message, if one has arrived at a ROUTER, and whom it is from.
+pub(crate) fn receive_from(socket: &zmq::Socket) -> Option<(zmq::Message, Vec<Bytes>)> {
+    let identity = socket.recv_msg(DONTWAIT).ok()?;
+    let mut frames = Vec::with_capacity(MAX_FRAMES);
+    receive_rest(socket, identity.get_more(), &mut frames);
+    Some((identity, frames))
+}
+
+/// A message arrives as a whole, so the rest of it is there.
+fn receive_rest(socket: &zmq::Socket, mut more: bool, frames: &mut Vec<Bytes>) {
+    while more && let Ok(frame) = socket.recv_msg(DONTWAIT) {
+        more = frame.get_more();
         if frames.len() < MAX_FRAMES {
             frames.push(Bytes::from_owner(Frame(frame)));
         }
-        if !more {
-            return Some(frames);
-        }
-        // A message arrives as a whole, so the rest of it is there.
-        frame = socket.recv_msg(DONTWAIT).ok()?;
     }
 }
 

@@ -21,11 +21,10 @@ use zmq::{DONTWAIT, SNDMORE, SocketEvent};
 
 use crate::codec::{CodecError, Frames};
 use crate::message::{FromContainer, ToContainer};
+use crate::multipart;
 
 /// Messages taken from the socket before queued sends get their turn.
 const RECEIVE_BURST: usize = 256;
-/// The frames of a message that are kept: one more than any valid message has, so that excess is noticed.
-const MAX_FRAMES: usize = 4;
 /// The largest message that is accepted, in bytes; libzmq drops the connection of whoever sends a larger one.
 const MAX_MESSAGE_BYTES: i64 = 256 << 20;
 /// ZMTP heartbeats, answered by libzmq itself: they find a stopped host or process, not a slow model.
@@ -229,23 +228,10 @@ impl<R: Reception> Worker<R> {
     /// Takes a burst of messages; whether there are no more.
     fn receive(&mut self) -> bool {
         for _ in 0..RECEIVE_BURST {
-            let Ok(identity) = self.socket.recv_msg(DONTWAIT) else {
+            let Some((identity, frames)) = multipart::receive_from(&self.socket) else {
                 return true;
             };
             let peer = PeerId(Arc::from(&*identity));
-            let mut frames = Vec::with_capacity(MAX_FRAMES);
-            let mut more = identity.get_more();
-            while more {
-                match self.socket.recv_msg(DONTWAIT) {
-                    Ok(frame) => {
-                        more = frame.get_more();
-                        if frames.len() < MAX_FRAMES {
-                            frames.push(Bytes::from_owner(OwnedMessage(frame)));
-                        }
-                    }
-                    Err(_) => break,
-                }
-            }
             let message = Frames::from_multipart(frames).and_then(|frames| FromContainer::decode(&frames));
             self.reception.received(peer, message);
         }
@@ -323,13 +309,4 @@ fn message(bytes: Bytes) -> zmq::Message {
 
 fn millis(duration: Duration) -> i32 {
     i32::try_from(duration.as_millis()).expect("socket timeouts are a few seconds")
-}
-
-/// Lets received bytes be shared without copying them.
-struct OwnedMessage(zmq::Message);
-
-impl AsRef<[u8]> for OwnedMessage {
-    fn as_ref(&self) -> &[u8] {
-        &self.0
-    }
 }
