@@ -8,6 +8,7 @@
 //! - [`session`]: the container's end, a DEALER socket that registers, reconnects and keeps alive.
 //! - [`excerpt`]: what may be repeated of what others said.
 //! - [`catalog`]: what management stores and every frontend follows.
+//! - [`selection`]: how applications select among models, and what is learned of them.
 
 pub mod catalog;
 pub mod codec;
@@ -17,4 +18,5 @@ pub mod message;
 pub mod names;
 pub mod output;
 pub mod router;
+pub mod selection;
 pub mod session;
