@@ -70,8 +70,8 @@ pub enum Policy {
         /// With t feedbacks, models are drawn with probability epsilon / (1 + decay * t); at least 0.
         #[serde(default)]
         decay: f64,
-        /// What remains of what was known of a model, at each feedback on it, in (0, 1].
-        #[serde(default = "defaults::epsilon_discount")]
+        /// What remains of what was known, at each feedback, in (0, 1].
+        #[serde(default = "defaults::epsilon_greedy_discount")]
         discount: f64,
     },
     /// The model with the highest upper confidence bound (Auer et al. 2002).
@@ -83,7 +83,7 @@ pub enum Policy {
     /// One model, drawn as likely as it is the best by what is known (Beta posteriors).
     Thompson {
         /// What remains of what was known, at each feedback, in (0, 1].
-        #[serde(default = "defaults::discount")]
+        #[serde(default = "defaults::thompson_discount")]
         discount: f64,
     },
     /// The model with the highest upper confidence bound given the query's `context` (Li et al. 2010, disjoint).
@@ -119,19 +119,19 @@ mod defaults {
         1.0
     }
     pub(super) fn exp3_eta() -> f64 {
-        0.05
+        0.1
     }
     pub(super) fn exp3_floor() -> f64 {
-        0.01
+        0.02
     }
     pub(super) fn epsilon() -> f64 {
         0.1
     }
-    pub(super) fn epsilon_discount() -> f64 {
-        0.99
+    pub(super) fn epsilon_greedy_discount() -> f64 {
+        0.995
     }
-    pub(super) fn discount() -> f64 {
-        0.99
+    pub(super) fn thompson_discount() -> f64 {
+        0.998
     }
     pub(super) fn exp4_eta() -> f64 {
         0.2

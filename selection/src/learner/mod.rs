@@ -214,10 +214,9 @@ impl Learner {
             Policy::Exp3 { .. } | Policy::Exp3Ix {} | Policy::Exp4 { .. } => {
                 exponential::learn(&self.policy, &figures, &told)
             }
-            Policy::EpsilonGreedy { discount, .. } => {
-                counts::learn(*discount, counts::Forgets::Judged, &told)
+            Policy::EpsilonGreedy { discount, .. } | Policy::Thompson { discount } => {
+                counts::learn(*discount, &told)
             }
-            Policy::Thompson { discount } => counts::learn(*discount, counts::Forgets::All, &told),
             Policy::LinUcb { dimensions, .. } => match linear::check(context, *dimensions) {
                 Ok(context) => linear::learn(context, &told),
                 Err(_) => unchanged(told.len()),
