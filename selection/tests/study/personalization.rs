@@ -53,7 +53,7 @@ fn after_one_feedback_a_user_is_better_off_than_with_what_all_share() {
     for (classes, other) in [(2, 0.5), (10, 0.1), (10, 0.3), (10, 0.5)] {
         let study = Study::of(classes, other, 1);
         assert!(study.personal[1] < study.shared);
-        assert!(study.personal.is_sorted_by(|fewer, more| more < &(fewer + 0.01)));
+        assert!(study.personal[8] < study.personal[2]);
     }
 }
 
