@@ -11,35 +11,35 @@ use clipper_rpc::selection::{Loss, OutputKind, Policy, Selection};
 /// as labels, `majority_vote` with numbers).
 pub fn validate(selection: &Selection) -> Result<(), String> {
     if let Some(threshold) = selection.confidence_threshold {
-        Parameter("confidence_threshold", threshold).is_0_to_1()?;
+        Parameter("confidence_threshold", threshold).between_0_and_1()?;
     }
     match selection.loss {
         Loss::ZeroOne => {}
-        Loss::Absolute { scale } | Loss::Squared { scale } => Parameter("scale", scale).is_above_0()?,
+        Loss::Absolute { scale } | Loss::Squared { scale } => Parameter("scale", scale).above_0()?,
     }
     match selection.policy {
         Policy::DefaultOutput | Policy::Exp3Ix {} => {}
         Policy::Exp3 { eta, floor } => {
-            Parameter("eta", eta).is_above_0()?;
-            Parameter("floor", floor).is_0_to_below_1()?;
+            Parameter("eta", eta).above_0()?;
+            Parameter("floor", floor).at_least_0_below_1()?;
         }
         Policy::EpsilonGreedy { epsilon, decay, discount } => {
-            Parameter("epsilon", epsilon).is_0_to_1()?;
-            Parameter("decay", decay).is_at_least_0()?;
-            Parameter("discount", discount).is_above_0_to_1()?;
+            Parameter("epsilon", epsilon).between_0_and_1()?;
+            Parameter("decay", decay).at_least_0()?;
+            Parameter("discount", discount).above_0_to_1()?;
         }
-        Policy::Ucb1 { exploration } => Parameter("exploration", exploration).is_at_least_0()?,
-        Policy::Thompson { discount } => Parameter("discount", discount).is_above_0_to_1()?,
+        Policy::Ucb1 { exploration } => Parameter("exploration", exploration).at_least_0()?,
+        Policy::Thompson { discount } => Parameter("discount", discount).above_0_to_1()?,
         Policy::LinUcb { dimensions, alpha, ridge } => {
             if !(1..=128).contains(&dimensions) {
                 return Err(format!("dimensions must be from 1 to 128, but it is {dimensions}"));
             }
-            Parameter("alpha", alpha).is_at_least_0()?;
-            Parameter("ridge", ridge).is_above_0()?;
+            Parameter("alpha", alpha).at_least_0()?;
+            Parameter("ridge", ridge).above_0()?;
         }
         Policy::Exp4 { eta, share } => {
-            Parameter("eta", eta).is_above_0()?;
-            Parameter("share", share).is_0_to_below_1()?;
+            Parameter("eta", eta).above_0()?;
+            Parameter("share", share).at_least_0_below_1()?;
         }
         Policy::MajorityVote {} if selection.output_kind == OutputKind::Numbers => {
             return Err(
@@ -64,23 +64,23 @@ pub fn validate(selection: &Selection) -> Result<(), String> {
 struct Parameter(&'static str, f64);
 
 impl Parameter {
-    fn is_above_0(self) -> Result<(), String> {
+    fn above_0(self) -> Result<(), String> {
         self.must("above 0", |value| value > 0.0)
     }
 
-    fn is_at_least_0(self) -> Result<(), String> {
+    fn at_least_0(self) -> Result<(), String> {
         self.must("at least 0", |value| value >= 0.0)
     }
 
-    fn is_0_to_1(self) -> Result<(), String> {
+    fn between_0_and_1(self) -> Result<(), String> {
         self.must("from 0 to 1", |value| (0.0..=1.0).contains(&value))
     }
 
-    fn is_0_to_below_1(self) -> Result<(), String> {
+    fn at_least_0_below_1(self) -> Result<(), String> {
         self.must("at least 0 and below 1", |value| (0.0..1.0).contains(&value))
     }
 
-    fn is_above_0_to_1(self) -> Result<(), String> {
+    fn above_0_to_1(self) -> Result<(), String> {
         self.must("above 0 and at most 1", |value| value > 0.0 && value <= 1.0)
     }
 
