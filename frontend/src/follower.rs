@@ -365,6 +365,7 @@ mod tests {
     use clipper_rpc::catalog::ModelVersionSpec;
     use clipper_rpc::input::{Input, InputType};
     use clipper_rpc::output::Output;
+    use clipper_rpc::selection::{ExchangeRequest, ExchangeResponse};
     use futures_util::FutureExt;
     use futures_util::future::{self, BoxFuture};
 
@@ -383,6 +384,10 @@ mod tests {
             let revision = request.applied.map_or(1, |applied| applied.revision + 1);
             let position = Position { store: Uuid::nil(), revision };
             future::ready(Ok(FollowResponse { number: 0, position, update, frontends: Vec::new() })).boxed()
+        }
+
+        fn exchange(&self, _: ExchangeRequest) -> BoxFuture<'_, Result<ExchangeResponse, FollowError>> {
+            future::pending().boxed()
         }
     }
 

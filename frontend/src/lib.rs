@@ -38,6 +38,7 @@ pub mod query_ids;
 pub mod queue;
 pub mod reception;
 pub mod reply;
+pub mod selection;
 pub mod view;
 
 pub use self::frontend::{Config, Error, Frontend};

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clipper_rpc::catalog::{FollowError, FollowRequest, FollowResponse, Management};
+use clipper_rpc::selection::{ExchangeRequest, ExchangeResponse};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
@@ -56,5 +57,9 @@ impl ManagementClient {
 impl Management for ManagementClient {
     fn follow(&self, request: FollowRequest) -> BoxFuture<'_, Result<FollowResponse, FollowError>> {
         async move { self.try_follow(&request).await }.boxed()
+    }
+
+    fn exchange(&self, request: ExchangeRequest) -> BoxFuture<'_, Result<ExchangeResponse, FollowError>> {
+        todo!("helper management: {request:?}")
     }
 }

@@ -66,6 +66,7 @@ pub fn update(catalog: &Catalog, name: AppName, update: ApplicationUpdate) -> Re
         cache: update.cache.unwrap_or(before.cache),
         max_concurrent_requests: update.max_concurrent_requests.unwrap_or(before.max_concurrent_requests),
         on_overload: update.on_overload.unwrap_or(before.on_overload),
+        selection: before.selection.clone(),
     };
     check(&application)?;
     Ok(Edit::change(Change::PutApplication { application }))
@@ -177,6 +178,7 @@ pub(crate) mod tests {
             cache: true,
             max_concurrent_requests: None,
             on_overload: OnOverload::Default,
+            selection: Default::default(),
         }
     }
 

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clipper_rpc::catalog::{FollowError, FollowRequest, FollowResponse, Management};
+use clipper_rpc::selection::{ExchangeRequest, ExchangeResponse};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::time::{Instant, sleep_until};
@@ -113,6 +114,10 @@ fn completed(address: &str, caller: IpAddr) -> String {
 impl Management for Follow {
     fn follow(&self, request: FollowRequest) -> BoxFuture<'_, Result<FollowResponse, FollowError>> {
         Follow::follow(self, request, Ipv4Addr::LOCALHOST.into()).boxed()
+    }
+
+    fn exchange(&self, request: ExchangeRequest) -> BoxFuture<'_, Result<ExchangeResponse, FollowError>> {
+        todo!("helper management: {request:?}")
     }
 }
 

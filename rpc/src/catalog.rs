@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use crate::input::InputType;
 use crate::names::{AppName, ModelId, ModelName, ModelVersion};
+use crate::selection::{ExchangeRequest, ExchangeResponse, Selection};
 
 /// An application: a REST endpoint with a latency objective, a default output and the models that it is linked to.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -36,6 +37,9 @@ pub struct Application {
     /// What happens to a query for which there is no room.
     #[serde(default)]
     pub on_overload: OnOverload,
+    /// How it selects among its models.
+    #[serde(default)]
+    pub selection: Selection,
 }
 
 /// What happens to a query that comes when a bound is reached.
@@ -239,4 +243,8 @@ pub struct FollowError(pub String);
 pub trait Management: Send + Sync {
     /// Waits for news and returns them; returns without news after some seconds. Cancelling the call is safe.
     fn follow(&self, request: FollowRequest) -> BoxFuture<'_, Result<FollowResponse, FollowError>>;
+
+    /// Stores what the frontend has learned, and returns what others have; at once. After a failure the same request may be
+    /// made again.
+    fn exchange(&self, request: ExchangeRequest) -> BoxFuture<'_, Result<ExchangeResponse, FollowError>>;
 }

@@ -9,6 +9,7 @@
 //! - `multipart`: a message's frames off a socket.
 //! - [`excerpt`]: what may be repeated of what others said.
 //! - [`catalog`]: what management stores and every frontend follows.
+//! - [`selection`]: how applications select among models, and what is learned of them.
 
 pub mod catalog;
 pub mod codec;
@@ -19,4 +20,5 @@ mod multipart;
 pub mod names;
 pub mod output;
 pub mod router;
+pub mod selection;
 pub mod session;

@@ -167,6 +167,7 @@ pub(super) async fn add_app(admin: web::Data<Admin>, Body(body): Body<NewApplica
         cache: body.cache.unwrap_or(true),
         max_concurrent_requests: body.max_concurrent_requests,
         on_overload: body.on_overload.unwrap_or_default(),
+        selection: Default::default(),
     };
     admin.change(move |catalog| applications::add(catalog, application)).await?;
     Ok(said)
