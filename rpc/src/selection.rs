@@ -56,7 +56,7 @@ pub enum Policy {
         /// The learning rate, above 0.
         #[serde(default = "defaults::exp3_eta")]
         eta: f64,
-        /// The least part of all weight that a model has, in [0, 1).
+        /// The least weight that a model keeps, as a part of the mean weight, in [0, 1).
         #[serde(default = "defaults::exp3_floor")]
         floor: f64,
     },
@@ -70,6 +70,9 @@ pub enum Policy {
         /// With t feedbacks, models are drawn with probability epsilon / (1 + decay * t); at least 0.
         #[serde(default)]
         decay: f64,
+        /// What remains of what was known, at each feedback, in (0, 1].
+        #[serde(default = "defaults::epsilon_greedy_discount")]
+        discount: f64,
     },
     /// The model with the highest upper confidence bound (Auer et al. 2002).
     Ucb1 {
@@ -80,7 +83,7 @@ pub enum Policy {
     /// One model, drawn as likely as it is the best by what is known (Beta posteriors).
     Thompson {
         /// What remains of what was known, at each feedback, in (0, 1].
-        #[serde(default = "defaults::discount")]
+        #[serde(default = "defaults::thompson_discount")]
         discount: f64,
     },
     /// The model with the highest upper confidence bound given the query's `context` (Li et al. 2010, disjoint).
@@ -116,16 +119,19 @@ mod defaults {
         1.0
     }
     pub(super) fn exp3_eta() -> f64 {
-        0.05
+        0.1
     }
     pub(super) fn exp3_floor() -> f64 {
-        0.01
+        0.02
     }
     pub(super) fn epsilon() -> f64 {
         0.1
     }
-    pub(super) fn discount() -> f64 {
-        0.99
+    pub(super) fn epsilon_greedy_discount() -> f64 {
+        0.995
+    }
+    pub(super) fn thompson_discount() -> f64 {
+        0.998
     }
     pub(super) fn exp4_eta() -> f64 {
         0.2
@@ -175,13 +181,18 @@ pub enum OutputKind {
 #[serde(transparent)]
 pub struct Uid(Arc<str>);
 
-/// What is learned of each model, as a vector of figures whose meaning is the policy's. A model that is not in it,
-/// and a figure past the end of a vector, are zero.
+/// What is learned of each model, as a vector of figures. The first [`TOTALS`] are how often the model's loss became
+/// known and the sum of its rewards; the meaning of the rest is the policy's. A model that is not in it, and a figure
+/// past the end of a vector, are zero.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Statistics(pub BTreeMap<ModelName, Vec<f64>>);
 
-/// A change of [`Statistics`]: for each model in it, `figure * scale + add`.
+/// How many figures of a model only ever have something added, so that no feedback goes uncounted when others forget.
+pub const TOTALS: usize = 2;
+
+/// A change of [`Statistics`]: for each model in it, `figure + add` for the first [`TOTALS`] figures, and
+/// `figure * scale + add` for the rest.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Change(pub BTreeMap<ModelName, Affine>);
@@ -189,7 +200,7 @@ pub struct Change(pub BTreeMap<ModelName, Affine>);
 /// A change of one model's figures.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Affine {
-    /// What each figure is multiplied with, first.
+    /// What each figure but the first [`TOTALS`] is multiplied with, first.
     pub scale: f64,
     /// What is added to each figure, then. Figures past its end have nothing added.
     pub add: Vec<f64>,
@@ -344,7 +355,7 @@ impl Affine {
         if figures.len() < self.add.len() {
             figures.resize(self.add.len(), 0.0);
         }
-        figures.iter_mut().for_each(|figure| *figure *= self.scale);
+        figures.iter_mut().skip(TOTALS).for_each(|figure| *figure *= self.scale);
         figures.iter_mut().zip(&self.add).for_each(|(figure, add)| *figure += add);
     }
 }
@@ -356,7 +367,7 @@ mod tests {
     use super::*;
 
     fn change() -> impl Strategy<Value = Change> {
-        let affine = (prop_oneof![Just(1.0), 0.0..1.0], prop::collection::vec(-9.0..9.0, 0..4))
+        let affine = (prop_oneof![Just(1.0), 0.0..1.0], prop::collection::vec(-9.0..9.0, 0..6))
             .prop_map(|(scale, add)| Affine { scale, add });
         prop::collection::btree_map("[abc]".prop_map(|name| name.parse().unwrap()), affine, 0..4)
             .prop_map(Change)
@@ -379,6 +390,17 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn what_is_counted_is_not_scaled() {
+        let model: ModelName = "a".parse().unwrap();
+        let change =
+            |add: &[f64]| Change(BTreeMap::from([(model.clone(), Affine { scale: 0.5, add: add.to_vec() })]));
+        let mut statistics = Statistics::default();
+        statistics.apply(&change(&[1.0, 0.5, 8.0]));
+        statistics.apply(&change(&[1.0]));
+        assert_eq!(statistics.of(&model), [2.0, 0.5, 4.0]);
     }
 
     #[test]

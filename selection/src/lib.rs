@@ -8,6 +8,7 @@
 //! - [`learner`]: a policy over its candidates: from statistics to beliefs, from beliefs to a choice, from a lesson to a change.
 //! - [`combine`]: from outputs to one output with a confidence.
 //! - [`mod@loss`]: what an output costs, given a label.
+//! - [`value`]: outputs as JSON values.
 //! - [`log`]: the decision log's records.
 //! - [`offline`]: replay and offline evaluation.
 
@@ -17,3 +18,4 @@ pub mod log;
 pub mod loss;
 pub mod offline;
 pub mod validate;
+pub mod value;

@@ -1,0 +1,96 @@
+//! How likely each of several independent Beta variables is the largest: the propensities of Thompson sampling.
+//!
+//! By integration: P(i is largest) is the integral of its density times the product of the others' distribution
+//! functions. Invariant: the parameters are at least 1, so that densities are bounded.
+
+/// How far from its mean each variable is looked at closely, in standard deviations, and in how many steps.
+const REACH: f64 = 8.0;
+const STEPS: i32 = 64;
+
+/// The probability of each of the Beta distributions (of those parameters) to yield the largest number; they add up to 1.
+pub(super) fn best_of(parameters: &[(f64, f64)]) -> Vec<f64> {
+    let intervals = Intervals::new(parameters);
+    let curves: Vec<Curve> = parameters.iter().map(|&of| Curve::new(of, &intervals)).collect();
+    let mut best = vec![0.0; parameters.len()];
+    let mut others = vec![1.0; parameters.len()];
+    for (point, weight) in intervals.weights().enumerate() {
+        // The product of the others, by what is before and what is after each.
+        let mut before = 1.0;
+        for (others, curve) in others.iter_mut().zip(&curves) {
+            *others = before;
+            before *= curve.distribution[point];
+        }
+        let mut after = 1.0;
+        for (index, curve) in curves.iter().enumerate().rev() {
+            best[index] += weight * curve.density[point] * others[index] * after;
+            after *= curve.distribution[point];
+        }
+    }
+    let sum: f64 = best.iter().sum();
+    best.iter_mut().for_each(|best| *best /= sum);
+    best
+}
+
+/// Neighbouring intervals from 0 to 1, small where a density changes; each has three points: its start, its middle, and
+/// its end.
+struct Intervals(Vec<f64>);
+
+impl Intervals {
+    fn new(parameters: &[(f64, f64)]) -> Self {
+        let mut ends: Vec<f64> = (0..=STEPS).map(|step| f64::from(step) / f64::from(STEPS)).collect();
+        for &(alpha, beta) in parameters {
+            let sum = alpha + beta;
+            let mean = alpha / sum;
+            let deviation = (mean * (1.0 - mean) / (sum + 1.0)).sqrt();
+            let reach = |step| mean + deviation * REACH * (2.0 * f64::from(step) / f64::from(STEPS) - 1.0);
+            ends.extend((0..=STEPS).map(reach).filter(|end| (0.0..=1.0).contains(end)));
+        }
+        ends.sort_by(f64::total_cmp);
+        ends.dedup();
+        Self(ends)
+    }
+
+    /// The points of all intervals.
+    fn points(&self) -> impl Iterator<Item = f64> {
+        self.0.windows(2).flat_map(|ends| [ends[0], ends[0].midpoint(ends[1]), ends[1]])
+    }
+
+    /// Simpson's weights of the points.
+    fn weights(&self) -> impl Iterator<Item = f64> {
+        self.0.windows(2).flat_map(|ends| {
+            let sixth = (ends[1] - ends[0]) / 6.0;
+            [sixth, 4.0 * sixth, sixth]
+        })
+    }
+}
+
+/// A distribution at the points of intervals.
+struct Curve {
+    density: Vec<f64>,
+    distribution: Vec<f64>,
+}
+
+impl Curve {
+    fn new((alpha, beta): (f64, f64), intervals: &Intervals) -> Self {
+        // As a part of the density at the mode, so that nothing overflows; normalised by its own integral below.
+        let log = |x: f64| {
+            let power = |exponent: f64, log: f64| if exponent > 0.0 { exponent * log } else { 0.0 };
+            power(alpha - 1.0, x.ln()) + power(beta - 1.0, (-x).ln_1p())
+        };
+        let mode = if alpha + beta > 2.0 { (alpha - 1.0) / (alpha + beta - 2.0) } else { 0.5 };
+        let highest = log(mode);
+        let mut density: Vec<f64> = intervals.points().map(|x| (log(x) - highest).exp()).collect();
+        let mut distribution = Vec::with_capacity(density.len());
+        let mut passed = 0.0;
+        for (ends, at) in intervals.0.windows(2).zip(density.chunks_exact(3)) {
+            let width = ends[1] - ends[0];
+            distribution.push(passed);
+            // The integral of the parabola through the three points, to the middle and to the end.
+            distribution.push((passed + width / 24.0 * (5.0 * at[0] + 8.0 * at[1] - at[2])).max(passed));
+            passed += width / 6.0 * (at[0] + 4.0 * at[1] + at[2]);
+            distribution.push(passed);
+        }
+        density.iter_mut().chain(&mut distribution).for_each(|value| *value /= passed);
+        Self { density, distribution }
+    }
+}
