@@ -85,11 +85,8 @@ impl Estimate {
         let squares: f64 = terms.iter().map(|term| (weight(term) * (value(term) - mean)).powi(2)).sum();
         // One event says nothing of how much another may differ.
         let correction = if count > 1.0 { count / (count - 1.0) } else { f64::INFINITY };
-        let standard_error = if squares > 0.0 || count > 1.0 {
-            (squares * correction).sqrt() / total
-        } else {
-            f64::INFINITY
-        };
+        let standard_error =
+            if squares > 0.0 || count > 1.0 { (squares * correction).sqrt() / total } else { f64::INFINITY };
         let within = WITHIN * standard_error;
         Self { value: mean, standard_error, low: mean - within, high: mean + within }
     }
