@@ -124,6 +124,11 @@ impl Events {
         self.groups.len() - 1
     }
 
+    /// The models that were candidates.
+    pub fn models(&self) -> &[ModelName] {
+        &self.arms
+    }
+
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.events.is_empty()
