@@ -115,7 +115,7 @@ struct Trial {
 }
 
 enum Player {
-    Uniform(ChaCha8Rng),
+    Uniform(Box<ChaCha8Rng>),
     Always(usize),
     Policy(Box<Simulated>),
 }
@@ -167,7 +167,7 @@ impl Study {
             for trial in 0..self.trials.get() {
                 let seed = self.seed.wrapping_add(trial as u64);
                 let player = match target {
-                    Target::Uniform => Player::Uniform(ChaCha8Rng::seed_from_u64(seed)),
+                    Target::Uniform => Player::Uniform(Box::new(ChaCha8Rng::seed_from_u64(seed))),
                     Target::Always(always) => {
                         let index = models.iter().position(|model| model == always);
                         Player::Always(index.ok_or_else(|| {

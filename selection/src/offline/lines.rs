@@ -35,7 +35,7 @@ impl<R: BufRead> Lines<R> {
     ///
     /// # Errors
     /// If it cannot be read.
-    pub fn next(&mut self) -> std::io::Result<Option<Line<'_>>> {
+    pub fn read(&mut self) -> std::io::Result<Option<Line<'_>>> {
         loop {
             self.buffer.clear();
             if self.reader.read_until(b'\n', &mut self.buffer)? == 0 {
@@ -70,7 +70,7 @@ impl<R: BufRead> Records<R> {
     }
 
     fn read(&mut self) -> Result<Option<Record>, OfflineError> {
-        let Some(line) = self.lines.next()? else { return Ok(None) };
+        let Some(line) = self.lines.read()? else { return Ok(None) };
         match serde_json::from_slice(line.bytes) {
             Ok(record) => {
                 if !self.started {

@@ -86,7 +86,10 @@ impl Events {
     pub fn add(&mut self, decision: Decision, judgement: &Judgement) -> bool {
         let Some(asked) = decision.asked else { return false };
         let propensity = decision.propensities.get(asked).copied().unwrap_or_default();
-        if decision.propensities.len() != decision.candidates.len() || !(propensity > 0.0) {
+        if decision.propensities.len() != decision.candidates.len()
+            || propensity.is_nan()
+            || propensity <= 0.0
+        {
             return false;
         }
         let group = self.group(&decision.candidates);

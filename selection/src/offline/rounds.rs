@@ -75,14 +75,14 @@ impl Contents {
         let mut lines = Lines::new(reader);
         let mut models = BTreeSet::<ModelName>::new();
         let mut rounds = 0;
-        while let Some(line) = lines.next()? {
+        while let Some(line) = lines.read()? {
             let written = parse(&line)?;
             if written.outputs.is_empty() {
-                return Err(problem(&line, "'outputs' is empty; expected the output of at least one model"));
+                return Err(problem(&line, &"'outputs' is empty; expected the output of at least one model"));
             }
             for name in written.outputs.keys() {
                 if !models.contains(&**name) {
-                    models.insert(name.parse().map_err(|error| problem(&line, error))?);
+                    models.insert(name.parse().map_err(|error| problem(&line, &error))?);
                 }
             }
             rounds += 1;
@@ -111,10 +111,10 @@ impl<R: BufRead> WrittenRounds<R> {
     }
 
     fn read(&mut self) -> Result<Option<Round>, OfflineError> {
-        let Some(line) = self.lines.next()? else { return Ok(None) };
+        let Some(line) = self.lines.read()? else { return Ok(None) };
         let written = parse(&line)?;
         let label: Value =
-            serde_json::from_str(written.label.get()).map_err(|error| problem(&line, error))?;
+            serde_json::from_str(written.label.get()).map_err(|error| problem(&line, &error))?;
         // JSON null is no output.
         let output = |model: &ModelName| {
             let output = written.outputs.get(model.as_str()).map(|output| output.get());
@@ -125,7 +125,7 @@ impl<R: BufRead> WrittenRounds<R> {
             .iter()
             .map(|output| output.as_ref().map(|output| loss(self.loss, output, &label)).transpose())
             .collect::<Result<_, _>>()
-            .map_err(|error| problem(&line, error))?;
+            .map_err(|error| problem(&line, &error))?;
         let uid = match written.uid {
             Some(WrittenUid::Number(number)) => Uid::new(number.to_string()),
             Some(WrittenUid::Text(text)) => Uid::new(text),
@@ -144,11 +144,11 @@ impl<R: BufRead> Iterator for WrittenRounds<R> {
 }
 
 fn parse<'a>(line: &Line<'a>) -> Result<Written<'a>, OfflineError> {
-    serde_json::from_slice(line.bytes).map_err(|error| problem(line, error))
+    serde_json::from_slice(line.bytes).map_err(|error| problem(line, &error))
 }
 
-fn problem(line: &Line<'_>, problem: impl ToString) -> OfflineError {
-    OfflineError::Line { line: line.number, problem: problem.to_string() }
+fn problem(line: &Line<'_>, problem: &dyn std::fmt::Display) -> OfflineError {
+    OfflineError::Line { line: line.number, problem: format!("{problem}") }
 }
 
 impl Round {
