@@ -8,8 +8,9 @@ use smallvec::SmallVec;
 
 use super::{PerModel, Told, figure, largest};
 
-/// How many plays of a model what all users say of it is worth, at most, beside what a user says.
-const PRIOR_PLAYS: f64 = 2.0;
+/// How many plays of a model what all users say of it is worth, at most, beside what a user says who said much; twice
+/// that for one who gave as many feedbacks as this is.
+const PRIOR_PLAYS: f64 = 4.0;
 
 /// How often candidates were played and what they earned, as beliefs.
 #[derive(Debug, Clone)]
@@ -32,9 +33,11 @@ impl Counts {
         Self { plays, rewards, feedbacks: figures.iter().map(|of| figure(of, 0).max(0.0)).sum() }
     }
 
-    /// A user's own counts, with the shared ones as the prior: worth a few plays of each model.
+    /// A user's own counts, with the shared ones as the prior: all of them for a user who said nothing, and soon only
+    /// a few plays of each model.
     pub(super) fn shrunk_towards(&self, shared: &Self) -> Self {
-        let worth = |plays: f64| if plays > PRIOR_PLAYS { PRIOR_PLAYS / plays } else { 1.0 };
+        let most = PRIOR_PLAYS * (1.0 + PRIOR_PLAYS / self.feedbacks);
+        let worth = |plays: f64| if plays > most { most / plays } else { 1.0 };
         let add = |own: &PerModel, prior: &PerModel| {
             own.iter()
                 .zip(prior)
@@ -45,7 +48,7 @@ impl Counts {
         Self {
             plays: add(&self.plays, &shared.plays),
             rewards: add(&self.rewards, &shared.rewards),
-            feedbacks: self.feedbacks + shared.feedbacks.min(PRIOR_PLAYS * shared.plays.len() as f64),
+            feedbacks: self.feedbacks + shared.feedbacks.min(most * shared.plays.len() as f64),
         }
     }
 
@@ -145,8 +148,10 @@ mod tests {
         let shared = Counts { plays: smallvec![100.0, 1.0], rewards: smallvec![90.0, 1.0], feedbacks: 101.0 };
         let own = Counts { plays: smallvec![2.0, 0.0], rewards: smallvec![0.0, 0.0], feedbacks: 2.0 };
         let both = own.shrunk_towards(&shared);
-        assert_eq!(both.plays.as_slice(), [4.0, 1.0]);
-        assert!((both.mean_reward(0) - 0.45).abs() < 1e-12);
+        assert_eq!(both.plays.as_slice(), [2.0 + 12.0, 1.0]);
+        assert!((both.mean_reward(0) - 0.9 * 12.0 / 14.0).abs() < 1e-12);
         assert_eq!(both.mean_reward(1), 1.0);
+        let silent = Counts { plays: smallvec![0.0; 2], rewards: smallvec![0.0; 2], feedbacks: 0.0 };
+        assert_eq!(silent.shrunk_towards(&shared).plays, shared.plays);
     }
 }

@@ -1,12 +1,8 @@
 //! The failure study: five models, of which the best answers at random for a while and recovers.
-//!
-//! What the figures are of each policy is printed: `cargo test -p clipper-selection --test study -- --nocapture`.
-
-mod simulation;
 
 use clipper_rpc::selection::Policy;
 
-use self::simulation::{Simulation, policy};
+use crate::simulation::{Simulation, policy};
 
 const ACCURACIES: [f64; 5] = [0.75, 0.64, 0.82, 0.54, 0.90];
 const BEST: usize = 4;
@@ -78,38 +74,78 @@ impl Study {
     }
 }
 
-#[test]
-fn tune() {
-    for text in std::env::var("POLICIES").unwrap_or_default().lines() {
-        let mut rows = Vec::new();
-        for seed in 0..4 {
-            let study = Study::of(&serde_json::from_str(text).unwrap(), 2, seed);
-            rows.push(study);
+const SEEDS: [u64; 3] = [1, 2, 3];
+
+/// What a policy makes of the failure, with either number of classes and several seeds.
+fn studies(name: &str) -> Vec<Study> {
+    let mut studies = Vec::new();
+    for classes in [2, 10] {
+        for seed in SEEDS {
+            let study = Study::of(&policy(name), classes, seed);
+            study.print(name, classes);
+            studies.push(study);
         }
-        let mean = |f: &dyn Fn(&Study) -> f64| rows.iter().map(f).sum::<f64>() / rows.len() as f64;
-        println!(
-            "{text}: {:.4} {:.4} {:.4} {:.4} all {:.4} left {:?} back {:?}",
-            mean(&|s| s.segments[0]),
-            mean(&|s| s.segments[1]),
-            mean(&|s| s.segments[2]),
-            mean(&|s| s.segments[3]),
-            mean(&|s| s.error()),
-            rows.iter().map(|s| s.left_after).collect::<Vec<_>>(),
-            rows.iter().map(|s| s.taken_back_after).collect::<Vec<_>>(),
-        );
     }
+    studies
 }
 
 #[test]
 fn exp4_errs_less_than_the_best_model_in_hindsight_and_is_with_the_best_after_its_recovery() {
-    for classes in [2, 10] {
-        for seed in 1..4 {
-            let study = Study::of(&policy("exp4"), classes, seed);
-            study.print("exp4", classes);
-            assert!(study.error() < study.best_in_hindsight);
-            assert!(study.segments[3] < study.best_at_last + 0.02);
-            assert!(study.left_after.is_some_and(|queries| queries < 300));
-            assert!(study.taken_back_after.is_some_and(|queries| queries < 500));
+    for study in studies("exp4") {
+        assert!(study.error() < study.best_in_hindsight);
+        assert!(study.segments[3] < study.best_at_last + 0.02);
+        assert!(study.left_after.is_some_and(|queries| queries < 300));
+        assert!(study.taken_back_after.is_some_and(|queries| queries < 500));
+    }
+}
+
+#[test]
+fn bandits_that_track_err_less_than_the_best_model_in_hindsight() {
+    for name in ["exp3", "epsilon_greedy", "thompson"] {
+        for study in studies(name) {
+            assert!(study.error() < study.best_in_hindsight, "{name}");
+            assert!(study.segments[3] < study.best_at_last + 0.05, "{name}");
+            assert!(study.left_after.is_some_and(|queries| queries < 500), "{name}");
+            assert!(study.taken_back_after.is_some_and(|queries| queries < 2000), "{name}");
+        }
+    }
+}
+
+#[test]
+fn bandits_that_track_slowly_or_not_err_not_much_more_than_the_best_model_in_hindsight() {
+    for name in ["exp3_ix", "ucb1"] {
+        for study in studies(name) {
+            assert!(study.error() < study.best_in_hindsight + 0.02, "{name}");
+            assert!(study.segments[0] < 0.17, "{name}");
+        }
+    }
+}
+
+/// How many queries it takes until a model has most weight, or has not, in 80 of 100.
+fn settles(simulation: &mut Simulation, accuracies: &[f64], model: usize, favourite: bool) -> usize {
+    let mut last: Vec<bool> = Vec::new();
+    while last.len() < 100 || last[last.len() - 100..].iter().filter(|was| **was == favourite).count() < 80 {
+        last.push(simulation.round(accuracies, None).favourite == model);
+        assert!(last.len() < 10_000, "it never does");
+    }
+    last.len()
+}
+
+#[test]
+fn a_model_that_fails_is_left_and_taken_back() {
+    for name in ["exp3", "epsilon_greedy", "thompson", "exp4"] {
+        for seed in SEEDS {
+            let mut simulation = Simulation::new(&policy(name), 3, 10, seed);
+            for _ in 0..5000 {
+                simulation.round(&[0.9, 0.6, 0.5], None);
+            }
+            let left = settles(&mut simulation, &[0.1, 0.6, 0.5], 0, false);
+            for _ in 0..5000 {
+                simulation.round(&[0.1, 0.6, 0.5], None);
+            }
+            let taken_back = settles(&mut simulation, &[0.9, 0.6, 0.5], 0, true);
+            println!("{name:15} left within {left}, taken back within {taken_back}");
+            assert!(left < 1000 && taken_back < 1000, "{name}: {left}, {taken_back}");
         }
     }
 }
