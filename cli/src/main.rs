@@ -4,6 +4,7 @@
 //! standard error and a non-zero exit.
 
 mod bench;
+mod offline;
 mod roles;
 mod settings;
 mod signals;

@@ -17,9 +17,9 @@ use tempfile::NamedTempFile;
 use tokio::sync::oneshot;
 use tracing::{debug, warn};
 
-use crate::bench;
 use crate::settings::{FrontendSettings, ManagementSettings, Role};
 use crate::signals::Shutdown;
+use crate::{bench, offline};
 
 /// The first argument of a process that guards another; its command follows.
 pub const GUARD: &str = "guard";
@@ -29,18 +29,22 @@ pub const GUARD: &str = "guard";
 /// # Errors
 /// If it cannot start, or fails.
 pub async fn run(role: Role) -> anyhow::Result<()> {
-    let shutdown = Shutdown::on_signals().context("cannot receive signals")?;
+    let shutdown = || Shutdown::on_signals().context("cannot receive signals");
     match role {
+        // A signal ends them at once: they leave nothing behind.
+        Role::Replay { replay } => offline::replay::run(&replay),
+        Role::Evaluate { evaluate } => offline::evaluate::run(&evaluate),
+        Role::Export { export } => offline::export::run(&export),
         Role::Start { management, frontend } => {
             allow_connections();
-            run_cluster(management, frontend, shutdown).await
+            run_cluster(management, frontend, shutdown()?).await
         }
-        Role::Management { management } => run_management(management, shutdown).await,
+        Role::Management { management } => run_management(management, shutdown()?).await,
         Role::Frontend { management_url, frontend } => {
             allow_connections();
-            run_frontend(&management_url, frontend, shutdown).await
+            run_frontend(&management_url, frontend, shutdown()?).await
         }
-        Role::Bench { bench } => bench::run(*bench, shutdown).await,
+        Role::Bench { bench } => bench::run(*bench, shutdown()?).await,
     }
 }
 

@@ -13,6 +13,9 @@ use clap::error::ErrorKind;
 use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::bench::BenchSettings;
+use crate::offline::evaluate::EvaluateSettings;
+use crate::offline::export::ExportSettings;
+use crate::offline::replay::ReplaySettings;
 
 /// The file that is read if it is there and no other is named.
 const DEFAULT_FILE: &str = "clipper.toml";
@@ -99,10 +102,28 @@ pub enum Role {
         #[command(flatten)]
         bench: Box<BenchSettings>,
     },
+    /// Compute the choices of a decision log again, and compare.
+    Replay {
+        /// What to replay.
+        #[command(flatten)]
+        replay: ReplaySettings,
+    },
+    /// Tell what other policies would have earned, from a decision log or from full information.
+    Evaluate {
+        /// What to evaluate.
+        #[command(flatten)]
+        evaluate: Box<EvaluateSettings>,
+    },
+    /// Write the decisions of a log for other programs, joined with their feedback.
+    Export {
+        /// What to export.
+        #[command(flatten)]
+        export: ExportSettings,
+    },
 }
 
-/// The role that no setting of the file is meant for.
-const BENCH: &str = "bench";
+/// The roles that no setting of the file is meant for.
+const TOOLS: [&str; 4] = ["bench", "replay", "evaluate", "export"];
 
 /// How management runs.
 #[derive(Debug, Args)]
@@ -213,7 +234,7 @@ fn with_text(mut command: Command, text: &str) -> anyhow::Result<Command> {
         .parse()
         .map_err(|error: toml::de::Error| anyhow!("{} in '{}'", error.message(), line_of(text, &error)))?;
     let mut expected: Vec<String> = std::iter::once(&command)
-        .chain(command.get_subcommands().filter(|role| role.get_name() != BENCH))
+        .chain(command.get_subcommands().filter(|role| !TOOLS.contains(&role.get_name())))
         .flat_map(Command::get_arguments)
         .filter_map(|argument| argument.get_long().map(key_of))
         .filter(|key| !["config", "help", "version"].contains(&key.as_str()))
@@ -251,7 +272,9 @@ fn with_default(command: Command, key: &str, value: &str) -> Command {
                 argument
             }
         })
-        .mut_subcommands(|role| if role.get_name() == BENCH { role } else { with_default(role, key, &value) })
+        .mut_subcommands(|role| {
+            if TOOLS.contains(&role.get_name()) { role } else { with_default(role, key, &value) }
+        })
 }
 
 /// `query-address` is `query_address` in the file.

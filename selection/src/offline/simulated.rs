@@ -1,0 +1,99 @@
+//! A policy with states of its own: the shared one, and each user's, as a frontend has them.
+//!
+//! Invariant: the beliefs of a state are those of its statistics.
+
+use std::collections::HashMap;
+
+use clipper_rpc::names::ModelName;
+use clipper_rpc::selection::{Policy, Statistics, Uid};
+
+use crate::learner::{Beliefs, Choice, Learner, Lesson};
+
+/// A policy, and what it has learned.
+pub struct Simulated {
+    policy: Policy,
+    learner: Learner,
+    seed: u64,
+    shared: State,
+    users: HashMap<Uid, State>,
+}
+
+struct State {
+    statistics: Statistics,
+    beliefs: Beliefs,
+}
+
+impl Simulated {
+    /// With nothing learned.
+    pub fn new(policy: &Policy, candidates: &[ModelName], seed: u64) -> Self {
+        let learner = Learner::new(policy, candidates);
+        let shared = State::empty(&learner);
+        Self { policy: policy.clone(), learner, seed, shared, users: HashMap::new() }
+    }
+
+    /// Has other candidates from now on; what was learned stays.
+    pub fn set_candidates(&mut self, candidates: &[ModelName]) {
+        if self.learner.candidates() != candidates {
+            self.learner = Learner::new(&self.policy, candidates);
+            for state in std::iter::once(&mut self.shared).chain(self.users.values_mut()) {
+                state.beliefs = self.learner.beliefs(&state.statistics);
+            }
+        }
+    }
+
+    /// Chooses for one query.
+    ///
+    /// # Errors
+    /// If the policy needs a context of another length.
+    pub fn choose(
+        &self,
+        uid: Option<&Uid>,
+        context: Option<&[f64]>,
+        query_id: u64,
+    ) -> Result<Choice, String> {
+        self.learner.choose(&self.shared.beliefs, self.own(uid), context, self.seed, query_id)
+    }
+
+    /// The probability of each candidate to be chosen.
+    pub fn propensities(&self, uid: Option<&Uid>, choice: &Choice) -> Vec<f64> {
+        self.learner.propensities(&self.shared.beliefs, self.own(uid), choice)
+    }
+
+    /// Learns, for the user and for all.
+    pub fn learn(&mut self, uid: Option<&Uid>, lesson: &Lesson<'_>) {
+        if let Some(uid) = uid
+            && self.is_personal()
+        {
+            let own = self.users.entry(uid.clone()).or_insert_with(|| State::empty(&self.learner));
+            own.learn(&self.learner, lesson);
+        }
+        self.shared.learn(&self.learner, lesson);
+    }
+
+    fn own(&self, uid: Option<&Uid>) -> Option<&Beliefs> {
+        Some(&self.users.get(uid?)?.beliefs)
+    }
+
+    /// Whether the policy selects by what it learned from the user.
+    fn is_personal(&self) -> bool {
+        !matches!(
+            self.policy,
+            Policy::DefaultOutput | Policy::LinUcb { .. } | Policy::MajorityVote {} | Policy::Mean {}
+        )
+    }
+}
+
+impl State {
+    fn empty(learner: &Learner) -> Self {
+        let statistics = Statistics::default();
+        Self { beliefs: learner.beliefs(&statistics), statistics }
+    }
+
+    fn learn(&mut self, learner: &Learner, lesson: &Lesson<'_>) {
+        let change = learner.learn(&self.statistics, lesson);
+        if !change.is_empty() {
+            self.statistics.apply(&change);
+            self.beliefs = learner.beliefs(&self.statistics);
+        }
+    }
+}
