@@ -50,7 +50,7 @@ fn controller(criterion: &mut Criterion) {
             bencher.iter(|| controller.limit(black_box(Duration::from_millis(70))));
         });
     }
-    let controller = experienced(BatchingStrategy::Adaptive);
+    let mut controller = experienced(BatchingStrategy::Adaptive);
     // All fit; more than one batch, in time; far more than can be served.
     for (name, waiting, earliest) in
         [("one batch", 100, 90), ("two batches", 300, 90), ("overload", 10_000, 10)]

@@ -247,8 +247,8 @@ fn of_the_best(strategy: BatchingStrategy, model: Model) -> f64 {
 fn adaptive_batches_settle_near_the_best_fixed_size_whatever_the_model() {
     for (name, model, least) in [
         ("linear", linear as Model, 0.95),
-        ("steps", steps, 0.8),
-        ("noisy", noisy, 0.8),
+        ("steps", steps, 0.9),
+        ("noisy", noisy, 0.9),
         ("pausing", pausing, 0.88),
         ("doubling", doubling, 0.88),
     ] {
@@ -269,6 +269,13 @@ fn the_strategies_of_the_paper_settle_near_the_best_fixed_size_of_a_linear_model
 fn below_capacity_the_answers_are_in_time() {
     let rate = 0.85 * best_fixed(linear);
     let in_time = run(BatchingStrategy::Adaptive, MAX_BATCH_SIZE, linear, Arrivals::Poisson(rate)).in_time();
+    assert!(in_time >= 0.99, "{in_time}");
+}
+
+#[test]
+fn a_noisy_model_is_not_given_up_for_its_noise() {
+    // What waits for one batch and is in the next takes 60 ms, and hardly ever 100.
+    let in_time = run(BatchingStrategy::Adaptive, MAX_BATCH_SIZE, noisy, Arrivals::Poisson(1300.0)).in_time();
     assert!(in_time >= 0.99, "{in_time}");
 }
 

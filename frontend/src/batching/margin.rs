@@ -56,6 +56,11 @@ impl Margin {
         -2.0 * self.deviation
     }
 
+    /// The standard deviation: a normal distribution's is so many times its mean deviation.
+    pub(super) fn standard_deviation(&self) -> f64 {
+        1.25 * self.deviation
+    }
+
     /// What an answer is beyond only if something is wrong.
     pub(super) fn overdue(&self) -> f64 {
         6.0 * self.deviation

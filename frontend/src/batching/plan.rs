@@ -1,19 +1,30 @@
 //! Which of the waiting queries to answer with the default output now, and which to send.
 //!
-//! Called by a connection that is free, through [`Controller::plan`]. Under overload, serving strictly by deadline collapses: the first in
-//! the queue never has time for a batch of decent size, so batches shrink, which makes the next ones later still. So some at the front
-//! are given up, as many as make the batch behind them most worth its time. Invariant: what can all be served is served.
+//! Called by a connection that is free, through [`Controller::plan`]. Where not everybody is safe, the batch with the most answers in time
+//! per second that it takes is sent. Serving strictly by deadline would collapse instead: after a slow batch the first in the queue
+//! have no time for a batch of decent size, so batches shrink, which makes the next ones later still. Here those first ones go along for
+//! what chance they have. Invariant: who has a chance is given up only for somebody who is sent instead.
 
 use std::time::Duration;
 
 use super::Controller;
-use super::seconds::{duration, seconds};
+use super::seconds::{scaled, seconds};
 
 /// How long a replica with nothing to do is left alone, at the least, because nobody seems to have the time.
 const LEAST_PROBE_INTERVAL: Duration = Duration::from_millis(250);
 
 /// And at the most.
 const LONGEST_PROBE_INTERVAL: Duration = Duration::from_secs(2);
+
+/// How far an answer strays, in standard deviations, in each of five equally likely cases: the normal distribution's 10th, 30th, 50th,
+/// 70th and 90th percentiles. Rare pauses are in none of them: no size of the batch helps against those.
+const CASES: [f64; 5] = [-1.28, -0.52, 0.0, 0.52, 1.28];
+
+/// The weight of a new share of those who are served.
+const SERVED_GAIN: f64 = 0.1;
+
+/// How many standard deviations more than the share of those who are lost asks for, one must be safe by not to be given up for another.
+const CAUTION: f64 = 0.5;
 
 /// What to do with the queries that wait, earliest deadline first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,109 +35,117 @@ pub struct Plan {
     pub take: usize,
 }
 
+/// A batch that could be sent.
+#[derive(Debug, Clone, Copy)]
+struct Candidate {
+    given_up: usize,
+    size: usize,
+    /// How many of its answers are expected to be in time.
+    good: f64,
+    /// Those per second that it takes.
+    worth: f64,
+}
+
 impl Controller {
     /// What to do with `waiting` queries. `budgets`: the time that is left to each of them, ascending. `lead`: how long until the
     /// replica can begin, 0 if it is free. `idle`: for how long nothing has been in flight, if nothing is.
     ///
-    /// Costs one look at the first budget where all of them fit into one batch, otherwise at most three passes.
+    /// Costs one look at the first budget where all of them are safe in one batch, otherwise a pass and some binary searches.
     pub fn plan(
-        &self,
+        &mut self,
         waiting: usize,
         budgets: impl Iterator<Item = Duration> + Clone,
         lead: Duration,
         idle: Option<Duration>,
     ) -> Plan {
         let Some(first) = budgets.clone().next() else { return Plan { given_up: 0, take: 0 } };
-        if let Some(take) = self.batch(first.saturating_sub(lead), waiting)
-            && take == waiting
-        {
-            return Plan { given_up: 0, take };
+        if self.all_are_safe(waiting, first.saturating_sub(lead)) {
+            self.note(waiting, waiting as f64, 0);
+            return Plan { given_up: 0, take: waiting };
         }
-        let hopeless =
-            budgets.clone().take(waiting).take_while(|&budget| self.limit(budget.saturating_sub(lead)) == 0);
-        let hopeless = hopeless.count();
-        let hopeful = waiting - hopeless;
-        if hopeful == 0 {
+        let budgets: Vec<f64> =
+            budgets.take(waiting).map(|budget| seconds(budget.saturating_sub(lead))).collect();
+        let hopeless = budgets.partition_point(|&budget| self.is_hopeless(budget));
+        let hopeful = &budgets[hopeless..];
+        if hopeful.is_empty() {
             let take = usize::from(waiting > 0 && idle.is_some_and(|idle| idle >= self.probe_interval()));
             return Plan { given_up: waiting - take, take };
         }
-        let mut budgets = budgets.take(waiting).skip(hopeless);
-        let (sacrificed, take) = if self.serves_all(hopeful, budgets.clone(), lead) {
-            (0, budgets.next().and_then(|first| self.batch(first.saturating_sub(lead), hopeful)))
-        } else {
-            self.most_worth(hopeful, budgets, lead)
-        };
-        // A size that is set without regard to deadlines may suit none: then those who might make it alone are not kept from trying.
-        let take = take.unwrap_or_else(|| self.limit(Duration::MAX).min(hopeful));
-        Plan { given_up: hopeless + sacrificed, take }
+        let best = self.most_worth(hopeful);
+        let given_up = hopeless + best.given_up;
+        self.note(given_up + best.size, best.good, waiting - given_up - best.size);
+        Plan { given_up, take: best.size }
     }
 
-    /// The batch to send, of `waiting` queries of which the first has that much time; none if it would be late.
-    fn batch(&self, budget: Duration, waiting: usize) -> Option<usize> {
-        let size = self.limit(budget).min(waiting);
-        (size > 0 && (self.heeds_deadlines() || self.needed(size) <= seconds(budget))).then_some(size)
+    /// Whether `waiting` queries, the first of which has that much time, fit into one batch with the margin.
+    fn all_are_safe(&self, waiting: usize, first: Duration) -> bool {
+        self.limit(first) >= waiting && (self.heeds_deadlines() || self.needed(waiting) <= seconds(first))
     }
 
-    /// Whether all could be answered in time, batch after batch.
-    fn serves_all(
-        &self,
-        waiting: usize,
-        mut budgets: impl Iterator<Item = Duration>,
-        lead: Duration,
-    ) -> bool {
-        let mut left = waiting;
-        let mut begin = lead;
-        while left > 0 {
-            let Some(budget) = budgets.next() else { return true };
-            let Some(size) = self.batch(budget.saturating_sub(begin), left) else { return false };
-            left -= size;
-            begin += self.expected(size);
-            if size > 1 {
-                budgets.nth(size - 2);
-            }
+    /// Remembers how many of those who left the queue are served, and whether any were left in it.
+    fn note(&mut self, ended: usize, served: f64, left: usize) {
+        self.served += SERVED_GAIN * (served / ended.max(1) as f64 - self.served);
+        self.pressed = left > 0;
+    }
+
+    /// The batch with the most answers in time per second that it takes: every second is worth as much to those who come later.
+    fn most_worth(&self, budgets: &[f64]) -> Candidate {
+        let most = self.largest(budgets[budgets.len() - 1]).min(budgets.len());
+        let largest = self.candidate(budgets, self.spared(budgets, most), most);
+        // A size that is set is kept to, unless it is so unfit that nearly all would be late: then fewer are sent, the freshest.
+        let sizes_itself = self.heeds_deadlines();
+        if !sizes_itself && largest.good >= 0.5 * most as f64 {
+            return largest;
         }
-        true
+        let smaller = sizes(most).map(|size| {
+            let given_up = if sizes_itself { self.spared(budgets, size) } else { budgets.len() - size };
+            self.candidate(budgets, given_up, size)
+        });
+        smaller.fold(largest, |best, candidate| if candidate.worth > best.worth { candidate } else { best })
     }
 
-    /// How many to give up so that the batch behind them gains most over what its time is worth, and the size of that batch.
-    fn most_worth(
-        &self,
-        waiting: usize,
-        budgets: impl Iterator<Item = Duration> + Clone,
-        lead: Duration,
-    ) -> (usize, Option<usize>) {
-        let longest = budgets.clone().last().unwrap_or_default();
-        let rate = self.sustainable_rate(longest);
-        let cap = self.limit(Duration::MAX);
-        let mut best: Option<(f64, usize, usize)> = None;
-        let mut worth_a_look = Duration::ZERO;
-        for (given_up, budget) in budgets.enumerate() {
-            let budget = budget.saturating_sub(lead);
-            // Until a larger batch fits, giving up more gains nothing.
-            if budget < worth_a_look {
-                continue;
-            }
-            let Some(size) = self.batch(budget, waiting - given_up) else { continue };
-            let worth = size as f64 - rate * seconds(self.expected(size));
-            if best.is_none_or(|(most, ..)| worth > most) {
-                best = Some((worth, given_up, size));
-            }
-            if size == cap || size == waiting - given_up {
-                break;
-            }
-            worth_a_look = duration(self.needed(size + 1));
-        }
-        best.map_or((0, None), |(_, given_up, size)| (given_up, Some(size)))
+    /// How many at the front to give up for others behind a batch of `size`. Where many are lost, whoever is sent takes the place of
+    /// another who will be lost for it, so it is to be one with good chances; where nobody is lost, each chance is taken.
+    fn spared(&self, budgets: &[f64], size: usize) -> usize {
+        let needed =
+            scaled(self.seconds(size), deviations(1.0 - self.served) * self.margin.standard_deviation());
+        budgets.partition_point(|&budget| budget < needed).min(budgets.len() - size)
     }
 
-    /// Inputs per second where a query waits for at most one batch besides its own: batches that take half of the longest budget.
-    fn sustainable_rate(&self, longest: Duration) -> f64 {
-        let size = self.limit(longest / 2).max(1);
-        let seconds = seconds(self.expected(size));
-        if seconds > 0.0 { size as f64 / seconds } else { 0.0 }
+    fn candidate(&self, budgets: &[f64], given_up: usize, size: usize) -> Candidate {
+        let expected = self.seconds(size);
+        let deviation = self.margin.standard_deviation();
+        let batch = &budgets[given_up..given_up + size];
+        let in_time = CASES.map(|case| {
+            let taken = scaled(expected, case * deviation);
+            size - batch.partition_point(|&budget| budget < taken)
+        });
+        let good = in_time.iter().sum::<usize>() as f64 / CASES.len() as f64;
+        Candidate { given_up, size, good, worth: good / expected.max(f64::MIN_POSITIVE) }
     }
 
     fn probe_interval(&self) -> Duration {
         (self.expected(1) * 4).clamp(LEAST_PROBE_INTERVAL, LONGEST_PROBE_INTERVAL)
     }
+}
+
+/// How many standard deviations one must be safe by, where such a share of the queries is lost, not to be given up for another.
+///
+/// Who is sent with the chance p in place of another, who would be served with the chance 1 - `lost` later, is worth it where
+/// p > `lost`: the quantile of a normal distribution, approximated by that of the logistic (Bowling et al., 2009, "A logistic
+/// approximation to the cumulative normal distribution").
+fn deviations(lost: f64) -> f64 {
+    let lost = lost.clamp(0.02, 0.98);
+    (lost / (1.0 - lost)).ln() / 1.702 + CAUTION
+}
+
+/// Sizes below `most` in steps of a quarter, the ends of half octaves among them, where steps of the model's time tend to be.
+fn sizes(most: usize) -> impl Iterator<Item = usize> {
+    let next = |&size: &usize| {
+        let octave = (size + 1).next_power_of_two();
+        let half = octave / 4 * 3;
+        let end = if half > size { half } else { octave };
+        Some((size + (size / 4).max(1)).min(end))
+    };
+    std::iter::successors(Some(1), next).take_while(move |&size| size < most)
 }
