@@ -197,6 +197,7 @@ impl From<FrontendSettings> for clipper_frontend::Config {
             max_body_bytes: settings.max_body_bytes,
             queue_capacity: Capacity { queries: settings.queue_capacity, bytes: settings.queue_bytes },
             cache_bytes: settings.cache_bytes,
+            decision_capacity: settings.decision_capacity,
             max_batch_size: settings.max_batch_size,
             ..Self::default()
         }

@@ -156,6 +156,9 @@ pub struct FrontendSettings {
     /// Keep at most this many bytes of outputs, with their inputs, to answer the same inputs again; 0 keeps none
     #[arg(long, env = "CLIPPER_CACHE_BYTES", value_name = "BYTES", default_value_t = 32 << 20)]
     pub cache_bytes: u64,
+    /// Keep at most this many recent decisions among models, for feedback to join and for explanations
+    #[arg(long, env = "CLIPPER_DECISION_CAPACITY", value_name = "NUMBER", default_value_t = 100_000)]
+    pub decision_capacity: usize,
     /// Send at most this many inputs in one batch, where the model states no number of its own
     #[arg(long, env = "CLIPPER_MAX_BATCH_SIZE", value_name = "NUMBER", default_value_t = 4096)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]

@@ -26,6 +26,7 @@ use crate::directory::Directory;
 use crate::model_queue::{ModelHandle, ModelQueue, SeatsChanged, Sizing, Withdraw};
 use crate::query_ids::QueryIds;
 use crate::queue::{Capacity, Queue};
+use crate::selection::decisions::Decisions;
 use crate::view::{ModelView, VersionView};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -49,6 +50,7 @@ pub struct Follower {
     directory: Arc<Directory>,
     query_ids: Arc<QueryIds>,
     cache: Arc<PredictionCache>,
+    decisions: Arc<Decisions>,
     config: FollowerConfig,
     frontend: Uuid,
     number: Option<u64>,
@@ -90,6 +92,7 @@ impl Follower {
         directory: Arc<Directory>,
         query_ids: Arc<QueryIds>,
         cache: Arc<PredictionCache>,
+        decisions: Arc<Decisions>,
         config: FollowerConfig,
         followed: oneshot::Sender<()>,
     ) -> Self {
@@ -98,6 +101,7 @@ impl Follower {
             directory,
             query_ids,
             cache,
+            decisions,
             config,
             frontend: Uuid::new_v4(),
             number: None,
@@ -283,8 +287,9 @@ impl Follower {
                 self.application_handles.remove(&name);
                 continue;
             };
-            let model = application.linked_models.first().map(|model| self.view_of(model));
-            let configure = Configure { application: application.clone(), model };
+            let models = application.linked_models.iter().map(|model| self.view_of(model)).collect();
+            let decisions = Arc::clone(&self.decisions);
+            let configure = Configure { application: application.clone(), models, decisions };
             match self.application_handles.get(&name) {
                 Some(handle) => pending.push(handle.actor.send(configure)),
                 None => drop(self.application_handles.insert(name, Application::launch(configure))),
@@ -422,10 +427,18 @@ mod tests {
             queue_capacity: Capacity { queries: 1, bytes: 1 },
             max_batch_size: 1,
         };
+        let decisions = Arc::new(Decisions::new(1));
         let (directory_of_follower, cache) = (Arc::clone(&directory), Arc::new(PredictionCache::new(0)));
-        let follower =
-            Follower::new(Arc::new(script), directory_of_follower, Arc::default(), cache, config, followed)
-                .start();
+        let follower = Follower::new(
+            Arc::new(script),
+            directory_of_follower,
+            Arc::default(),
+            cache,
+            decisions,
+            config,
+            followed,
+        )
+        .start();
         first_snapshot.await.unwrap();
         let id = ModelId { name: "m".parse().unwrap(), version: "1".parse().unwrap() };
         while directory.models.load()[&id].queue.input_type() != InputType::Ints {
@@ -451,8 +464,10 @@ mod tests {
         let management = Arc::new(Script(Mutex::default()));
         let (followed, _) = oneshot::channel();
         let known = Arc::clone(&cache);
+        let decisions = Arc::new(Decisions::new(1));
         let follower =
-            Follower::new(management, Arc::default(), Arc::default(), known, config, followed).start();
+            Follower::new(management, Arc::default(), Arc::default(), known, decisions, config, followed)
+                .start();
         follower.send(SeatsChanged { queue: withdrawn, containers: Vec::new() }).await.unwrap();
         while cache.get(&key).is_some() {
             tokio::task::yield_now().await;

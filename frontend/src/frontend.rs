@@ -28,6 +28,7 @@ use crate::query_ids::QueryIds;
 use crate::queue::Capacity;
 use crate::reception::Reception;
 use crate::reply::Mailbox;
+use crate::selection::decisions::Decisions;
 
 /// How a frontend runs.
 #[derive(Debug, Clone)]
@@ -46,6 +47,8 @@ pub struct Config {
     pub queue_capacity: Capacity,
     /// The most bytes of outputs, with what they were asked for, that are kept to answer the same inputs again.
     pub cache_bytes: u64,
+    /// How many recent decisions among models are kept, for feedback to join and for explanations.
+    pub decision_capacity: usize,
     /// The most inputs in one batch, where the model states no number of its own.
     pub max_batch_size: u32,
     /// What is agreed with containers: say `heartbeat` after this silence,
@@ -66,6 +69,7 @@ impl Default for Config {
             max_body_bytes: 16 << 20,
             queue_capacity: Capacity { queries: 10_000, bytes: 256 << 20 },
             cache_bytes: 32 << 20,
+            decision_capacity: 100_000,
             max_batch_size: 4096,
             heartbeat: Duration::from_millis(500),
             container_timeout: Duration::from_secs(5),
@@ -156,6 +160,7 @@ impl Frontend {
         let follower = {
             let (directory, query_ids) = (Arc::clone(&directory), Arc::clone(&state.query_ids));
             let cache = Arc::clone(&cache);
+            let decisions = Arc::new(Decisions::new(config.decision_capacity));
             let config = FollowerConfig {
                 query_address: advertise(&config, query_address),
                 rpc_address: advertise(&config, router.address()),
@@ -163,7 +168,7 @@ impl Frontend {
                 max_batch_size: config.max_batch_size,
             };
             Follower::start_in_arbiter(&arbiter.handle(), move |_| {
-                Follower::new(management, directory, query_ids, cache, config, followed)
+                Follower::new(management, directory, query_ids, cache, decisions, config, followed)
             })
         };
 
@@ -174,7 +179,8 @@ impl Frontend {
             move || {
                 let mailbox = Arc::new(Mailbox::default());
                 actix_rt::spawn(Arc::clone(&mailbox).deliver());
-                let worker = http::Worker { predictor: Predictor { cache: Arc::clone(&cache), mailbox } };
+                let (cache, query_ids) = (Arc::clone(&cache), Arc::clone(&state.query_ids));
+                let worker = http::Worker { predictor: Predictor { cache, mailbox, query_ids } };
                 App::new().app_data(state.clone()).app_data(web::Data::new(worker)).configure(http::configure)
             }
         })

@@ -4,6 +4,7 @@
 //! The path of a prediction, from the door to the container:
 //! - `http`: the REST interface; [`query`] parses a body straight into what will travel.
 //! - [`prediction`]: asks the right queue, and answers by the deadline whatever happens.
+//! - [`selection`]: asks several models, where the application selects among them.
 //! - [`queue`] and [`computation`]: the queries that wait for a model, and what it is asked for them.
 //! - [`container_connection`]: pulls batches, and hands them to the router.
 //! - [`batching`]: how many inputs go into a batch, and when.
@@ -32,6 +33,7 @@ mod http;
 pub mod management_client;
 pub mod metrics;
 pub mod model_queue;
+mod output_json;
 pub mod prediction;
 pub mod query;
 pub mod query_ids;

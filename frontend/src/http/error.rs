@@ -8,7 +8,7 @@ use actix_web::{HttpResponse, ResponseError};
 use utoipa::ToSchema;
 
 use crate::failure::Failure;
-use crate::prediction::PinError;
+use crate::prediction::TermsError;
 use crate::query::QueryError;
 
 /// Why a request is refused.
@@ -19,7 +19,7 @@ pub(crate) enum ApiError {
     #[error(transparent)]
     Query(#[from] QueryError),
     #[error(transparent)]
-    Pin(#[from] PinError),
+    Terms(#[from] TermsError),
     #[error("the body is larger than {limit} bytes")]
     TooLarge { limit: usize },
     #[error("the body cannot be read: {0}")]
@@ -60,7 +60,7 @@ impl ApiError {
     fn kind(&self) -> &'static str {
         match self {
             Self::Query(_) => "Json error",
-            Self::Pin(_) | Self::TooManyTogether(_) => "Query processing error",
+            Self::Terms(_) | Self::TooManyTogether(_) => "Query processing error",
             Self::TooManyRequests { .. } => "Too many requests",
             Self::QueueFull(_) => "Overloaded",
             Self::UnknownApplication { .. } => "Unknown application",
@@ -80,7 +80,7 @@ impl ApiError {
 impl ResponseError for ApiError {
     fn status_code(&self) -> StatusCode {
         match self {
-            Self::Query(_) | Self::Pin(_) | Self::TooManyTogether(_) | Self::Unreadable(_) => {
+            Self::Query(_) | Self::Terms(_) | Self::TooManyTogether(_) | Self::Unreadable(_) => {
                 StatusCode::BAD_REQUEST
             }
             Self::TooManyRequests { .. } => StatusCode::TOO_MANY_REQUESTS,

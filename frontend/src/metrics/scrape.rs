@@ -13,6 +13,7 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::registry::Unit;
 
+use super::candidate::Contribution;
 use super::histogram::{Histogram, Snapshot};
 use super::model::CacheLookup;
 use super::outcome::Outcome;
@@ -146,6 +147,22 @@ fn write_applications(
                 .iter()
                 .map(move |&outcome| ([application, ("outcome", outcome.name())], metrics.answers(outcome)))
         }),
+    )?;
+    families.counter(
+        "clipper_application_asked_models",
+        "Inputs for which the policy had a model asked, by what came of it: answered, failed, late, or unneeded",
+        None,
+        applications.iter().filter_map(|view| Some((labels(view), view.selector.as_ref()?))).flat_map(
+            |([application], selector)| {
+                selector.models.iter().zip(&selector.counts).flat_map(move |(model, counts)| {
+                    let model = ("model", model.name.as_str());
+                    Contribution::ALL.map(|contribution| {
+                        let result = ("result", contribution.name());
+                        ([application, model, result], counts.asked(contribution))
+                    })
+                })
+            },
+        ),
     )?;
     families.histogram(
         "clipper_application_latency",

@@ -3,6 +3,7 @@
 //! No generic JSON value is built on the way: the application's input type chooses a visitor that writes each number where it
 //! will travel. Invariant: what parses has exactly one of `input` and `input_batch`, of the application's type.
 
+mod asker;
 mod input;
 
 use std::fmt;
@@ -12,6 +13,7 @@ use clipper_rpc::excerpt::excerpt;
 use clipper_rpc::input::{Input, InputType};
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, Visitor};
 
+use self::asker::{Asker, Context};
 use self::input::{BatchSeed, InputSeed};
 use crate::prediction::Terms;
 
@@ -119,10 +121,12 @@ impl<'de> Visitor<'de> for QueryVisitor {
                 "keep_together" => terms.keep_together = at(field, map.next_value())?,
                 "latency_slo_micros" => terms.latency_slo = Some(at(field, map.next_value_seed(Micros))?),
                 "uid" => {
-                    let _: Uid = at(field, map.next_value())?;
+                    let Asker(uid) = at(field, map.next_value())?;
+                    terms.uid = uid;
                 }
                 "context" => {
-                    let _: Vec<f64> = at(field, map.next_value())?;
+                    let Context(context) = at(field, map.next_value())?;
+                    terms.context = Some(context);
                 }
                 other => unreachable!("'{other}' is none of the fields that deserialise"),
             }
@@ -163,37 +167,6 @@ impl<'de> de::Deserialize<'de> for Field {
     }
 }
 
-/// The user of a query: an integer or a text.
-struct Uid;
-
-impl<'de> de::Deserialize<'de> for Uid {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct UidVisitor;
-
-        impl Visitor<'_> for UidVisitor {
-            type Value = Uid;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an integer or a text")
-            }
-
-            fn visit_i64<E: de::Error>(self, _: i64) -> Result<Uid, E> {
-                Ok(Uid)
-            }
-
-            fn visit_u64<E: de::Error>(self, _: u64) -> Result<Uid, E> {
-                Ok(Uid)
-            }
-
-            fn visit_str<E: de::Error>(self, _: &str) -> Result<Uid, E> {
-                Ok(Uid)
-            }
-        }
-
-        deserializer.deserialize_any(UidVisitor)
-    }
-}
-
 struct Micros;
 
 impl<'de> DeserializeSeed<'de> for Micros {
@@ -221,6 +194,7 @@ impl Visitor<'_> for Micros {
 
 #[cfg(test)]
 mod tests {
+    use clipper_rpc::selection::Uid;
     use proptest::prelude::*;
 
     use super::*;
@@ -260,6 +234,8 @@ mod tests {
         let query = parse(body, InputType::Ints).unwrap();
         assert_eq!(query.terms.version, Some("2".parse().unwrap()));
         assert_eq!(query.terms.latency_slo, Some(Duration::from_micros(500)));
+        assert_eq!(query.terms.uid, Uid::new("anna"));
+        assert_eq!(query.terms.context, Some(vec![1.0]));
         assert_eq!(query.inputs, Inputs::Many(vec![Input::ints(&[1]), Input::ints(&[2])]));
     }
 
@@ -327,6 +303,16 @@ mod tests {
                 InputType::Ints,
                 r#"{"input": [1], "uid": 1.5}"#,
                 "uid: invalid type: floating point `1.5`, expected an integer or a text",
+            ),
+            (
+                InputType::Ints,
+                r#"{"input": [1], "context": [0.5, "x"]}"#,
+                "context: invalid type: string \"x\", expected f64",
+            ),
+            (
+                InputType::Ints,
+                r#"{"input": [1], "context": 0.5}"#,
+                "context: invalid type: floating point `0.5`, expected a list of numbers",
             ),
             (
                 InputType::Ints,

@@ -1,18 +1,25 @@
 //! Selection among an application's models, as its queries and its feedback meet it.
 //!
+//! - [`prediction`]: the path of a prediction that several models may answer.
+//! - [`ballot`]: the models that are asked for one query, and what they answer.
 //! - [`states`]: what is learned, the application's shared state and its users'.
-//! - [`decisions`]: what was decided for recent queries, by query id.
+//! - [`decisions`]: what was decided for recent queries, by query id; [`explanation`]: in words.
 
+pub mod ballot;
 pub mod decisions;
+pub mod explanation;
+pub mod prediction;
 pub mod states;
 
 use std::sync::Arc;
 
-use clipper_rpc::selection::Selection;
-use clipper_selection::learner::Learner;
+use clipper_rpc::selection::{Selection, Uid};
+use clipper_selection::learner::{Beliefs, Learner};
 
-use self::decisions::Decisions;
-use self::states::States;
+use self::ballot::Ballot;
+use self::decisions::{Decided, Decisions};
+use self::states::{States, Versioned};
+use crate::metrics::CandidateMetrics;
 use crate::view::ModelView;
 
 /// What a query of an application with a selection policy needs to know. In the application's view; immutable.
@@ -21,10 +28,53 @@ pub struct Selector {
     pub selection: Selection,
     /// The policy over the linked models.
     pub learner: Learner,
-    /// The linked models, in the order of the learner's candidates.
+    /// The linked models, in the order of the learner's candidates: those that have a version that could answer.
     pub models: Vec<Arc<ModelView>>,
+    /// What is counted of each of them.
+    pub counts: Vec<Arc<CandidateMetrics>>,
     /// What is learned.
     pub states: Arc<States>,
     /// What was decided; one store for all applications of the frontend.
     pub decisions: Arc<Decisions>,
+}
+
+/// The states by which a request's queries are decided.
+pub struct Read {
+    /// The application's.
+    pub shared: Arc<Versioned>,
+    /// The user's, if there is one, and its state is in memory.
+    pub own: Option<Arc<Versioned>>,
+}
+
+impl Selector {
+    /// What is known by now for that user.
+    pub fn read(&self, uid: Option<&Uid>) -> Read {
+        Read { shared: self.states.shared(), own: uid.and_then(|uid| self.states.own(uid)) }
+    }
+
+    /// Chooses the models to ask for one query.
+    ///
+    /// # Errors
+    /// If the policy cannot do with the context: what it expects.
+    pub fn choose(&self, query_id: u64, read: &Read, context: Option<&[f64]>) -> Result<Ballot, String> {
+        let seed = self.selection.seed;
+        let choice = self.learner.choose(&read.shared.beliefs, read.own(), context, seed, query_id)?;
+        Ok(Ballot::new(query_id, choice))
+    }
+
+    /// How good a model is believed to be, 0 to 1: the confidence in what it answers alone.
+    fn trust(&self, read: &Read, model: usize) -> f64 {
+        self.learner.mean_reward(&read.shared.beliefs, read.own(), model)
+    }
+
+    /// Keeps a decision for feedback and explanations. Every decision of every application passes here.
+    fn record(&self, decided: Decided, _read: &Read) {
+        self.decisions.record(Arc::new(decided));
+    }
+}
+
+impl Read {
+    fn own(&self) -> Option<&Beliefs> {
+        self.own.as_ref().map(|own| &own.beliefs)
+    }
 }
