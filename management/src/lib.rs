@@ -30,6 +30,7 @@ use crate::writer::Writer;
 mod admin;
 pub mod applications;
 pub mod catalog;
+mod database;
 pub mod deployment;
 pub mod deployments;
 mod error;
