@@ -39,12 +39,11 @@ pub(crate) struct Database {
 }
 
 impl Database {
-    /// Opens the database in a folder of the data directory, or creates it. To be called by way of [`carefully`].
-    pub(crate) fn open(directory: &Path, folder: &str) -> Result<Self, OpenError> {
-        let path = directory.join(folder);
-        let config = sled::Config::new().path(&path).cache_capacity(16 << 20).flush_every_ms(None);
+    /// Opens the database in a folder, or creates it; errors name `directory`. To be called by way of [`carefully`].
+    pub(crate) fn open(directory: &Path, folder: &Path) -> Result<Self, OpenError> {
+        let config = sled::Config::new().path(folder).cache_capacity(16 << 20).flush_every_ms(None);
         let sled = lock::patiently(|| config.open(), is_locked).map_err(explain(directory))?;
-        let file = File::open(path.join("db")).map_err(|error| OpenError::unreadable(directory, error))?;
+        let file = File::open(folder.join("db")).map_err(|error| OpenError::unreadable(directory, error))?;
         Ok(Self { sled, file })
     }
 
@@ -54,9 +53,9 @@ impl Database {
     }
 
     /// Makes durable what opening it wrote: sled syncs neither that nor the names of its files.
-    pub(crate) fn settle(&self, directory: &Path, folder: &str) -> Result<(), OpenError> {
+    pub(crate) fn settle(&self, directory: &Path, folder: &Path) -> Result<(), OpenError> {
         self.sled.flush().map_err(explain(directory))?;
-        sync_folder(&directory.join(folder)).map_err(|error| OpenError::unreadable(directory, error))
+        sync_folder(folder).map_err(|error| OpenError::unreadable(directory, error))
     }
 
     /// Makes everything written durable.

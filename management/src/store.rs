@@ -51,7 +51,8 @@ impl Store {
     }
 
     fn open_here(directory: &Path) -> Result<(Self, Uuid, Catalog), OpenError> {
-        let database = Database::open(directory, FOLDER)?;
+        let folder = directory.join(FOLDER);
+        let database = Database::open(directory, &folder)?;
         let tree = |name: &str| database.tree(directory, name);
         let opened = Self {
             applications: tree("applications")?,
@@ -62,7 +63,7 @@ impl Store {
         };
         let store = opened.check_schema(directory)?;
         let catalog = opened.load().map_err(|what| OpenError::corrupt(directory, what))?;
-        opened.database.settle(directory, FOLDER)?;
+        opened.database.settle(directory, &folder)?;
         database::check_identity(directory, &directory.join(IDENTITY_FILE), store)?;
         Ok((opened, store, catalog))
     }
