@@ -1,4 +1,5 @@
-//! The actor of one application: it turns what management says of it into the view that its queries read.
+//! The actor of one application: it turns what management says of it into the view that its queries read, and owns what it
+//! learns from feedback.
 //!
 //! It ends when the directory lets go of it. Invariant: the published view is that of the last configuration.
 
@@ -10,21 +11,27 @@ use arc_swap::ArcSwap;
 use clipper_rpc::catalog;
 use clipper_rpc::output::Output;
 use clipper_rpc::selection::{Policy, Selection};
-use clipper_selection::learner::Learner;
 
 use crate::admission::Admission;
 use crate::metrics::ApplicationMetrics;
-use crate::selection::Selector;
-use crate::selection::decisions::Decisions;
-use crate::selection::states::States;
+use crate::selection::learning::{Collected, Learning, News};
+use crate::selection::lessons::{Lessons, LessonsWait};
+use crate::selection::{Facilities, Selector};
 use crate::view::{ApplicationView, ModelView};
 
 /// An objective beyond this is as good as none, and deadlines must stay representable.
 const LONGEST_OBJECTIVE: Duration = Duration::from_secs(365 * 24 * 3600);
 
+/// So many lessons are learned from before what follows is published.
+const LESSONS_AT_ONCE: usize = 256;
+
 /// Owns one application.
 pub struct Application {
     view: Arc<ArcSwap<ApplicationView>>,
+    facilities: Arc<Facilities>,
+    lessons: Arc<Lessons>,
+    /// None without a policy.
+    learning: Option<Learning>,
 }
 
 /// An application's actor, and the view that it publishes.
@@ -44,24 +51,56 @@ pub struct Configure {
     pub application: catalog::Application,
     /// The linked models, in the order in which they were linked.
     pub models: Vec<ModelView>,
-    /// Where decisions among them are kept.
-    pub decisions: Arc<Decisions>,
+}
+
+/// Say what is to be exchanged with management, while no more than so many figures are sent; none without a policy.
+#[derive(Message)]
+#[rtype(result = "Option<(Collected, usize)>")]
+pub struct Collect {
+    /// The figures that may be sent, of which the answer says what is left.
+    pub figures: usize,
+}
+
+/// Management has answered.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct TakeIn(pub News);
+
+/// What of an application outlives its configuration.
+struct Lasting<'a> {
+    admission: Arc<Admission>,
+    metrics: Arc<ApplicationMetrics>,
+    facilities: &'a Facilities,
+    lessons: &'a Arc<Lessons>,
 }
 
 impl Application {
-    /// Starts the actor of an application.
-    pub fn launch(configure: Configure) -> ApplicationHandle {
-        let (admission, metrics) = (Arc::default(), Arc::new(ApplicationMetrics::new(Instant::now())));
-        let view = Arc::new(ArcSwap::from_pointee(configure.into_view(admission, metrics)));
-        let actor = Self { view: Arc::clone(&view) }.start();
+    /// Starts the actor of an application on a thread of actors.
+    pub fn launch(
+        configure: Configure,
+        facilities: &Arc<Facilities>,
+        arbiter: &ArbiterHandle,
+    ) -> ApplicationHandle {
+        let (facilities, lessons, mut learning) = (Arc::clone(facilities), Arc::default(), None);
+        let lasting = Lasting {
+            admission: Arc::default(),
+            metrics: Arc::new(ApplicationMetrics::new(Instant::now())),
+            facilities: &facilities,
+            lessons: &lessons,
+        };
+        let view = Arc::new(ArcSwap::from_pointee(configure.into_view(lasting, &mut learning)));
+        let application =
+            Self { view: Arc::clone(&view), facilities, lessons: Arc::clone(&lessons), learning };
+        let actor = Self::start_in_arbiter(arbiter, move |_| application);
+        lessons.tell(actor.downgrade().recipient());
         ApplicationHandle { actor, view }
     }
 }
 
 impl Configure {
-    /// What queries see, with what is counted of the application, whatever its configuration.
-    fn into_view(self, admission: Arc<Admission>, metrics: Arc<ApplicationMetrics>) -> ApplicationView {
-        let Self { application, models, decisions } = self;
+    /// What queries see, and what is learned from now on.
+    fn into_view(self, lasting: Lasting<'_>, learning: &mut Option<Learning>) -> ApplicationView {
+        let Self { application, models } = self;
         let models: Vec<_> = models
             .into_iter()
             .map(|mut model| {
@@ -69,7 +108,7 @@ impl Configure {
                 Arc::new(model)
             })
             .collect();
-        let selector = selector(application.selection, &models, &metrics, decisions);
+        let selector = lasting.selector(&application, &models, learning);
         ApplicationView {
             name: application.name,
             input_type: application.input_type,
@@ -81,28 +120,50 @@ impl Configure {
             cache: application.cache,
             max_concurrent_requests: application.max_concurrent_requests,
             on_overload: application.on_overload,
-            admission,
-            metrics,
+            admission: lasting.admission,
+            metrics: lasting.metrics,
         }
     }
 }
 
-/// What selects among those models that could answer, if the application has a policy and there are any.
-fn selector(
-    selection: Selection,
-    models: &[Arc<ModelView>],
-    metrics: &ApplicationMetrics,
-    decisions: Arc<Decisions>,
-) -> Option<Arc<Selector>> {
-    let models: Vec<_> = models.iter().filter(|model| model.current().is_ok()).map(Arc::clone).collect();
-    if selection.policy == Policy::DefaultOutput || models.is_empty() {
-        return None;
+impl Lasting<'_> {
+    /// What selects among those models that could answer, if the application has a policy and there are any.
+    fn selector(
+        &self,
+        application: &catalog::Application,
+        models: &[Arc<ModelView>],
+        learning: &mut Option<Learning>,
+    ) -> Option<Arc<Selector>> {
+        let selection: &Selection = &application.selection;
+        if selection.policy == Policy::DefaultOutput {
+            *learning = None;
+            return None;
+        }
+        let models: Vec<_> = models.iter().filter(|model| model.current().is_ok()).map(Arc::clone).collect();
+        if models.is_empty() {
+            return None;
+        }
+        let names: Vec<_> = models.iter().map(|model| model.name.clone()).collect();
+        let configured = Learning::configure(
+            learning.take(),
+            application.name.clone(),
+            selection,
+            &names,
+            self.facilities,
+            self.lessons,
+            &self.metrics,
+        );
+        let selector = Selector {
+            selection: selection.clone(),
+            learner: configured.learner().clone(),
+            models,
+            counts: names.iter().map(|name| self.metrics.candidate(name)).collect(),
+            states: Arc::clone(configured.states()),
+            decisions: Arc::clone(&self.facilities.decisions),
+        };
+        *learning = Some(configured);
+        Some(Arc::new(selector))
     }
-    let names: Vec<_> = models.iter().map(|model| model.name.clone()).collect();
-    let learner = Learner::new(&selection.policy, &names);
-    let counts = names.iter().map(|name| metrics.candidate(name)).collect();
-    let states = Arc::new(States {});
-    Some(Arc::new(Selector { selection, learner, models, counts, states, decisions }))
 }
 
 impl Actor for Application {
@@ -114,7 +175,46 @@ impl Handler<Configure> for Application {
 
     fn handle(&mut self, configure: Configure, _: &mut Self::Context) {
         let former = self.view.load();
-        let (admission, metrics) = (Arc::clone(&former.admission), Arc::clone(&former.metrics));
-        self.view.store(Arc::new(configure.into_view(admission, metrics)));
+        let lasting = Lasting {
+            admission: Arc::clone(&former.admission),
+            metrics: Arc::clone(&former.metrics),
+            facilities: &self.facilities,
+            lessons: &self.lessons,
+        };
+        self.view.store(Arc::new(configure.into_view(lasting, &mut self.learning)));
+    }
+}
+
+impl Handler<LessonsWait> for Application {
+    type Result = ();
+
+    fn handle(&mut self, _: LessonsWait, ctx: &mut Self::Context) {
+        let Some(learning) = &mut self.learning else {
+            // They were put by requests that saw an earlier view.
+            drop(self.lessons.take(usize::MAX));
+            return;
+        };
+        if learning.learn(LESSONS_AT_ONCE) {
+            ctx.notify(LessonsWait);
+        }
+    }
+}
+
+impl Handler<Collect> for Application {
+    type Result = Option<(Collected, usize)>;
+
+    fn handle(&mut self, Collect { mut figures }: Collect, _: &mut Self::Context) -> Self::Result {
+        let collected = self.learning.as_mut()?.collect(&mut figures);
+        Some((collected, figures))
+    }
+}
+
+impl Handler<TakeIn> for Application {
+    type Result = ();
+
+    fn handle(&mut self, TakeIn(news): TakeIn, _: &mut Self::Context) {
+        if let Some(learning) = &mut self.learning {
+            learning.take_in(news);
+        }
     }
 }

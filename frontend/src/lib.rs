@@ -14,6 +14,7 @@
 //! - [`follower`]: follows management and is the only writer of the directory;
 //!   [`management_client`] reaches management over HTTP.
 //! - [`application`] and [`model_queue`]: the actors of an application, and of a version of a model.
+//! - [`exchange`]: what is learned, to and from management.
 //! - [`reception`]: where containers arrive.
 //! - [`metrics`]: what is counted and timed on the way.
 //!
@@ -26,6 +27,7 @@ pub mod cache;
 pub mod computation;
 pub mod container_connection;
 pub mod directory;
+pub mod exchange;
 pub mod failure;
 pub mod follower;
 mod frontend;

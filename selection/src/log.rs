@@ -37,10 +37,13 @@ pub enum Record {
         /// and how many changes there were.
         version: u64,
     },
-    /// A change of a state, by a feedback here (`query_id` says on what) or by what another frontend learned.
+    /// A change of a state, by a feedback here or by what another frontend learned.
     Change {
         /// Its number.
         version: u64,
+        /// The query on which there was feedback, if the change is all that one feedback taught, and it named a query.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        query_id: Option<u64>,
         /// Whose state; none: the shared one.
         uid: Option<Uid>,
         /// What changed.

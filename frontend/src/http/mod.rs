@@ -16,12 +16,16 @@ use utoipa::OpenApi;
 
 use self::error::ApiError;
 use crate::directory::Directory;
+use crate::exchange::Outbox;
 use crate::prediction::Predictor;
 use crate::query_ids::QueryIds;
+use crate::selection::Facilities;
 
 /// What every HTTP worker shares.
 pub(crate) struct State {
     pub(crate) directory: Arc<Directory>,
+    pub(crate) facilities: Arc<Facilities>,
+    pub(crate) outbox: Arc<Outbox>,
     pub(crate) query_ids: Arc<QueryIds>,
     pub(crate) max_body_bytes: usize,
     pub(crate) connections: Connections,

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use clipper_rpc::names::ModelName;
 
 use super::candidate::CandidateMetrics;
+use super::feedback::FeedbackMetrics;
 use super::histogram::Histogram;
 use super::meter::Meter;
 use super::outcome::Outcome;
@@ -24,6 +25,8 @@ pub struct ApplicationMetrics {
     answers: [AtomicU64; Outcome::ALL.len()],
     /// Taken at each change of the configuration.
     candidates: Mutex<BTreeMap<ModelName, Arc<CandidateMetrics>>>,
+    /// What became of its feedback.
+    pub feedback: FeedbackMetrics,
     /// In microseconds, of each input that was answered.
     pub(super) latency: Histogram,
     pub(super) recent_latency: Window,
@@ -38,6 +41,7 @@ impl ApplicationMetrics {
             refused: AtomicU64::new(0),
             answers: Default::default(),
             candidates: Mutex::default(),
+            feedback: FeedbackMetrics::default(),
             latency: Histogram::default(),
             recent_latency: Window::new(now),
             throughput: Meter::new(now),

@@ -1,7 +1,7 @@
 //! What is counted and timed on the way of a prediction, and how it is told to Prometheus.
 //!
 //! # Layout
-//! - [`application`], [`candidate`], [`model`], [`replica`]: what is kept for each; [`outcome`]: the kinds of answers.
+//! - [`application`], [`candidate`], [`feedback`], [`model`], [`replica`]: what is kept for each; [`outcome`]: the kinds of answers.
 //! - [`histogram`]: durations and sizes, recorded without a lock; [`window`]: those of the last minutes;
 //!   [`meter`]: rates.
 //! - [`scrape`]: all of it as text; [`report`]: as the original's JSON.
@@ -11,6 +11,7 @@
 
 pub mod application;
 pub mod candidate;
+pub mod feedback;
 pub mod histogram;
 pub mod meter;
 pub mod model;
@@ -22,6 +23,7 @@ pub mod window;
 
 pub use self::application::ApplicationMetrics;
 pub use self::candidate::{CandidateMetrics, Contribution};
+pub use self::feedback::FeedbackMetrics;
 pub use self::histogram::Histogram;
 pub use self::model::{CacheLookup, ModelMetrics};
 pub use self::outcome::Outcome;

@@ -2,25 +2,50 @@
 //!
 //! - [`prediction`]: the path of a prediction that several models may answer.
 //! - [`ballot`]: the models that are asked for one query, and what they answer.
-//! - [`states`]: what is learned, the application's shared state and its users'.
+//! - [`states`]: what is learned, the application's shared state and its users'; [`users`] are in memory within a bound.
 //! - [`decisions`]: what was decided for recent queries, by query id; [`explanation`]: in words.
+//! - [`feedback`]: from an application's verdict to one of the [`lessons`] that wait for the actor; [`learning`]: what it makes of
+//!   them, and [`unsent`]: what of that the store does not have yet.
+//! - [`decision_log`]: all of it in files, where that is asked for.
 
 pub mod ballot;
+pub mod decision_log;
 pub mod decisions;
 pub mod explanation;
+pub mod feedback;
+pub mod learning;
+pub mod lessons;
 pub mod prediction;
 pub mod states;
+pub mod unsent;
+pub mod users;
 
 use std::sync::Arc;
 
 use clipper_rpc::selection::{Selection, Uid};
 use clipper_selection::learner::{Beliefs, Learner};
 
+use tokio::sync::Notify;
+
 use self::ballot::Ballot;
+use self::decision_log::DecisionLog;
 use self::decisions::{Decided, Decisions};
 use self::states::{States, Versioned};
+use self::users::UserStates;
 use crate::metrics::CandidateMetrics;
 use crate::view::ModelView;
+
+/// What the selection of all applications of a frontend shares.
+pub struct Facilities {
+    /// The users' states that are in memory.
+    pub users: Arc<UserStates>,
+    /// What was decided.
+    pub decisions: Arc<Decisions>,
+    /// The decision log, if there is a directory for it.
+    pub log: Option<DecisionLog>,
+    /// Has the exchange with management take place sooner.
+    pub wake: Arc<Notify>,
+}
 
 /// What a query of an application with a selection policy needs to know. In the application's view; immutable.
 pub struct Selector {
@@ -68,13 +93,30 @@ impl Selector {
     }
 
     /// Keeps a decision for feedback and explanations. Every decision of every application passes here.
-    fn record(&self, decided: Decided, _read: &Read) {
-        self.decisions.record(Arc::new(decided));
+    fn record(&self, decided: Decided, read: &Read) {
+        let decided = Arc::new(decided);
+        self.states.log(&decided, &read.shared, read.own.as_ref());
+        self.decisions.record(decided);
     }
 }
 
 impl Read {
     fn own(&self) -> Option<&Beliefs> {
         self.own.as_ref().map(|own| &own.beliefs)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// What a frontend without a decision log has.
+    pub(crate) fn facilities() -> Facilities {
+        Facilities {
+            users: Arc::new(UserStates::new(1 << 20)),
+            decisions: Arc::new(Decisions::new(100)),
+            log: None,
+            wake: Arc::default(),
+        }
     }
 }
