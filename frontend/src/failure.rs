@@ -13,7 +13,7 @@ use crate::metrics::Outcome;
 pub type Verdict = Result<Output, Failure>;
 
 /// Why a query gets no output of a model. Displayed in words for the application's developers.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Failure {
     /// The application is linked to no model.
     #[error("no model is linked to this application")]
@@ -98,6 +98,14 @@ pub enum Failure {
     Draining {
         /// The model and version.
         model: ModelId,
+    },
+    /// The models that answered were not sure enough.
+    #[error("the confidence of {confidence} is below the application's threshold of {threshold}")]
+    LowConfidence {
+        /// That of their answer.
+        confidence: f64,
+        /// What the application asks for.
+        threshold: f64,
     },
 }
 

@@ -26,6 +26,7 @@ use crate::directory::Directory;
 use crate::model_queue::{ModelHandle, ModelQueue, SeatsChanged, Sizing, Withdraw};
 use crate::query_ids::QueryIds;
 use crate::queue::{Capacity, Queue};
+use crate::selection::Facilities;
 use crate::view::{ModelView, VersionView};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -33,6 +34,10 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// What the follower is told at its start.
 pub struct FollowerConfig {
+    /// This run of the frontend.
+    pub frontend: Uuid,
+    /// The thread of the applications' actors, which learn there without keeping a batch waiting.
+    pub applications: ArbiterHandle,
     /// Where applications reach this frontend.
     pub query_address: String,
     /// Where containers reach this frontend.
@@ -49,8 +54,8 @@ pub struct Follower {
     directory: Arc<Directory>,
     query_ids: Arc<QueryIds>,
     cache: Arc<PredictionCache>,
+    facilities: Arc<Facilities>,
     config: FollowerConfig,
-    frontend: Uuid,
     number: Option<u64>,
     position: Option<Position>,
     applications: HashMap<AppName, catalog::Application>,
@@ -90,6 +95,7 @@ impl Follower {
         directory: Arc<Directory>,
         query_ids: Arc<QueryIds>,
         cache: Arc<PredictionCache>,
+        facilities: Arc<Facilities>,
         config: FollowerConfig,
         followed: oneshot::Sender<()>,
     ) -> Self {
@@ -98,8 +104,8 @@ impl Follower {
             directory,
             query_ids,
             cache,
+            facilities,
             config,
-            frontend: Uuid::new_v4(),
             number: None,
             position: None,
             applications: HashMap::new(),
@@ -118,7 +124,7 @@ impl Follower {
 
     fn follow(&mut self, ctx: &mut Context<Self>) {
         let request = FollowRequest {
-            frontend: self.frontend,
+            frontend: self.config.frontend,
             number: self.number,
             query_address: self.config.query_address.clone(),
             rpc_address: self.config.rpc_address.clone(),
@@ -283,11 +289,14 @@ impl Follower {
                 self.application_handles.remove(&name);
                 continue;
             };
-            let model = application.linked_models.first().map(|model| self.view_of(model));
-            let configure = Configure { application: application.clone(), model };
+            let models = application.linked_models.iter().map(|model| self.view_of(model)).collect();
+            let configure = Configure { application: application.clone(), models };
             match self.application_handles.get(&name) {
                 Some(handle) => pending.push(handle.actor.send(configure)),
-                None => drop(self.application_handles.insert(name, Application::launch(configure))),
+                None => {
+                    let handle = Application::launch(configure, &self.facilities, &self.config.applications);
+                    self.application_handles.insert(name, handle);
+                }
             }
         }
         self.directory.applications.store(Arc::new(self.application_handles.clone()));
@@ -370,6 +379,7 @@ mod tests {
     use futures_util::future::{self, BoxFuture};
 
     use super::*;
+    use crate::selection::tests::facilities;
 
     /// Answers each call with the next update, and never again after the last.
     struct Script(Mutex<Vec<Update>>);
@@ -417,15 +427,25 @@ mod tests {
         let script = Script(Mutex::new(vec![snapshot(InputType::Doubles), snapshot(InputType::Ints)]));
         let (followed, first_snapshot) = oneshot::channel();
         let config = FollowerConfig {
+            frontend: Uuid::nil(),
+            applications: Arbiter::current(),
             query_address: String::new(),
             rpc_address: String::new(),
             queue_capacity: Capacity { queries: 1, bytes: 1 },
             max_batch_size: 1,
         };
+        let facilities = Arc::new(facilities());
         let (directory_of_follower, cache) = (Arc::clone(&directory), Arc::new(PredictionCache::new(0)));
-        let follower =
-            Follower::new(Arc::new(script), directory_of_follower, Arc::default(), cache, config, followed)
-                .start();
+        let follower = Follower::new(
+            Arc::new(script),
+            directory_of_follower,
+            Arc::default(),
+            cache,
+            facilities,
+            config,
+            followed,
+        )
+        .start();
         first_snapshot.await.unwrap();
         let id = ModelId { name: "m".parse().unwrap(), version: "1".parse().unwrap() };
         while directory.models.load()[&id].queue.input_type() != InputType::Ints {
@@ -443,6 +463,8 @@ mod tests {
         let key = cache.key(7, Input::string("x"));
         cache.insert(&key, &Output::text("1"), withdrawn.metrics());
         let config = FollowerConfig {
+            frontend: Uuid::nil(),
+            applications: Arbiter::current(),
             query_address: String::new(),
             rpc_address: String::new(),
             queue_capacity: capacity,
@@ -451,8 +473,10 @@ mod tests {
         let management = Arc::new(Script(Mutex::default()));
         let (followed, _) = oneshot::channel();
         let known = Arc::clone(&cache);
+        let facilities = Arc::new(facilities());
         let follower =
-            Follower::new(management, Arc::default(), Arc::default(), known, config, followed).start();
+            Follower::new(management, Arc::default(), Arc::default(), known, facilities, config, followed)
+                .start();
         follower.send(SeatsChanged { queue: withdrawn, containers: Vec::new() }).await.unwrap();
         while cache.get(&key).is_some() {
             tokio::task::yield_now().await;

@@ -17,10 +17,12 @@ use clipper_server::hangup::keep_socket;
 use nix::sys::socket::{Backlog, listen};
 use tokio::sync::oneshot;
 use tracing::{error, info};
+use uuid::Uuid;
 
 use crate::cache::PredictionCache;
 use crate::container_connection::Terms;
 use crate::directory::Directory;
+use crate::exchange::{Exchange, Outbox};
 use crate::follower::{Follower, FollowerConfig, StandDown};
 use crate::http;
 use crate::prediction::Predictor;
@@ -28,6 +30,13 @@ use crate::query_ids::QueryIds;
 use crate::queue::Capacity;
 use crate::reception::Reception;
 use crate::reply::Mailbox;
+use crate::selection::Facilities;
+use crate::selection::decision_log::{DecisionLog, DecisionLogConfig};
+use crate::selection::decisions::Decisions;
+use crate::selection::users::UserStates;
+
+/// How long what was learned last may take to be stored at shutdown.
+const LAST_EXCHANGE: Duration = Duration::from_secs(3);
 
 /// How a frontend runs.
 #[derive(Debug, Clone)]
@@ -46,6 +55,14 @@ pub struct Config {
     pub queue_capacity: Capacity,
     /// The most bytes of outputs, with what they were asked for, that are kept to answer the same inputs again.
     pub cache_bytes: u64,
+    /// How many recent decisions among models are kept, for feedback to join and for explanations.
+    pub decision_capacity: usize,
+    /// The most bytes of users' selection states that are kept in memory.
+    pub selection_bytes: u64,
+    /// How long what is learned from feedback may wait until it is sent to management.
+    pub state_flush: Duration,
+    /// Where decisions are logged, of the applications that ask for it.
+    pub decision_log: Option<DecisionLogConfig>,
     /// The most inputs in one batch, where the model states no number of its own.
     pub max_batch_size: u32,
     /// What is agreed with containers: say `heartbeat` after this silence,
@@ -66,6 +83,10 @@ impl Default for Config {
             max_body_bytes: 16 << 20,
             queue_capacity: Capacity { queries: 10_000, bytes: 256 << 20 },
             cache_bytes: 32 << 20,
+            decision_capacity: 100_000,
+            selection_bytes: 64 << 20,
+            state_flush: Duration::from_millis(500),
+            decision_log: None,
             max_batch_size: 4096,
             heartbeat: Duration::from_millis(500),
             container_timeout: Duration::from_secs(5),
@@ -88,6 +109,9 @@ pub enum Error {
     /// The address for containers cannot be bound.
     #[error(transparent)]
     BindRouter(#[from] BindError),
+    /// There is no thread for the decision log.
+    #[error("the decision log cannot be written")]
+    DecisionLog(#[source] std::io::Error),
     /// The HTTP server failed.
     #[error("the query interface failed")]
     Http(#[from] std::io::Error),
@@ -142,30 +166,58 @@ impl Frontend {
         let mut shutdown = pin!(shutdown);
         let directory = Arc::new(Directory::default());
         let connections = Connections::default();
+        let query_ids = Arc::new(QueryIds::default());
+        let log = config.decision_log.clone();
+        let log = log.map(|log| DecisionLog::start(log, Arc::clone(&query_ids))).transpose();
+        let facilities = Arc::new(Facilities {
+            users: Arc::new(UserStates::new(config.selection_bytes)),
+            decisions: Arc::new(Decisions::new(config.decision_capacity)),
+            log: log.map_err(Error::DecisionLog)?,
+            wake: Arc::default(),
+        });
+        let outbox = Arc::new(Outbox::default());
         let state = web::Data::new(http::State {
             directory: Arc::clone(&directory),
-            query_ids: Arc::new(QueryIds::default()),
+            facilities: Arc::clone(&facilities),
+            outbox: Arc::clone(&outbox),
+            query_ids,
             max_body_bytes: config.max_body_bytes,
             connections: connections.clone(),
             ready: AtomicBool::new(false),
         });
 
         let cache = Arc::new(PredictionCache::new(config.cache_bytes));
-        let arbiter = Arbiter::new();
+        let (arbiter, learning) = (Arbiter::new(), Arbiter::new());
+        let frontend = Uuid::new_v4();
         let (followed, first_snapshot) = oneshot::channel();
         let follower = {
             let (directory, query_ids) = (Arc::clone(&directory), Arc::clone(&state.query_ids));
             let cache = Arc::clone(&cache);
+            let (management, facilities) = (Arc::clone(&management), Arc::clone(&facilities));
             let config = FollowerConfig {
+                frontend,
+                applications: learning.handle(),
                 query_address: advertise(&config, query_address),
                 rpc_address: advertise(&config, router.address()),
                 queue_capacity: config.queue_capacity,
                 max_batch_size: config.max_batch_size,
             };
             Follower::start_in_arbiter(&arbiter.handle(), move |_| {
-                Follower::new(management, directory, query_ids, cache, config, followed)
+                Follower::new(management, directory, query_ids, cache, facilities, config, followed)
             })
         };
+
+        let exchange = Exchange {
+            management,
+            directory: Arc::clone(&directory),
+            facilities: Arc::clone(&facilities),
+            outbox,
+            query_ids: Arc::clone(&state.query_ids),
+            frontend,
+            period: config.state_flush,
+        };
+        let (stop_exchange, stopped) = oneshot::channel();
+        learning.spawn_fn(move || drop(actix_rt::spawn(exchange.run(stopped))));
 
         let workers = config.http_workers.map_or_else(num_cpus, NonZeroUsize::get);
         let server = HttpServer::new({
@@ -174,7 +226,8 @@ impl Frontend {
             move || {
                 let mailbox = Arc::new(Mailbox::default());
                 actix_rt::spawn(Arc::clone(&mailbox).deliver());
-                let worker = http::Worker { predictor: Predictor { cache: Arc::clone(&cache), mailbox } };
+                let (cache, query_ids) = (Arc::clone(&cache), Arc::clone(&state.query_ids));
+                let worker = http::Worker { predictor: Predictor { cache, mailbox, query_ids } };
                 App::new().app_data(state.clone()).app_data(web::Data::new(worker)).configure(http::configure)
             }
         })
@@ -238,7 +291,14 @@ impl Frontend {
             handle.shut_down();
             let _ = end.await;
         }
+        let (finished, exchanged) = oneshot::channel();
+        if stop_exchange.send(finished).is_ok() {
+            let _ = tokio::time::timeout(LAST_EXCHANGE, exchanged).await;
+        }
+        let flush = move || facilities.log.iter().for_each(|log| log.flush(LAST_EXCHANGE));
+        let _ = actix_rt::task::spawn_blocking(flush).await;
         arbiter.stop();
+        learning.stop();
         match server.await {
             Ok(result) => Ok(result?),
             Err(_) => Ok(()),

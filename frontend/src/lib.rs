@@ -4,6 +4,7 @@
 //! The path of a prediction, from the door to the container:
 //! - `http`: the REST interface; [`query`] parses a body straight into what will travel.
 //! - [`prediction`]: asks the right queue, and answers by the deadline whatever happens.
+//! - [`selection`]: asks several models, where the application selects among them.
 //! - [`queue`] and [`computation`]: the queries that wait for a model, and what it is asked for them.
 //! - [`container_connection`]: pulls batches, and hands them to the router.
 //! - [`batching`]: how many inputs go into a batch, and when.
@@ -13,6 +14,7 @@
 //! - [`follower`]: follows management and is the only writer of the directory;
 //!   [`management_client`] reaches management over HTTP.
 //! - [`application`] and [`model_queue`]: the actors of an application, and of a version of a model.
+//! - [`exchange`]: what is learned, to and from management.
 //! - [`reception`]: where containers arrive.
 //! - [`metrics`]: what is counted and timed on the way.
 //!
@@ -25,6 +27,7 @@ pub mod cache;
 pub mod computation;
 pub mod container_connection;
 pub mod directory;
+pub mod exchange;
 pub mod failure;
 pub mod follower;
 mod frontend;
@@ -32,6 +35,7 @@ mod http;
 pub mod management_client;
 pub mod metrics;
 pub mod model_queue;
+mod output_json;
 pub mod prediction;
 pub mod query;
 pub mod query_ids;

@@ -6,6 +6,8 @@ use clipper_rpc::catalog::{FollowError, FollowRequest, FollowResponse, Managemen
 use clipper_rpc::selection::{ExchangeRequest, ExchangeResponse};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 /// Longer than management holds a request that has no news.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -15,9 +17,10 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 #[error("'{0}' is not the address of management; expected one such as http://10.0.0.1:1338")]
 pub struct UrlError(String);
 
-/// Follows management at a URL.
+/// Management at a URL.
 pub struct ManagementClient {
     client: reqwest::Client,
+    /// Without a slash at its end.
     url: String,
 }
 
@@ -27,28 +30,33 @@ impl ManagementClient {
     /// # Errors
     /// If that is not an HTTP address.
     pub fn new(url: &str) -> Result<Self, UrlError> {
-        let follow = format!("{}/admin/follow", url.trim_end_matches('/'));
+        let base = url.trim_end_matches('/');
         let valid =
-            reqwest::Url::parse(&follow).is_ok_and(|parsed| parsed.scheme() == "http" && parsed.has_host());
+            reqwest::Url::parse(base).is_ok_and(|parsed| parsed.scheme() == "http" && parsed.has_host());
         if !valid {
             return Err(UrlError(url.to_owned()));
         }
         let client = reqwest::Client::builder().timeout(TIMEOUT).no_proxy().build();
         let client = client.expect("a client without TLS has nothing that could fail");
-        Ok(Self { client, url: follow })
+        Ok(Self { client, url: base.to_owned() })
     }
 
-    async fn try_follow(&self, request: &FollowRequest) -> Result<FollowResponse, FollowError> {
+    async fn post<A: DeserializeOwned>(
+        &self,
+        path: &str,
+        request: &impl Serialize,
+    ) -> Result<A, FollowError> {
         let failed = |error: reqwest::Error| {
             let cause =
                 std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
             FollowError(format!("{error}{cause}"))
         };
-        let response = self.client.post(&self.url).json(request).send().await.map_err(failed)?;
+        let url = format!("{}{path}", self.url);
+        let response = self.client.post(&url).json(request).send().await.map_err(failed)?;
         let status = response.status();
         if !status.is_success() {
             let body = response.text().await.map_err(failed)?;
-            return Err(FollowError(format!("{} answered {status}: {body}", self.url)));
+            return Err(FollowError(format!("{url} answered {status}: {body}")));
         }
         response.json().await.map_err(failed)
     }
@@ -56,10 +64,10 @@ impl ManagementClient {
 
 impl Management for ManagementClient {
     fn follow(&self, request: FollowRequest) -> BoxFuture<'_, Result<FollowResponse, FollowError>> {
-        async move { self.try_follow(&request).await }.boxed()
+        async move { self.post("/admin/follow", &request).await }.boxed()
     }
 
     fn exchange(&self, request: ExchangeRequest) -> BoxFuture<'_, Result<ExchangeResponse, FollowError>> {
-        todo!("helper management: {request:?}")
+        async move { self.post("/admin/exchange", &request).await }.boxed()
     }
 }

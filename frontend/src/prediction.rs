@@ -7,8 +7,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clipper_rpc::input::Input;
-use clipper_rpc::names::ModelVersion;
+use clipper_rpc::names::{ModelName, ModelVersion};
 use clipper_rpc::output::Output;
+use clipper_rpc::selection::Uid;
+use smallvec::SmallVec;
 use tokio::sync::oneshot;
 use tokio::time::timeout_at;
 
@@ -16,6 +18,7 @@ use crate::cache::{Claim, PredictionCache};
 use crate::computation::{Bond, Computation, Waiter};
 use crate::failure::{Failure, Verdict};
 use crate::metrics::CacheLookup;
+use crate::query_ids::QueryIds;
 use crate::queue::{Entry, Queue};
 use crate::reply::Mailbox;
 use crate::view::{ApplicationView, VersionView};
@@ -23,10 +26,23 @@ use crate::view::{ApplicationView, VersionView};
 /// The answer to one input.
 #[derive(Debug)]
 pub struct Prediction {
+    /// The query's id.
+    pub query_id: u64,
     /// The model's output, or the default output.
     pub output: Output,
     /// Where it comes from.
     pub origin: Origin,
+    /// What is said of the models that were asked, where the application selects among them.
+    pub selected: Option<Box<Selected>>,
+}
+
+/// How an application's models came to an answer.
+#[derive(Debug)]
+pub struct Selected {
+    /// How sure they are, 0 to 1.
+    pub confidence: f64,
+    /// Those that answered in time.
+    pub models: Vec<ModelName>,
 }
 
 /// Where an answer comes from.
@@ -41,8 +57,12 @@ pub enum Origin {
 }
 
 /// What a request asks for, besides its inputs.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq)]
 pub struct Terms {
+    /// The user whose selection state applies.
+    pub uid: Option<Uid>,
+    /// The features by which the policy may select.
+    pub context: Option<Vec<f64>>,
     /// The version that must answer.
     pub version: Option<ModelVersion>,
     /// Tightens the application's objective.
@@ -51,14 +71,25 @@ pub struct Terms {
     pub keep_together: bool,
 }
 
-/// The query pins a version that cannot answer it.
-#[derive(Debug, thiserror::Error)]
-pub enum PinError {
+/// What a request asks for besides its inputs does not fit the application.
+#[derive(Debug, PartialEq, thiserror::Error)]
+pub enum TermsError {
     /// There is nothing of which it could be a version.
     #[error("'version' cannot be given: no model is linked to application '{application}'")]
     NoLinkedModel {
         /// The application.
         application: String,
+    },
+    /// It could be a version of several models.
+    #[error(
+        "'version' cannot be given: it pins a version of a single linked model, and {models} are linked to \
+         application '{application}'"
+    )]
+    SeveralModels {
+        /// The application.
+        application: String,
+        /// How many there are.
+        models: usize,
     },
     /// The linked model has no such version.
     #[error("model '{model}' has no version '{version}'; it has: {known}")]
@@ -70,6 +101,27 @@ pub enum PinError {
         /// The versions that there are.
         known: String,
     },
+    /// The application's policy cannot do with the context.
+    #[error("context: {0}")]
+    Context(String),
+}
+
+/// When a request came, and how long it may take.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Timing {
+    pub(crate) arrived: Instant,
+    pub(crate) objective: Duration,
+}
+
+impl Timing {
+    fn of(application: &ApplicationView, terms: &Terms, arrived: Instant) -> Self {
+        let slo = application.latency_slo;
+        Self { arrived, objective: terms.latency_slo.map_or(slo, |tightened| tightened.min(slo)) }
+    }
+
+    pub(crate) fn deadline(self) -> Instant {
+        self.arrived + self.objective
+    }
 }
 
 /// Asks on behalf of the requests of one HTTP worker.
@@ -78,10 +130,12 @@ pub struct Predictor {
     pub cache: Arc<PredictionCache>,
     /// Where the worker's outcomes arrive.
     pub mailbox: Arc<Mailbox>,
+    /// Where its queries' ids come from.
+    pub query_ids: Arc<QueryIds>,
 }
 
 /// A query's answer, or where it will arrive.
-enum Answer {
+pub(crate) enum Answer {
     Kept(Output),
     Later(oneshot::Receiver<Verdict>),
 }
@@ -90,49 +144,53 @@ impl Predictor {
     /// Answers inputs, in order. Time counts from when the request `arrived`.
     ///
     /// # Errors
-    /// If `terms` pin a version that the linked model does not have.
+    /// If `terms` pin a version that the linked model does not have, or do not fit the application's policy.
     pub async fn predict(
         &self,
         application: &ApplicationView,
         inputs: Vec<Input>,
         terms: &Terms,
         arrived: Instant,
-    ) -> Result<Vec<Prediction>, PinError> {
-        let slo = application.latency_slo;
-        let objective = terms.latency_slo.map_or(slo, |tightened| tightened.min(slo));
-        let deadline = arrived + objective;
+    ) -> Result<Vec<Prediction>, TermsError> {
+        let timing = Timing::of(application, terms, arrived);
+        if let Some(selector) = &application.selector {
+            return self.select(application, selector, &inputs, terms, timing).await;
+        }
+        let deadline = timing.deadline();
         let version = match route(application, terms.version.as_ref())? {
             Ok(version) => version,
-            Err(failure) => return Ok(defaults(application, inputs.len(), &failure)),
+            Err(failure) => return Ok(self.defaults(application, inputs.len(), &failure)),
         };
-        // Inputs that belong together are computed together, whatever is known of some of them.
-        let kept = application.cache && version.cache && !terms.keep_together;
-        let answers = self.ask(version, inputs, kept, terms.keep_together, deadline);
+        let answers = self.ask(version, inputs.into_iter(), application.cache, terms.keep_together, deadline);
         let mut predictions = Vec::with_capacity(answers.len());
         for answer in answers {
             predictions.push(match answer {
-                Answer::Kept(output) => Prediction { output, origin: Origin::Cache },
+                Answer::Kept(output) => self.prediction(output, Origin::Cache),
                 Answer::Later(verdict) => match timeout_at(deadline.into(), verdict).await {
-                    Ok(Ok(Ok(output))) => Prediction { output, origin: Origin::Model },
-                    Ok(Ok(Err(failure))) => default(application, failure),
+                    Ok(Ok(Ok(output))) => self.prediction(output, Origin::Model),
+                    Ok(Ok(Err(failure))) => self.default(application, failure),
                     // Whoever drops a query has seen its deadline pass, a moment before this timer does.
-                    Ok(Err(_)) | Err(_) => default(application, too_slow(&version.queue, objective)),
+                    Ok(Err(_)) | Err(_) => {
+                        self.default(application, too_slow(&version.queue, timing.objective))
+                    }
                 },
             });
         }
         Ok(predictions)
     }
 
-    /// Answers from the cache, joins what is computed, and queues the rest.
-    fn ask(
+    /// Answers from the cache (if the application `may` use it), joins what is computed, and queues the rest.
+    pub(crate) fn ask(
         &self,
         version: &VersionView,
-        inputs: Vec<Input>,
-        kept: bool,
+        inputs: impl Iterator<Item = Input>,
+        may: bool,
         keep_together: bool,
         deadline: Instant,
-    ) -> Vec<Answer> {
+    ) -> SmallVec<[Answer; 1]> {
         let queue = &version.queue;
+        // Inputs that belong together are computed together, whatever is known of some of them.
+        let kept = may && version.cache && !keep_together;
         let mut new = Vec::new();
         let bond = keep_together.then(Bond::default);
         let ask = |input| {
@@ -156,7 +214,7 @@ impl Predictor {
             }
             answer
         };
-        let answers = inputs.into_iter().map(ask).collect();
+        let answers = inputs.map(ask).collect();
         let now = Instant::now();
         if keep_together && !new.is_empty() {
             queue.push([Entry::together(new, deadline, now)], now);
@@ -165,51 +223,55 @@ impl Predictor {
         }
         answers
     }
+
+    /// The default output for each of `count` inputs.
+    pub fn defaults(
+        &self,
+        application: &ApplicationView,
+        count: usize,
+        failure: &Failure,
+    ) -> Vec<Prediction> {
+        (0..count).map(|_| self.default(application, failure.clone())).collect()
+    }
+
+    fn default(&self, application: &ApplicationView, failure: Failure) -> Prediction {
+        self.prediction(application.default_output.clone(), Origin::Failure(failure))
+    }
+
+    fn prediction(&self, output: Output, origin: Origin) -> Prediction {
+        Prediction { query_id: self.query_ids.next(), output, origin, selected: None }
+    }
 }
 
-/// The default output for each of `count` inputs.
-pub fn defaults(application: &ApplicationView, count: usize, failure: &Failure) -> Vec<Prediction> {
-    (0..count).map(|_| default(application, failure.clone())).collect()
-}
-
-fn default(application: &ApplicationView, failure: Failure) -> Prediction {
-    Prediction { output: application.default_output.clone(), origin: Origin::Failure(failure) }
-}
-
-fn too_slow(queue: &Queue, objective: Duration) -> Failure {
+/// Why a query has no answer at its deadline.
+pub(crate) fn too_slow(queue: &Queue, objective: Duration) -> Failure {
     let depth = queue.depth();
     let model = queue.model().clone();
     Failure::Deadline { model, objective, queued: depth.queries, replicas: depth.replicas }
 }
 
 /// The version that answers, or why none can.
-fn route<'a>(
+pub(crate) fn route<'a>(
     application: &'a ApplicationView,
     pinned: Option<&ModelVersion>,
-) -> Result<Result<&'a VersionView, Failure>, PinError> {
+) -> Result<Result<&'a VersionView, Failure>, TermsError> {
     let Some(model) = &application.model else {
         return match pinned {
             None => Ok(Err(Failure::NoLinkedModels)),
-            Some(_) => Err(PinError::NoLinkedModel { application: application.name.to_string() }),
+            Some(_) => Err(TermsError::NoLinkedModel { application: application.name.to_string() }),
         };
     };
-    if let Some(version) = pinned {
-        return match model.versions.get(version) {
-            Some(version) => Ok(Ok(version)),
-            None => Err(PinError::NoSuchVersion {
-                model: model.name.to_string(),
-                version: version.clone(),
-                known: model.versions.keys().map(ModelVersion::as_str).collect::<Vec<_>>().join(", "),
-            }),
-        };
+    let Some(version) = pinned else { return Ok(model.current()) };
+    if application.linked_models > 1 {
+        let (application, models) = (application.name.to_string(), application.linked_models);
+        return Err(TermsError::SeveralModels { application, models });
     }
-    let missing = |problem| Ok(Err(Failure::NoVersion { model: model.name.to_string(), problem }));
-    match &model.current {
-        None if model.versions.is_empty() => missing("is not registered"),
-        None => missing("has no current version"),
-        Some(current) => match model.versions.get(current) {
-            Some(version) => Ok(Ok(version)),
-            None => missing("takes inputs of another type"),
-        },
+    match model.versions.get(version) {
+        Some(version) => Ok(Ok(version)),
+        None => Err(TermsError::NoSuchVersion {
+            model: model.name.to_string(),
+            version: version.clone(),
+            known: model.versions.keys().map(ModelVersion::as_str).collect::<Vec<_>>().join(", "),
+        }),
     }
 }

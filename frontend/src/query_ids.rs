@@ -22,6 +22,16 @@ impl QueryIds {
         }
     }
 
+    /// The frontend's number, as it is in its ids.
+    pub fn number(&self) -> u64 {
+        Self::number_in(self.next.load(Ordering::Relaxed))
+    }
+
+    /// The number of the frontend that answered a query.
+    pub fn number_in(query_id: u64) -> u64 {
+        query_id >> COUNTER_BITS
+    }
+
     /// An id that no other query has.
     pub fn next(&self) -> u64 {
         self.next.fetch_add(1, Ordering::Relaxed)

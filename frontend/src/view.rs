@@ -10,8 +10,10 @@ use clipper_rpc::names::{AppName, ModelName, ModelVersion};
 use clipper_rpc::output::Output;
 
 use crate::admission::Admission;
+use crate::failure::Failure;
 use crate::metrics::ApplicationMetrics;
 use crate::queue::Queue;
+use crate::selection::Selector;
 
 /// What a query of an application needs to know.
 pub struct ApplicationView {
@@ -23,8 +25,12 @@ pub struct ApplicationView {
     pub latency_slo: Duration,
     /// The output where no model's can be had.
     pub default_output: Output,
-    /// The model that answers.
+    /// The model that answers: the first one that is linked.
     pub model: Option<Arc<ModelView>>,
+    /// How many are linked.
+    pub linked_models: usize,
+    /// Answers in its place where the application has a policy, and a linked model that could answer.
+    pub selector: Option<Arc<Selector>>,
     /// Whether queries may be answered from the cache.
     pub cache: bool,
     /// The most requests that may be in progress.
@@ -55,4 +61,22 @@ pub struct VersionView {
     pub queue: Arc<Queue>,
     /// Whether its outputs may be kept.
     pub cache: bool,
+}
+
+impl ModelView {
+    /// The version that answers queries which pin none.
+    ///
+    /// # Errors
+    /// If there is none that could: what is missing.
+    pub fn current(&self) -> Result<&VersionView, Failure> {
+        let missing = |problem| Err(Failure::NoVersion { model: self.name.to_string(), problem });
+        match &self.current {
+            None if self.versions.is_empty() => missing("is not registered"),
+            None => missing("has no current version"),
+            Some(current) => match self.versions.get(current) {
+                Some(version) => Ok(version),
+                None => missing("takes inputs of another type"),
+            },
+        }
+    }
 }

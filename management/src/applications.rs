@@ -1,16 +1,22 @@
 //! What can be done to applications and their links: pure decisions from the catalog as it is to an edit of it.
 //!
-//! Called by the HTTP handlers inside the store's single writer. Invariant: an application is linked to at most
-//! one model, as the single linked model is its only policy, and that model's current version takes the
-//! application's inputs.
+//! Called by the HTTP handlers inside the store's single writer. Invariant: an application whose policy does not select
+//! among models is linked to at most one; the current version of each linked model takes the application's inputs.
+
+use std::mem::discriminant;
 
 use clipper_rpc::catalog::{Application, Change, OnOverload};
 use clipper_rpc::names::{AppName, ModelName};
+use clipper_rpc::selection::{Loss, OutputKind, Policy, Selection};
+use clipper_selection::validate::validate;
 
 use crate::catalog::{Catalog, Edit};
 use crate::refusal::Refusal;
 
-/// Adds an application, with the links that it already names.
+/// Seeds are below it: up to there, every reader of JSON reads whole numbers exactly.
+pub const SEEDS: u64 = 1 << 53;
+
+/// Adds an application, with the links that it already names. It learns since the revision that this leads to.
 ///
 /// # Errors
 /// If its name is taken, a setting makes no sense, or its links do not fit.
@@ -19,7 +25,9 @@ pub fn add(catalog: &Catalog, application: Application) -> Result<Edit, Refusal>
         return Err(Refusal::ApplicationExists { name: application.name });
     }
     check(&application)?;
-    let mut linked = Application { linked_models: Vec::new(), ..application };
+    check_selection(&application.selection)?;
+    let selection = Selection { since: catalog.revision + 1, ..application.selection };
+    let mut linked = Application { linked_models: Vec::new(), selection, ..application };
     for model in application.linked_models {
         link_one(catalog, &mut linked, model)?;
     }
@@ -39,11 +47,48 @@ pub struct ApplicationUpdate {
     pub max_concurrent_requests: Option<Option<u32>>,
     /// What happens to a query for which there is no room.
     pub on_overload: Option<OnOverload>,
+    /// How it selects among its models.
+    pub selection: SelectionUpdate,
+}
+
+/// What can be changed of how an application selects. `None` leaves it as it is.
+#[derive(Debug, Default, PartialEq)]
+pub struct SelectionUpdate {
+    /// Which models are asked, and what is learned; another policy learns anew, other parameters do not.
+    pub policy: Option<Policy>,
+    /// The confidence below which the default output is given; `Some(None)`: any will do.
+    pub confidence_threshold: Option<Option<f64>>,
+    /// What an output costs.
+    pub loss: Option<Loss>,
+    /// Whether outputs are labels or numbers.
+    pub output_kind: Option<OutputKind>,
+    /// Whether decisions are logged.
+    pub log_decisions: Option<bool>,
+    /// Where all chance comes from.
+    pub seed: Option<u64>,
 }
 
 impl ApplicationUpdate {
     /// The names of the fields, for people.
-    const FIELDS: &str = "default_output, latency_slo_micros, cache, max_concurrent_requests, on_overload";
+    const FIELDS: &str = "default_output, latency_slo_micros, cache, max_concurrent_requests, on_overload, \
+        selection_policy, confidence_threshold, loss, output_kind, log_decisions, selection_seed";
+}
+
+impl SelectionUpdate {
+    /// What comes of a selection, in an edit that leads to `revision`.
+    fn of(self, before: &Selection, revision: u64) -> Selection {
+        let policy = self.policy.unwrap_or_else(|| before.policy.clone());
+        let is_other = discriminant(&policy) != discriminant(&before.policy);
+        Selection {
+            policy,
+            confidence_threshold: self.confidence_threshold.unwrap_or(before.confidence_threshold),
+            loss: self.loss.unwrap_or(before.loss),
+            output_kind: self.output_kind.unwrap_or(before.output_kind),
+            log_decisions: self.log_decisions.unwrap_or(before.log_decisions),
+            seed: self.seed.unwrap_or(before.seed),
+            since: if is_other { revision } else { before.since },
+        }
+    }
 }
 
 /// Changes an application, whose input type and links stay.
@@ -66,9 +111,20 @@ pub fn update(catalog: &Catalog, name: AppName, update: ApplicationUpdate) -> Re
         cache: update.cache.unwrap_or(before.cache),
         max_concurrent_requests: update.max_concurrent_requests.unwrap_or(before.max_concurrent_requests),
         on_overload: update.on_overload.unwrap_or(before.on_overload),
-        selection: before.selection.clone(),
+        selection: update.selection.of(&before.selection, catalog.revision + 1),
     };
     check(&application)?;
+    if application.selection != before.selection {
+        check_selection(&application.selection)?;
+    }
+    if !selects(&application) && application.linked_models.len() > 1 {
+        let (app, linked) = (application.name, application.linked_models);
+        return Err(Refusal::LinkedToSeveral {
+            policy: policy_name(&application.selection.policy),
+            app,
+            linked,
+        });
+    }
     Ok(Edit::change(Change::PutApplication { application }))
 }
 
@@ -81,6 +137,41 @@ fn check(application: &Application) -> Result<(), Refusal> {
         return Err(Refusal::NoConcurrentRequests);
     }
     Ok(())
+}
+
+/// What must hold of a selection by itself.
+fn check_selection(selection: &Selection) -> Result<(), Refusal> {
+    if selection.seed >= SEEDS {
+        return Err(Refusal::SelectionSeed { seed: selection.seed });
+    }
+    validate(selection).map_err(|sentence| {
+        let names_its_field = ["confidence_threshold", "loss", "output_kind", "selection_policy"]
+            .iter()
+            .any(|field| sentence.starts_with(field));
+        let sentence = if names_its_field { sentence } else { format!("selection_policy: {sentence}") };
+        Refusal::Selection { sentence }
+    })
+}
+
+/// Whether an application selects among models, and so may be linked to several.
+fn selects(application: &Application) -> bool {
+    application.selection.policy != Policy::DefaultOutput
+}
+
+/// The name of a policy in requests and answers.
+pub fn policy_name(policy: &Policy) -> &'static str {
+    match policy {
+        Policy::DefaultOutput => "default_output",
+        Policy::Exp3 { .. } => "exp3",
+        Policy::Exp3Ix {} => "exp3_ix",
+        Policy::EpsilonGreedy { .. } => "epsilon_greedy",
+        Policy::Ucb1 { .. } => "ucb1",
+        Policy::Thompson { .. } => "thompson",
+        Policy::LinUcb { .. } => "linucb",
+        Policy::Exp4 { .. } => "exp4",
+        Policy::MajorityVote {} => "majority_vote",
+        Policy::Mean {} => "mean",
+    }
 }
 
 /// Deletes an application, its links with it.
@@ -125,7 +216,9 @@ fn link_one(catalog: &Catalog, application: &mut Application, model: ModelName) 
     if application.linked_models.contains(&model) {
         return Err(Refusal::AlreadyLinked { model, app });
     }
-    if let Some(linked) = application.linked_models.first() {
+    if let Some(linked) = application.linked_models.first()
+        && !selects(application)
+    {
         return Err(Refusal::OneModelOnly { linked: linked.clone(), app });
     }
     application.linked_models.push(model);
@@ -206,6 +299,73 @@ pub(crate) mod tests {
         assert_eq!(refused.to_string(), "The model with name 'm' is already linked to 'a'");
     }
 
+    fn policy(policy: Policy) -> ApplicationUpdate {
+        let selection = SelectionUpdate { policy: Some(policy), ..SelectionUpdate::default() };
+        ApplicationUpdate { selection, ..ApplicationUpdate::default() }
+    }
+
+    #[test]
+    fn an_application_that_selects_is_linked_to_any_number_of_models_each_once() {
+        let selection = Selection { policy: Policy::Mean {}, ..Selection::default() };
+        let selecting = |linked| Application { selection: selection.clone(), ..app("a", linked) };
+        let refused = add(&Catalog::default(), selecting(&["m", "n", "m"])).unwrap_err();
+        assert_eq!(refused.to_string(), "The model with name 'm' is already linked to 'a'");
+        let catalog = Catalog::default();
+        let catalog = edited(catalog.clone(), add(&catalog, selecting(&["m", "n", "o"])));
+        let name: AppName = "a".parse().unwrap();
+        let refused = update(&catalog, name.clone(), policy(Policy::DefaultOutput)).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "selection_policy: 'default_output' has one model answer, and application 'a' is linked to 'm', 'n', 'o': \
+             unlink all but one first"
+        );
+        let catalog = edited(catalog.clone(), unlink(&catalog, &name, &names(&["m", "o"])));
+        let catalog = edited(catalog.clone(), update(&catalog, name, policy(Policy::DefaultOutput)));
+        assert_eq!(linked_models(&catalog, &"a".parse().unwrap()).unwrap(), names(&["n"]));
+    }
+
+    #[test]
+    fn an_application_learns_since_it_was_added_or_its_policy_became_another() {
+        let name: AppName = "a".parse().unwrap();
+        let catalog = Catalog { revision: 4, ..Catalog::default() };
+        let catalog = edited(catalog.clone(), add(&catalog, app("a", &[])));
+        let since = |catalog: &Catalog| catalog.applications["a"].selection.since;
+        assert_eq!(since(&catalog), 5);
+        let exp4 = |eta| policy(Policy::Exp4 { eta, share: 0.0 });
+        let catalog = edited(catalog.clone(), update(&catalog, name.clone(), exp4(0.1)));
+        assert_eq!(since(&catalog), 6);
+        let catalog = edited(catalog.clone(), update(&catalog, name.clone(), exp4(0.2)));
+        let log = SelectionUpdate { log_decisions: Some(true), ..SelectionUpdate::default() };
+        let log = ApplicationUpdate { selection: log, ..ApplicationUpdate::default() };
+        let catalog = edited(catalog.clone(), update(&catalog, name.clone(), log));
+        assert_eq!(since(&catalog), 6);
+        let catalog = edited(catalog.clone(), update(&catalog, name, policy(Policy::Mean {})));
+        assert_eq!(since(&catalog), 9);
+    }
+
+    #[test]
+    fn every_policy_is_called_what_it_is_in_requests() {
+        for name in [
+            "default_output",
+            "exp3",
+            "exp3_ix",
+            "epsilon_greedy",
+            "ucb1",
+            "thompson",
+            "linucb",
+            "exp4",
+            "majority_vote",
+            "mean",
+        ] {
+            let policy = serde_json::json!({"policy": name, "dimensions": 1});
+            let policy = match name {
+                "linucb" => serde_json::from_value(policy),
+                _ => serde_json::from_value(serde_json::json!({"policy": name})),
+            };
+            assert_eq!(policy_name(&policy.unwrap()), name);
+        }
+    }
+
     #[test]
     fn an_application_is_not_linked_to_a_model_of_another_input_type() {
         let mut spec = doubles();
@@ -235,7 +395,8 @@ pub(crate) mod tests {
             max_concurrent_requests: Some(requests),
             ..ApplicationUpdate::default()
         };
-        let bounded = Application { max_concurrent_requests: Some(9), ..app("a", &["m"]) };
+        let selection = Selection { since: 1, ..Selection::default() };
+        let bounded = Application { max_concurrent_requests: Some(9), selection, ..app("a", &["m"]) };
         let catalog = edited(catalog.clone(), update(&catalog, bounded.name.clone(), bound(Some(9))));
         assert_eq!(*catalog.applications["a"], bounded);
 
@@ -245,12 +406,29 @@ pub(crate) mod tests {
             cache: Some(false),
             max_concurrent_requests: None,
             on_overload: Some(OnOverload::Refuse),
+            selection: SelectionUpdate {
+                policy: None,
+                confidence_threshold: Some(Some(0.5)),
+                loss: Some(Loss::Absolute { scale: 2.0 }),
+                output_kind: Some(OutputKind::Numbers),
+                log_decisions: Some(true),
+                seed: Some(SEEDS - 1),
+            },
         };
         let changed = Application {
             default_output: "none".into(),
             latency_slo_micros: 7,
             cache: false,
             on_overload: OnOverload::Refuse,
+            selection: Selection {
+                policy: Policy::DefaultOutput,
+                confidence_threshold: Some(0.5),
+                loss: Loss::Absolute { scale: 2.0 },
+                output_kind: OutputKind::Numbers,
+                log_decisions: true,
+                seed: SEEDS - 1,
+                since: 1,
+            },
             ..bounded
         };
         let catalog = edited(catalog.clone(), update(&catalog, changed.name.clone(), everything_else));
@@ -270,11 +448,15 @@ pub(crate) mod tests {
         let no_requests =
             ApplicationUpdate { max_concurrent_requests: Some(Some(0)), ..ApplicationUpdate::default() };
         assert_eq!(refused("a", no_requests), Refusal::NoConcurrentRequests);
+        let seed = SelectionUpdate { seed: Some(SEEDS), ..SelectionUpdate::default() };
+        let seed = ApplicationUpdate { selection: seed, ..ApplicationUpdate::default() };
+        assert_eq!(refused("a", seed), Refusal::SelectionSeed { seed: SEEDS });
         assert_eq!(refused("b", objective(1)).to_string(), "Application 'b' does not exist");
         assert_eq!(
             refused("a", ApplicationUpdate::default()).to_string(),
             "There is nothing to update; expected at least one of: default_output, latency_slo_micros, cache, \
-             max_concurrent_requests, on_overload"
+             max_concurrent_requests, on_overload, selection_policy, confidence_threshold, loss, output_kind, \
+             log_decisions, selection_seed"
         );
     }
 

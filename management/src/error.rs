@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::refusal::Refusal;
+use crate::selection_state::StateError;
 
 /// Why management cannot start on a data directory.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +83,9 @@ pub enum RunError {
     /// The last of the database could not be written.
     #[error("the database could not be closed")]
     Store(#[from] StoreError),
+    /// Nor the last of what is learned.
+    #[error("the database of what is learned could not be closed")]
+    States(#[from] StateError),
 }
 
 /// The store cannot write. It accepts no more edits, as what is on disk is not known any more.

@@ -1,4 +1,5 @@
-//! The long poll by which frontends follow the catalog, the same in one process and over HTTP.
+//! Management as frontends see it, the same in one process and over HTTP; above all the long poll by which they
+//! follow the catalog.
 //!
 //! A call says all about the frontend and where it stands. It is answered at once if the catalog or the list of
 //! frontends is not what the frontend knows, and otherwise when one of them changes, or after [`POLL_TIME`]
@@ -19,6 +20,7 @@ use uuid::Uuid;
 use crate::catalog::{Catalog, Edit};
 use crate::feed::Feed;
 use crate::frontends::{Frontends, Presentation};
+use crate::selection_state::SelectionStates;
 use crate::writer::Writer;
 
 /// How long a call waits for news.
@@ -33,6 +35,8 @@ pub struct Follow {
     pub(crate) feed: Arc<Feed>,
     /// Who follows.
     pub(crate) frontends: Frontends,
+    /// What they learn.
+    pub(crate) states: SelectionStates,
 }
 
 impl Follow {
@@ -117,7 +121,8 @@ impl Management for Follow {
     }
 
     fn exchange(&self, request: ExchangeRequest) -> BoxFuture<'_, Result<ExchangeResponse, FollowError>> {
-        todo!("helper management: {request:?}")
+        async move { self.states.exchange(request).await.map_err(|error| FollowError(error.to_string())) }
+            .boxed()
     }
 }
 
@@ -130,7 +135,8 @@ mod tests {
 
     async fn service(directory: &tempfile::TempDir) -> Follow {
         let (writer, feed) = Writer::open(directory.path().into()).await.unwrap();
-        Follow { writer, feed, frontends: Frontends::default() }
+        let states = SelectionStates::open(directory.path().into(), feed.clone()).await.unwrap();
+        Follow { writer, feed, frontends: Frontends::default(), states }
     }
 
     fn request(frontend: u128) -> FollowRequest {
@@ -214,6 +220,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let before = service(&directory).await;
         let first = call(&before, &request(1)).await;
+        before.states.close().await.unwrap();
         before.writer.close().await.unwrap();
         let after = service(&directory).await;
         let other = call(&after, &request(2)).await;

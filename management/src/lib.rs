@@ -4,8 +4,9 @@
 //! # Layout
 //! - `applications`, `models`, `deployments`: what can be done to each, as pure functions from the [`catalog`]
 //!   to an edit of it, or to a [`refusal`].
-//! - [`writer`]: the one thread that edits the catalog; `store`: the catalog on disk; `lock`: one process a
-//!   directory.
+//! - [`writer`]: the one thread that edits the catalog; `store`: the catalog on disk; `database`: how that and the
+//!   states of the next line are; `lock`: one process a directory.
+//! - [`selection_state`]: what frontends learn of the models, and tell each other.
 //! - [`feed`], `frontends`, [`follow`]: the recent changes, who follows them, and the long poll by which they do.
 //! - [`deployment`], [`guard`]: the processes of deployed models.
 //! - `admin`: what takes more than one of these; `http`: all of it over HTTP.
@@ -25,11 +26,13 @@ use crate::deployment::{Artifacts, Deployments};
 use crate::follow::Follow;
 use crate::frontends::Frontends;
 use crate::http::Uploads;
+use crate::selection_state::SelectionStates;
 use crate::writer::Writer;
 
 mod admin;
 pub mod applications;
 pub mod catalog;
+mod database;
 pub mod deployment;
 pub mod deployments;
 mod error;
@@ -41,6 +44,7 @@ mod http;
 mod lock;
 pub mod models;
 pub mod refusal;
+pub mod selection_state;
 mod store;
 pub mod writer;
 
@@ -84,7 +88,8 @@ impl Management {
         };
         let (artifacts, uploads) =
             admin::blocking(folders).await.map_err(|error| OpenError::unreadable(&config.data_dir, error))?;
-        let follow = Follow { writer, feed, frontends: Frontends::default() };
+        let states = SelectionStates::open(config.data_dir.clone(), feed.clone()).await?;
+        let follow = Follow { writer, feed, frontends: Frontends::default(), states };
         Ok(Self { config, follow, artifacts, uploads })
     }
 
@@ -104,7 +109,7 @@ impl Management {
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), RunError> {
         let Self { config, follow, artifacts, uploads } = self;
-        let Follow { writer, frontends, feed } = follow.clone();
+        let Follow { writer, frontends, feed, states } = follow.clone();
         let deployments =
             Deployments::start(deployment::Config::new(config.data_dir, config.python, config.guard));
         let specs: Vec<_> =
@@ -130,9 +135,13 @@ impl Management {
         let served = tokio::select! {
             result = serve => result,
             () = supervise => Ok(()),
+            () = states.supervise(&feed) => Ok(()),
         };
         deployments.shutdown().await;
+        // The writer holds the directory's lock, so it is the last.
+        let states_closed = states.close().await;
         writer.close().await?;
+        states_closed?;
         Ok(served?)
     }
 }

@@ -19,6 +19,16 @@ pub enum Refusal {
     NoLatencyObjective { micros: u64 },
     #[error("max_concurrent_requests must be at least 1, or null for no bound; it is 0")]
     NoConcurrentRequests,
+    #[error("{sentence}")]
+    Selection { sentence: String },
+    #[error("selection_seed must be below 2^53, so that every reader of JSON reads it exactly; it is {seed}")]
+    SelectionSeed { seed: u64 },
+    #[error(
+        "selection_policy: '{policy}' has one model answer, and application '{app}' is linked to {}: unlink all but one \
+         first",
+        quoted(.linked)
+    )]
+    LinkedToSeveral { policy: &'static str, app: AppName, linked: Vec<ModelName> },
     #[error("There is nothing to update; expected at least one of: {fields}")]
     NothingToUpdate { fields: &'static str },
     #[error("No app with name '{name}' exists.")]
@@ -89,4 +99,8 @@ pub enum Refusal {
     ImportIntoCatalog,
     #[error("The catalog to import does not fit together: {what}")]
     ImportInconsistent { what: String },
+}
+
+fn quoted(models: &[ModelName]) -> String {
+    models.iter().map(|model| format!("'{model}'")).collect::<Vec<_>>().join(", ")
 }

@@ -1,27 +1,19 @@
-//! The catalog on disk: the only file that knows sled.
+//! The catalog on disk.
 //!
-//! An edit is one transaction, with the revision that it leads to. [`Store::sync`] makes everything before it
-//! durable: `flush` hands sled's buffers to the kernel, `fsync` of the database file takes them to the disk.
-//! Blocks; called by the writer's thread only.
+//! An edit is one transaction, with the revision that it leads to; [`Store::sync`] makes everything before it
+//! durable. Blocks; called by the writer's thread only.
 //!
 //! # Format
 //! Trees `applications`, `models` and `deployments` hold records as JSON `{"version": 1, "record": ...}` under
 //! their name (`M:V` for deployments); `meta` holds `schema` (u32), `store` (16 bytes), `revision` and
-//! `next_frontend_number` (u64), big-endian. A record is cut into pieces of [`PIECE`] bytes under `name 0x00
-//! piece-number (u32)`: sled moves tree nodes (16 entries) above 128 KiB into files of their own, which it
-//! neither syncs nor reliably removes (2,000 rewrites of 20 records of 300 kB left 1.1 GB behind). With nodes
-//! below that, its segment cleaner bounds the file: 30,000 rewrites of 20 records of 2 kB leave 2.6 MB, whether
-//! after 6,000 or all of them.
+//! `next_frontend_number` (u64), big-endian. A record is cut into pieces under `name 0x00 piece-number (u32)`: see
+//! [`crate::database`].
 //!
 //! Invariant: whatever ends the process, the next finds all edits up to the last sync, and of those after it
 //! the first few, each whole.
 
-use std::fs::{self, File};
-use std::io;
 use std::path::Path;
-use std::sync::{Arc, mpsc};
-use std::thread;
-use std::time::Duration;
+use std::sync::Arc;
 
 use clipper_rpc::catalog::{Application, Change, Model, Revision};
 use serde::de::DeserializeOwned;
@@ -30,20 +22,14 @@ use sled::transaction::{ConflictableTransactionError, TransactionError, Transact
 use uuid::Uuid;
 
 use crate::catalog::{Catalog, Edit};
+use crate::database::{self, Database, PIECE, in_our_words};
 use crate::deployments::Deployment;
 use crate::error::{OpenError, StoreError};
-use crate::lock;
 
 /// The layout of the database that this code writes. Raise it with a migration in [`Store::open`].
 const SCHEMA: u32 = 1;
 /// The version of the records' envelope.
 const RECORD_VERSION: u32 = 1;
-/// See the module's documentation: 16 entries of a node, and some more before it is split, stay below 128 KiB.
-const PIECE: usize = 4096;
-/// sled can loop for ever on a file that is garbage. A sound one opens in some 10 ms.
-const OPEN_TIME: Duration = Duration::from_secs(30);
-/// The thread that opens the database.
-const OPENING_THREAD: &str = "clipper-store-open";
 /// The folder of the database within the data directory.
 const FOLDER: &str = "catalog";
 /// The note of which store is in the data directory.
@@ -51,65 +37,35 @@ const IDENTITY_FILE: &str = "clipper.store";
 
 /// The open database.
 pub(crate) struct Store {
-    sled: sled::Db,
+    database: Database,
     applications: sled::Tree,
     models: sled::Tree,
     deployments: sled::Tree,
     meta: sled::Tree,
-    /// The file that sled writes, opened again to sync it.
-    file: File,
 }
 
 impl Store {
     /// Opens the database of a data directory, or creates it; also returns which store it is, and what it holds.
-    ///
-    /// Does so on a thread of its own: on a file that is garbage, sled returns an error, panics, or never
-    /// returns.
     pub(crate) fn open(directory: &Path) -> Result<(Self, Uuid, Catalog), OpenError> {
-        let (answer, answered) = mpsc::channel();
-        let path = directory.to_owned();
-        silence_opening_threads();
-        thread::Builder::new()
-            .name(OPENING_THREAD.into())
-            .spawn(move || drop(answer.send(Self::open_here(&path))))
-            .map_err(|error| OpenError::unreadable(directory, error))?;
-        answered.recv_timeout(OPEN_TIME).unwrap_or_else(|error| {
-            Err(OpenError::corrupt(
-                directory,
-                match error {
-                    mpsc::RecvTimeoutError::Timeout => "it could not be read in half a minute",
-                    mpsc::RecvTimeoutError::Disconnected => "its structure is damaged",
-                },
-            ))
-        })
+        database::carefully(directory, Self::open_here)
     }
 
     fn open_here(directory: &Path) -> Result<(Self, Uuid, Catalog), OpenError> {
         let folder = directory.join(FOLDER);
-        let explain = |error| match error {
-            sled::Error::Io(error) => OpenError::unreadable(directory, error),
-            other => OpenError::corrupt(directory, in_our_words("it cannot be opened")(other)),
-        };
-        let config = sled::Config::new().path(&folder).cache_capacity(16 << 20).flush_every_ms(None);
-        let sled = lock::patiently(|| config.open(), is_locked).map_err(explain)?;
-        let tree = |name: &str| sled.open_tree(name).map_err(explain);
+        let database = Database::open(directory, &folder)?;
+        let tree = |name: &str| database.tree(directory, name);
         let opened = Self {
             applications: tree("applications")?,
             models: tree("models")?,
             deployments: tree("deployments")?,
             meta: tree("meta")?,
-            file: File::open(folder.join("db")).map_err(|error| OpenError::unreadable(directory, error))?,
-            sled,
+            database,
         };
         let store = opened.check_schema(directory)?;
         let catalog = opened.load().map_err(|what| OpenError::corrupt(directory, what))?;
-        // sled syncs neither what it wrote while it opened nor the names of its files.
-        opened.sled.flush().map_err(explain)?;
-        sync_folder(&folder)
-            .and_then(|()| check_identity(directory, store))
-            .map_err(|error| OpenError::unreadable(directory, error))?
-            .then_some((opened, store, catalog))
-            .ok_or_else(|| OpenError::corrupt(directory, "it is not the database that was created here"))
+        opened.database.settle(directory, &folder)?;
+        database::check_identity(directory, &directory.join(IDENTITY_FILE), store)?;
+        Ok((opened, store, catalog))
     }
 
     /// Reads the schema and the store's identity, and writes them to a new database.
@@ -188,15 +144,14 @@ impl Store {
                 Ok::<(), ConflictableTransactionError<()>>(())
             })
             .map_err(|error| match error {
-                TransactionError::Storage(error) => failed(error),
+                TransactionError::Storage(error) => StoreError::Failed(database::failed(error)),
                 TransactionError::Abort(()) => StoreError::Failed("the transaction was aborted".into()),
             })
     }
 
     /// Makes everything written durable.
     pub(crate) fn sync(&self) -> Result<(), StoreError> {
-        self.sled.flush().map_err(failed)?;
-        self.file.sync_all().map_err(|error| StoreError::Failed(error.to_string()))
+        self.database.sync().map_err(StoreError::Failed)
     }
 }
 
@@ -251,7 +206,7 @@ fn decode<T: DeserializeOwned>(name: &str, bytes: &[u8]) -> Result<T, String> {
 }
 
 fn piece_key(name: &str, piece: u32) -> Vec<u8> {
-    [name.as_bytes(), &[0], &piece.to_be_bytes()].concat()
+    database::piece_key(&[name.as_bytes(), &[0]].concat(), piece)
 }
 
 /// Replaces a record, or removes it.
@@ -288,68 +243,10 @@ fn records<T: DeserializeOwned>(tree: &sled::Tree, of: &str) -> Result<Vec<T>, S
     joined.iter().map(|(name, bytes)| decode(name, bytes)).collect()
 }
 
-/// Says in words of ours what cannot be read. Those of sled are for its developers; the log has them.
-fn in_our_words(what: &str) -> impl Fn(sled::Error) -> String {
-    move |error| {
-        tracing::debug!(%error, "{what}");
-        what.to_owned()
-    }
-}
-
-/// Whether sled found its file locked, for which it has no kind of its own. Nobody but a process that is being
-/// started can hold that lock, since the directory's is ours.
-fn is_locked(error: &sled::Error) -> bool {
-    matches!(error, sled::Error::Io(error) if error.to_string().starts_with("could not acquire lock"))
-}
-
-fn failed(error: sled::Error) -> StoreError {
-    StoreError::Failed(match error {
-        sled::Error::Io(error) => error.to_string(),
-        other => in_our_words("the database failed")(other),
-    })
-}
-
-/// A panic of sled upon a damaged file is reported as the error that it is, not with a backtrace as well.
-fn silence_opening_threads() {
-    static ONCE: std::sync::Once = std::sync::Once::new();
-    ONCE.call_once(|| {
-        let usual = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |panic| {
-            if thread::current().name() != Some(OPENING_THREAD) {
-                usual(panic);
-            }
-        }));
-    });
-}
-
-/// Whether the store is the one that was first opened in this directory, of which a note is made then. sled
-/// takes a file whose beginning is damaged for an empty log: without the note, a catalog could be lost in
-/// silence.
-fn check_identity(directory: &Path, store: Uuid) -> io::Result<bool> {
-    let path = directory.join(IDENTITY_FILE);
-    match fs::read_to_string(&path) {
-        Ok(noted) => Ok(noted.trim() == store.to_string()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let unfinished = path.with_extension("new");
-            fs::write(&unfinished, format!("{store}\n"))?;
-            File::open(&unfinished)?.sync_all()?;
-            fs::rename(&unfinished, &path)?;
-            File::open(directory)?.sync_all()?;
-            Ok(true)
-        }
-        Err(error) => Err(error),
-    }
-}
-
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    for entry in folder.read_dir()? {
-        File::open(entry?.path())?.sync_all()?;
-    }
-    File::open(folder)?.sync_all()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::applications::tests::app;
     use crate::models::tests::{doubles, model_id};

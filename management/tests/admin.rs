@@ -20,8 +20,8 @@ async fn server() -> (tempfile::TempDir, Server, Client) {
 #[tokio::test]
 async fn applications_are_added_described_and_deleted() {
     let (_directory, _server, client) = server().await;
-    let a =
-        json!({"name": "a", "input_type": "int", "default_output": "-1.0", "latency_slo_micros": 100_000});
+    let a = json!({"name": "a", "input_type": "int", "default_output": "-1.0", "latency_slo_micros": 100_000,
+            "selection_seed": 7});
     assert_eq!(client.says("add_app", a.clone()).await, "Successfully added application with name 'a'");
     assert_eq!(client.refuses("add_app", a).await, "application 'a' already exists");
     let b = json!({"name": "b", "input_type": "strings", "default_output": {"no": [1, 2.50]},
@@ -32,7 +32,9 @@ async fn applications_are_added_described_and_deleted() {
     assert_eq!(client.answers("get_all_applications", json!({})).await, json!(["a", "b"]));
     let described_a = json!({"name": "a", "input_type": "integers", "default_output": "-1.0",
         "latency_slo_micros": 100_000, "policy": "default_output", "linked_models": [], "cache": true,
-        "max_concurrent_requests": null, "on_overload": "default"});
+        "max_concurrent_requests": null, "on_overload": "default",
+        "selection_policy": {"policy": "default_output"}, "confidence_threshold": null,
+        "loss": {"loss": "zero_one"}, "output_kind": "detected", "log_decisions": false, "selection_seed": 7});
     let described_b = json!({"name": "b", "input_type": "strings", "default_output": "{\"no\":[1,2.50]}",
         "latency_slo_micros": 1, "policy": "default_output", "linked_models": ["later"]});
     // The default output keeps the digits that it was given.
@@ -88,7 +90,31 @@ async fn an_application_that_makes_no_sense_is_refused() {
         (json!({"linked_models": ["m", 0.5]}), "linked_models[1]: invalid type: floating point `0.5`"),
         (json!({"linked_models": "m"}), "linked_models: invalid type: string \"m\", expected a list. "),
         (json!({"linked_models": ["m", "n"]}), "A model with name m is already linked to 'a'."),
-        (json!({"selection_policy": "exp3"}), "unknown field `selection_policy`, expected one of `name`"),
+        (
+            json!({"selection_policy": "exp5"}),
+            "selection_policy: unknown variant `exp5`, expected one of `default_output`, `exp3`, `exp3_ix`, ",
+        ),
+        (
+            json!({"selection_policy": {"policy": "exp4", "etta": 1}}),
+            "selection_policy: unknown parameter `etta`, expected `eta` or `share`",
+        ),
+        (json!({"selection_policy": {"policy": "exp4", "eta": -1}}), "selection_policy: eta "),
+        (
+            json!({"selection_policy": 3}),
+            "selection_policy: expected the name of a policy, or an object such as {\"policy\": \"exp4\"",
+        ),
+        (json!({"confidence_threshold": 1.5}), "confidence_threshold"),
+        (
+            json!({"confidence_threshold": "1"}),
+            "confidence_threshold: invalid type: string \"1\", expected a number. ",
+        ),
+        (json!({"loss": {"loss": "absolute"}}), "loss: missing parameter `scale`"),
+        (json!({"loss": {"loss": "absolute", "scale": 0}}), "loss"),
+        (json!({"output_kind": "words"}), "output_kind: expected \"detected\", \"labels\" or \"numbers\""),
+        (
+            json!({"selection_seed": 1_u64 << 53}),
+            "selection_seed must be below 2^53, so that every reader of JSON reads it exactly; it is 9007199254740992",
+        ),
     ] {
         let refused = client.refuses("add_app", app(change)).await;
         assert!(refused.contains(cause), "{refused}");
@@ -103,12 +129,15 @@ async fn an_application_is_changed_while_it_lives() {
         .says(
             "add_app",
             json!({"name": "a", "input_type": "doubles", "default_output": "-1.0", "latency_slo_micros": 1000,
-                "linked_models": ["m"], "cache": false, "max_concurrent_requests": 8, "on_overload": "refuse"}),
+                "linked_models": ["m"], "cache": false, "max_concurrent_requests": 8, "on_overload": "refuse",
+                "selection_policy": {"policy": "exp4", "eta": 0.5}, "selection_seed": 7}),
         )
         .await;
     let mut described = json!({"name": "a", "input_type": "doubles", "default_output": "-1.0",
-        "latency_slo_micros": 1000, "policy": "default_output", "linked_models": ["m"], "cache": false,
-        "max_concurrent_requests": 8, "on_overload": "refuse"});
+        "latency_slo_micros": 1000, "policy": "exp4", "linked_models": ["m"], "cache": false,
+        "max_concurrent_requests": 8, "on_overload": "refuse",
+        "selection_policy": {"policy": "exp4", "eta": 0.5, "share": 0.001}, "confidence_threshold": null,
+        "loss": {"loss": "zero_one"}, "output_kind": "detected", "log_decisions": false, "selection_seed": 7});
     let named = || json!({"name": "a"});
     assert_eq!(client.answers("get_application", named()).await, described);
 
@@ -118,6 +147,9 @@ async fn an_application_is_changed_while_it_lives() {
         json!({"max_concurrent_requests": null}),
         // Null is no value of these, so it says nothing of them.
         json!({"max_concurrent_requests": 9, "on_overload": "default", "cache": null}),
+        json!({"selection_policy": {"policy": "exp4", "eta": 0.1, "share": 0.0}, "selection_seed": 8}),
+        json!({"confidence_threshold": 0.75, "loss": {"loss": "squared", "scale": 10.0}}),
+        json!({"confidence_threshold": null, "output_kind": "numbers", "log_decisions": true}),
     ] {
         let mut body = named();
         body.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
@@ -400,21 +432,156 @@ async fn versions_of_models_are_added_switched_and_deleted() {
 }
 
 #[tokio::test]
-async fn the_selection_state_is_readable() {
+async fn an_application_that_selects_among_models_is_linked_to_several() {
     let (_directory, _server, client) = server().await;
     client.add_app("a", "doubles").await;
+    for model in ["m", "n", "o"] {
+        client.add_model(model, "1", "doubles").await;
+    }
+    let links = |models: &[&str]| json!({"app_name": "a", "model_names": models});
+    client.says("add_model_links", links(&["m"])).await;
+    client.says("update_app", json!({"name": "a", "selection_policy": "majority_vote"})).await;
+    assert_eq!(
+        client.says("add_model_links", links(&["n", "o"])).await,
+        "Successfully linked model with name 'n', 'o' to application 'a'"
+    );
+    assert_eq!(
+        client.refuses("add_model_links", links(&["n"])).await,
+        "The model with name 'n' is already linked to 'a'"
+    );
+    assert_eq!(
+        client.refuses("update_app", json!({"name": "a", "selection_policy": "default_output"})).await,
+        "selection_policy: 'default_output' has one model answer, and application 'a' is linked to 'm', 'n', 'o': \
+         unlink all but one first"
+    );
+    client.says("delete_model_links", links(&["m", "o"])).await;
+    client.says("update_app", json!({"name": "a", "selection_policy": "default_output"})).await;
+    assert_eq!(client.answers("get_application", json!({"name": "a"})).await["policy"], "default_output");
+    assert_eq!(
+        client.refuses("add_model_links", links(&["m"])).await,
+        "A model with name n is already linked to 'a'."
+    );
+}
+
+const FRONTEND: &str = "00000000-0000-0000-0000-000000000001";
+
+/// An exchange of a frontend whose number is 1.
+fn exchange(number: u64, changes: &Value, explanations: &Value) -> Value {
+    json!({"frontend": FRONTEND, "frontend_number": 1, "number": number, "known": null, "changes": changes,
+        "load": [], "forward": [], "explanations": explanations})
+}
+
+/// An application with a policy, and the revision since which it learns.
+async fn selecting(client: &Client) -> u64 {
+    let app = json!({"name": "a", "input_type": "doubles", "default_output": "-1.0", "latency_slo_micros": 100_000,
+        "linked_models": ["m", "n"], "selection_policy": "exp4"});
+    client.says("add_app", app).await;
+    client.answers("get_state", json!({"app_name": "a"})).await["state"]["since"].as_u64().unwrap()
+}
+
+#[tokio::test]
+async fn the_selection_state_is_readable() {
+    let (_directory, _server, client) = server().await;
+    client.add_app("single", "doubles").await;
     for uid in [json!(7), json!("someone")] {
         assert_eq!(
-            client.answers("get_state", json!({"app_name": "a", "uid": uid})).await,
-            json!({"app_name": "a", "uid": uid, "policy": "default_output", "state": {}})
+            client.answers("get_state", json!({"app_name": "single", "uid": uid})).await,
+            json!({"app_name": "single", "uid": uid, "policy": "default_output", "state": {}})
         );
     }
     assert_eq!(
         client.refuses("get_state", json!({"app_name": "b", "uid": 0})).await,
         "No application with name 'b' exists."
     );
-    let refused = client.refuses("get_state", json!({"app_name": "a", "uid": []})).await;
+    let refused = client.refuses("get_state", json!({"app_name": "single", "uid": []})).await;
     assert!(refused.contains("expected uid to be an integer or a text"), "{refused}");
+
+    let since = selecting(&client).await;
+    let learned = |uid: Value, add: Value| json!({"key": {"application": "a", "since": since, "uid": uid}, "change": {"m": {"scale": 1.0, "add": add}}});
+    let changes = json!([learned(Value::Null, json!([4.0, 3.0])), learned(json!("7"), json!([1.0, 0.0]))]);
+    let answer = client.answers("exchange", exchange(1, &changes, &json!([]))).await;
+    assert_eq!(answer["position"]["sequence"], 2);
+    // Sent again, as if the answer had been lost.
+    assert_eq!(client.answers("exchange", exchange(1, &changes, &json!([]))).await, answer);
+
+    let state = async |uid: Value| {
+        client.answers("get_state", json!({"app_name": "a", "uid": uid})).await["state"].clone()
+    };
+    for shared in [Value::Null, json!(0)] {
+        let shared = state(shared).await;
+        assert_eq!((&shared["of"], &shared["notes"]), (&json!("shared"), &json!([])));
+        let model = &shared["models"][0];
+        assert_eq!(model["model_name"], "m");
+        assert_eq!((&model["feedbacks"], &model["mean_reward"]), (&json!(4.0), &json!(0.75)));
+        assert_eq!(model["figures"], json!([4.0, 3.0]));
+        assert_eq!(shared["models"][1]["mean_reward"], Value::Null);
+        let weights =
+            shared["models"].as_array().unwrap().iter().map(|model| model["weight"].as_f64().unwrap());
+        assert!((weights.sum::<f64>() - 1.0).abs() < 1e-9);
+    }
+    for own in [json!(7), json!("7")] {
+        let own = state(own).await;
+        assert_eq!((&own["of"], &own["models"][0]["feedbacks"]), (&json!("user"), &json!(1.0)));
+    }
+    let nobody = state(json!("x")).await;
+    assert_eq!(nobody["notes"], json!(["User 'x' has no state yet, so the shared one applies."]));
+    assert_eq!((&nobody["of"], &nobody["models"][0]["feedbacks"]), (&json!("shared"), &json!(4.0)));
+
+    // Another policy begins anew.
+    client.says("update_app", json!({"name": "a", "selection_policy": "exp3"})).await;
+    let anew = state(Value::Null).await;
+    assert_eq!(anew["notes"], json!(["Nothing has been learned yet."]));
+    assert!(anew["since"].as_u64() > Some(since));
+}
+
+#[tokio::test]
+async fn a_query_is_explained_by_the_frontend_that_answered_it() {
+    let (_directory, _server, client) = server().await;
+    selecting(&client).await;
+    client.add_app("b", "doubles").await;
+    let refused = async |path: &str| {
+        let (status, text) = client.get(path).await;
+        let refusal: Value = serde_json::from_str(&text).unwrap();
+        (status.as_u16(), refusal["cause"].as_str().unwrap().to_owned())
+    };
+    let query: u64 = (1 << 40) + 5;
+    let not_found = |why: &str| (404, format!("Query {query} of application 'a' cannot be explained: {why}"));
+    let gone = not_found("the frontend that answered it is gone");
+    assert_eq!(refused(&format!("/a/explain/{query}")).await, gone);
+    assert_eq!(refused("/x/explain/1").await, (404, "No application with name 'x' exists.".to_owned()));
+    assert_eq!(
+        refused("/a/explain/x").await,
+        (400, "query_id must be a whole number from 0 to below 2^53; it is 'x'".to_owned())
+    );
+
+    // A frontend that knows this query of application a, and no other.
+    let frontend = client.clone();
+    let exchanging = tokio::spawn(async move {
+        let mut explanations = json!([]);
+        for number in 1.. {
+            let answer = frontend.answers("exchange", exchange(number, &json!([]), &explanations)).await;
+            let asked = answer["explain"].as_array().unwrap().iter().map(|asked| {
+                let known = json!({"application": "a", "output": 1});
+                json!([asked, if *asked == json!(query) { known } else { Value::Null }])
+            });
+            explanations = asked.collect();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    let explained = harness::until("the frontend explains", async || {
+        let (status, text) = client.get(&format!("/a/explain/{query}")).await;
+        (status == StatusCode::OK).then_some(text)
+    })
+    .await;
+    assert_eq!(serde_json::from_str::<Value>(&explained).unwrap(), json!({"application": "a", "output": 1}));
+    let unknown =
+        "it was never answered by this application, or is forgotten: decisions are kept for a bounded time";
+    for (app, query) in [("a", query + 1), ("b", query)] {
+        let (status, cause) = refused(&format!("/{app}/explain/{query}")).await;
+        assert_eq!(status, 404);
+        assert_eq!(cause, format!("Query {query} of application '{app}' cannot be explained: {unknown}"));
+    }
+    exchanging.abort();
 }
 
 fn follow_request(applied: &Value, known_frontends: &Value) -> Value {
@@ -480,6 +647,9 @@ async fn unknown_paths_and_wrong_methods_are_answered_in_json() {
         (Method::GET, "/admin/add_app", 405, "/admin/add_app takes POST, not GET"),
         (Method::DELETE, "/admin/add_app", 405, "/admin/add_app takes POST, not DELETE"),
         (Method::POST, "/admin/ping", 405, "/admin/ping takes GET, not POST"),
+        (Method::POST, "/a/explain/1", 405, "/a/explain/1 takes GET, not POST"),
+        (Method::GET, "/a/explain", 404, "There is nothing at /a/explain; GET / says what there is"),
+        (Method::GET, "/a/explain/1/2", 404, "There is nothing at /a/explain/1/2; GET / says what there is"),
     ] {
         let response = client.http.request(method, format!("{}{path}", client.base)).send().await.unwrap();
         assert_eq!(response.status().as_u16(), status);
@@ -565,7 +735,7 @@ async fn an_export_is_imported_into_an_empty_catalog_only() {
     );
     let mut again: Value = serde_json::from_str(&other.get("/admin/export").await.1).unwrap();
     // These count the revisions of the store.
-    for own in ["/revision", "/models/0/versions/1/generation"] {
+    for own in ["/revision", "/models/0/versions/1/generation", "/applications/0/selection/since"] {
         *again.pointer_mut(own).unwrap() = export.pointer(own).unwrap().clone();
     }
     assert_eq!(again, export);

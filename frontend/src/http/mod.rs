@@ -2,6 +2,7 @@
 
 mod answer;
 mod error;
+mod feedback;
 mod metrics;
 mod predict;
 
@@ -16,12 +17,16 @@ use utoipa::OpenApi;
 
 use self::error::ApiError;
 use crate::directory::Directory;
+use crate::exchange::Outbox;
 use crate::prediction::Predictor;
 use crate::query_ids::QueryIds;
+use crate::selection::Facilities;
 
 /// What every HTTP worker shares.
 pub(crate) struct State {
     pub(crate) directory: Arc<Directory>,
+    pub(crate) facilities: Arc<Facilities>,
+    pub(crate) outbox: Arc<Outbox>,
     pub(crate) query_ids: Arc<QueryIds>,
     pub(crate) max_body_bytes: usize,
     pub(crate) connections: Connections,
@@ -46,7 +51,16 @@ impl State {
         title = "Clipper query frontend",
         description = "Predictions of machine-learning models, within the application's latency objective."
     ),
-    paths(predict::predict, about, live, ready, metrics::metrics, open_api)
+    paths(
+        predict::predict,
+        feedback::feedback,
+        feedback::update,
+        about,
+        live,
+        ready,
+        metrics::metrics,
+        open_api
+    )
 )]
 struct ApiDocument;
 
@@ -54,6 +68,8 @@ struct ApiDocument;
 pub(crate) fn configure(service: &mut web::ServiceConfig) {
     service
         .service(resource("/{app}/predict", "POST").route(web::post().to(predict::predict)))
+        .service(resource("/{app}/feedback", "POST").route(web::post().to(feedback::feedback)))
+        .service(resource("/{app}/update", "POST").route(web::post().to(feedback::update)))
         .service(resource("/", "GET").route(get_or_head().to(about)))
         .service(resource("/livez", "GET").route(get_or_head().to(live)))
         .service(resource("/readyz", "GET").route(get_or_head().to(ready)))
@@ -82,6 +98,7 @@ async fn about() -> HttpResponse {
         "service": "Clipper query frontend",
         "version": env!("CARGO_PKG_VERSION"),
         "predict": "POST /{app}/predict with a body such as {\"input\": [1.1, 2.2]}",
+        "feedback": "POST /{app}/feedback with a body such as {\"query_id\": 17, \"label\": 1}",
         "openapi": "/openapi.json",
         "health": ["/livez", "/readyz"],
         "metrics": "/metrics",

@@ -16,7 +16,7 @@ use super::error::{ApiError, Refusal};
 use super::{State, Worker};
 use crate::failure::Failure;
 use crate::metrics::Outcome;
-use crate::prediction::{Origin, Prediction, defaults};
+use crate::prediction::{Origin, Prediction};
 use crate::query::{Inputs, Query};
 use crate::view::ApplicationView;
 
@@ -25,7 +25,7 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// From when on a request is watched for its client's end.
 const WATCHED_AFTER: Duration = Duration::from_millis(30);
 /// The longest body, in bytes, that an HTTP worker parses itself: less than a millisecond of work.
-const LONGEST_PARSED_HERE: usize = 512 << 10;
+pub(super) const LONGEST_PARSED_HERE: usize = 512 << 10;
 
 /// What a prediction request says. Read by [`Query::parse`]; this is its description.
 #[derive(ToSchema)]
@@ -38,12 +38,12 @@ pub(crate) struct PredictRequest {
     /// Several inputs; the answer holds one prediction for each. Exactly one of this and `input` must be given.
     #[schema(value_type = Option<Vec<Value>>)]
     input_batch: Option<()>,
-    /// The user whose selection state applies: an integer or a text.
+    /// The user whose selection state applies: an integer or a text of at most 256 bytes; 0 is nobody in particular.
     #[schema(value_type = Option<Value>)]
     uid: Option<()>,
-    /// Pins a version of the linked model.
+    /// Pins a version of the linked model, where only one is linked.
     version: Option<String>,
-    /// Features for contextual policies.
+    /// Features for contextual policies, at most 1024.
     context: Option<Vec<f64>>,
     /// Whether the inputs of `input_batch` must be in one batch of the model.
     keep_together: Option<bool>,
@@ -110,13 +110,14 @@ async fn answer(
         Inputs::One(input) => (vec![input], false),
         Inputs::Many(inputs) => (inputs, true),
     };
+    let predictor = &worker.predictor;
     let predictions = match admitted {
         Ok(_) => tokio::select! {
             biased;
-            predictions = worker.predictor.predict(application, inputs, &query.terms, arrived) => predictions?,
+            predictions = predictor.predict(application, inputs, &query.terms, arrived) => predictions?,
             () = client_gone(request) => return Err(ApiError::ClientGone),
         },
-        Err(limit) => defaults(application, inputs.len(), &Failure::TooManyRequests { limit }),
+        Err(limit) => predictor.defaults(application, inputs.len(), &Failure::TooManyRequests { limit }),
     };
     if let Some(refusal) = refusal(&predictions, refuses) {
         return Err(refusal);
@@ -125,8 +126,7 @@ async fn answer(
     for prediction in &predictions {
         application.metrics.record(Outcome::of(&prediction.origin), latency);
     }
-    let mut answers =
-        predictions.into_iter().map(|prediction| Answer::new(state.query_ids.next(), prediction));
+    let mut answers = predictions.into_iter().map(Answer::new);
     let answer = match answers.next() {
         Some(answer) if !is_batch => PredictAnswer::One(answer),
         first => {
@@ -161,7 +161,11 @@ async fn client_gone(request: &HttpRequest) {
     hung_up(request).await;
 }
 
-async fn read(state: &State, request: &HttpRequest, payload: web::Payload) -> Result<Bytes, ApiError> {
+pub(super) async fn read(
+    state: &State,
+    request: &HttpRequest,
+    payload: web::Payload,
+) -> Result<Bytes, ApiError> {
     let header = |name| request.headers().get(name).map(|value| String::from_utf8_lossy(value.as_bytes()));
     if let Some(found) = header(CONTENT_TYPE).filter(|found| !may_be_json(found)) {
         return Err(ApiError::ContentType { found: found.into_owned() });

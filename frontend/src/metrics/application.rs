@@ -2,9 +2,15 @@
 //!
 //! Shared by every view of the application, so that it survives each change of its configuration.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use clipper_rpc::names::ModelName;
+
+use super::candidate::CandidateMetrics;
+use super::feedback::FeedbackMetrics;
 use super::histogram::Histogram;
 use super::meter::Meter;
 use super::outcome::Outcome;
@@ -17,6 +23,10 @@ pub struct ApplicationMetrics {
     refused: AtomicU64,
     /// By the discriminant of the outcome.
     answers: [AtomicU64; Outcome::ALL.len()],
+    /// Taken at each change of the configuration.
+    candidates: Mutex<BTreeMap<ModelName, Arc<CandidateMetrics>>>,
+    /// What became of its feedback.
+    pub feedback: FeedbackMetrics,
     /// In microseconds, of each input that was answered.
     pub(super) latency: Histogram,
     pub(super) recent_latency: Window,
@@ -30,6 +40,8 @@ impl ApplicationMetrics {
             requests: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             answers: Default::default(),
+            candidates: Mutex::default(),
+            feedback: FeedbackMetrics::default(),
             latency: Histogram::default(),
             recent_latency: Window::new(now),
             throughput: Meter::new(now),
@@ -39,6 +51,12 @@ impl ApplicationMetrics {
     /// Counts a request.
     pub fn request(&self) {
         self.requests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What is counted of a model that its policy selects from.
+    pub fn candidate(&self, model: &ModelName) -> Arc<CandidateMetrics> {
+        let mut candidates = self.candidates.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(candidates.entry(model.clone()).or_default())
     }
 
     /// Counts an input that was answered so long after its request had arrived.
@@ -79,7 +97,7 @@ mod tests {
         metrics.record(Outcome::Predicted, Duration::from_millis(2));
         metrics.record(Outcome::Draining, Duration::from_secs(9));
         let counts: Vec<_> = Outcome::ALL.iter().map(|&outcome| metrics.answers(outcome)).collect();
-        assert_eq!(counts, [2, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+        assert_eq!(counts, [2, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]);
         assert_eq!(metrics.latency.snapshot().sum, 9_003_000);
     }
 }

@@ -1,7 +1,7 @@
 //! What is counted and timed on the way of a prediction, and how it is told to Prometheus.
 //!
 //! # Layout
-//! - [`application`], [`model`], [`replica`]: what is kept for each; [`outcome`]: the kinds of answers.
+//! - [`application`], [`candidate`], [`feedback`], [`model`], [`replica`]: what is kept for each; [`outcome`]: the kinds of answers.
 //! - [`histogram`]: durations and sizes, recorded without a lock; [`window`]: those of the last minutes;
 //!   [`meter`]: rates.
 //! - [`scrape`]: all of it as text; [`report`]: as the original's JSON.
@@ -10,6 +10,8 @@
 //! the way of a prediction takes, and its numbers may be a moment apart from each other.
 
 pub mod application;
+pub mod candidate;
+pub mod feedback;
 pub mod histogram;
 pub mod meter;
 pub mod model;
@@ -20,6 +22,8 @@ pub mod scrape;
 pub mod window;
 
 pub use self::application::ApplicationMetrics;
+pub use self::candidate::{CandidateMetrics, Contribution};
+pub use self::feedback::FeedbackMetrics;
 pub use self::histogram::Histogram;
 pub use self::model::{CacheLookup, ModelMetrics};
 pub use self::outcome::Outcome;

@@ -46,6 +46,8 @@ outcomes! {
     ContainerError = "container_error",
     /// The default output: the model's version was being withdrawn.
     Draining = "draining",
+    /// The default output: the models were not sure enough.
+    LowConfidence = "low_confidence",
 }
 
 impl Outcome {
@@ -69,6 +71,7 @@ impl Outcome {
             Failure::QueueFull { .. } => Self::QueueFull,
             Failure::ContainerError { .. } => Self::ContainerError,
             Failure::Draining { .. } => Self::Draining,
+            Failure::LowConfidence { .. } => Self::LowConfidence,
         }
     }
 

@@ -3,6 +3,8 @@
 //! No generic JSON value is built on the way: the application's input type chooses a visitor that writes each number where it
 //! will travel. Invariant: what parses has exactly one of `input` and `input_batch`, of the application's type.
 
+mod asker;
+pub mod feedback;
 mod input;
 
 use std::fmt;
@@ -13,6 +15,7 @@ use clipper_rpc::input::{Input, InputType};
 use memchr::memmem;
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, Visitor};
 
+use self::asker::{Asker, Context};
 use self::input::{BatchSeed, InputSeed};
 use crate::prediction::Terms;
 
@@ -49,16 +52,10 @@ impl Query {
     /// # Errors
     /// If it is not the JSON that `docs/http.md` describes.
     pub fn parse(body: &[u8], input_type: InputType) -> Result<Self, QueryError> {
-        let example = example(input_type);
-        if body.iter().all(u8::is_ascii_whitespace) {
-            return Err(QueryError(format!("the body is empty; expected JSON such as {example}")));
-        }
         if let Some(query) = parse_quickly(body, input_type) {
             return Ok(query);
         }
-        parse_with_care(body, input_type).map_err(|error| {
-            QueryError(format!("{}; expected JSON such as {example}", excerpt(&explain(body, &error))))
-        })
+        parse_map(body, example(input_type), QueryVisitor { input_type })
     }
 }
 
@@ -80,10 +77,21 @@ fn has_negative_zero(body: &[u8]) -> bool {
     })
 }
 
-fn parse_with_care(body: &[u8], input_type: InputType) -> Result<Query, serde_json::Error> {
+/// Reads a body as an object, of which there is an example for those whose body is none.
+fn parse_map<'de, V: Visitor<'de>>(
+    body: &'de [u8],
+    example: &str,
+    visitor: V,
+) -> Result<V::Value, QueryError> {
+    if body.iter().all(u8::is_ascii_whitespace) {
+        return Err(QueryError(format!("the body is empty; expected JSON such as {example}")));
+    }
     let mut deserializer = serde_json::Deserializer::from_slice(body);
-    let query = deserializer.deserialize_map(QueryVisitor { input_type })?;
-    deserializer.end().map(|()| query)
+    let parsed = deserializer.deserialize_map(visitor);
+    let parsed = parsed.and_then(|parsed| deserializer.end().map(|()| parsed));
+    parsed.map_err(|error| {
+        QueryError(format!("{}; expected JSON such as {example}", excerpt(&explain(body, &error))))
+    })
 }
 
 fn example(input_type: InputType) -> &'static str {
@@ -144,10 +152,12 @@ impl<'de> Visitor<'de> for QueryVisitor {
                 "keep_together" => terms.keep_together = at(field, map.next_value())?,
                 "latency_slo_micros" => terms.latency_slo = Some(at(field, map.next_value_seed(Micros))?),
                 "uid" => {
-                    let _: Uid = at(field, map.next_value())?;
+                    let Asker(uid) = at(field, map.next_value())?;
+                    terms.uid = uid;
                 }
                 "context" => {
-                    let _: Vec<f64> = at(field, map.next_value())?;
+                    let Context(context) = at(field, map.next_value())?;
+                    terms.context = Some(context);
                 }
                 other => unreachable!("'{other}' is none of the fields that deserialise"),
             }
@@ -169,53 +179,30 @@ struct Field(&'static str);
 
 impl<'de> de::Deserialize<'de> for Field {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct FieldVisitor;
-
-        impl Visitor<'_> for FieldVisitor {
-            type Value = Field;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a field name")
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Field, E> {
-                let known = FIELDS.iter().find(|&&field| field == text);
-                known.map(|&field| Field(field)).ok_or_else(|| E::unknown_field(text, FIELDS))
-            }
-        }
-
-        deserializer.deserialize_identifier(FieldVisitor)
+        field(deserializer, FIELDS).map(Field)
     }
 }
 
-/// The user of a query: an integer or a text.
-struct Uid;
+/// The name of one of those fields.
+fn field<'de, D: Deserializer<'de>>(
+    deserializer: D,
+    fields: &'static [&'static str],
+) -> Result<&'static str, D::Error> {
+    deserializer.deserialize_identifier(FieldVisitor(fields))
+}
 
-impl<'de> de::Deserialize<'de> for Uid {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct UidVisitor;
+struct FieldVisitor(&'static [&'static str]);
 
-        impl Visitor<'_> for UidVisitor {
-            type Value = Uid;
+impl Visitor<'_> for FieldVisitor {
+    type Value = &'static str;
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an integer or a text")
-            }
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a field name")
+    }
 
-            fn visit_i64<E: de::Error>(self, _: i64) -> Result<Uid, E> {
-                Ok(Uid)
-            }
-
-            fn visit_u64<E: de::Error>(self, _: u64) -> Result<Uid, E> {
-                Ok(Uid)
-            }
-
-            fn visit_str<E: de::Error>(self, _: &str) -> Result<Uid, E> {
-                Ok(Uid)
-            }
-        }
-
-        deserializer.deserialize_any(UidVisitor)
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<&'static str, E> {
+        let known = self.0.iter().find(|&&field| field == text);
+        known.copied().ok_or_else(|| E::unknown_field(text, self.0))
     }
 }
 
@@ -246,6 +233,7 @@ impl Visitor<'_> for Micros {
 
 #[cfg(test)]
 mod tests {
+    use clipper_rpc::selection::Uid;
     use proptest::prelude::*;
 
     use super::*;
@@ -285,6 +273,8 @@ mod tests {
         let query = parse(body, InputType::Ints).unwrap();
         assert_eq!(query.terms.version, Some("2".parse().unwrap()));
         assert_eq!(query.terms.latency_slo, Some(Duration::from_micros(500)));
+        assert_eq!(query.terms.uid, Uid::new("anna"));
+        assert_eq!(query.terms.context, Some(vec![1.0]));
         assert_eq!(query.inputs, Inputs::Many(vec![Input::ints(&[1]), Input::ints(&[2])]));
     }
 
@@ -352,6 +342,16 @@ mod tests {
                 InputType::Ints,
                 r#"{"input": [1], "uid": 1.5}"#,
                 "uid: invalid type: floating point `1.5`, expected an integer or a text",
+            ),
+            (
+                InputType::Ints,
+                r#"{"input": [1], "context": [0.5, "x"]}"#,
+                "context: invalid type: string \"x\", expected f64",
+            ),
+            (
+                InputType::Ints,
+                r#"{"input": [1], "context": 0.5}"#,
+                "context: invalid type: floating point `0.5`, expected a list of numbers",
             ),
             (
                 InputType::Ints,

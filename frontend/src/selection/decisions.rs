@@ -1,12 +1,24 @@
 //! What was decided for recent queries, by query id: what feedback is joined to, and what can be explained.
 //!
-//! Bounded in number and in age: the oldest are forgotten first.
+//! Requests record on their own threads, feedback reads on its own. Invariant: bounded in number and in age; where there is no
+//! more room, the oldest are forgotten first.
 
-use std::sync::Arc;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use clipper_rpc::names::AppName;
 use clipper_rpc::output::Output;
+use serde_json::Value;
+
+use super::explanation::{self, Course};
+
+/// How long a decision is kept at most.
+const MAX_AGE: Duration = Duration::from_secs(600);
+
+/// So many locks share the decisions, where there is room for as many.
+const SHARDS: usize = 16;
 
 /// A decision, and what feedback on it needs to know.
 pub struct Decided {
@@ -18,21 +30,176 @@ pub struct Decided {
     pub outputs: Vec<Option<Output>>,
     /// What was answered.
     pub output: Output,
+    /// How it came to that.
+    pub course: Course,
     /// Whether feedback was applied: there is one for each query.
     pub judged: AtomicBool,
 }
 
 /// The recent decisions of a frontend.
-pub struct Decisions {}
+pub struct Decisions {
+    shards: Vec<Shard>,
+    /// The most decisions in one shard.
+    capacity: usize,
+}
+
+/// Held for a look-up or an insertion, which may have to make room for more.
+type Shard = Mutex<Recent>;
+
+#[derive(Default)]
+struct Recent {
+    known: HashMap<u64, (Instant, Arc<Decided>)>,
+    /// The same by age, the oldest first.
+    order: VecDeque<(Instant, u64)>,
+}
 
 impl Decisions {
+    /// Keeps at most `capacity` decisions.
+    pub fn new(capacity: usize) -> Self {
+        let shards = SHARDS.min(capacity).max(1);
+        Self { shards: (0..shards).map(|_| Shard::default()).collect(), capacity: capacity / shards }
+    }
+
     /// Keeps a decision.
     pub fn record(&self, decided: Arc<Decided>) {
-        todo!("{}", decided.decision.query_id)
+        self.record_at(decided, Instant::now());
     }
 
     /// The decision on a query, unless it is forgotten.
     pub fn get(&self, query_id: u64) -> Option<Arc<Decided>> {
-        todo!("{query_id}")
+        self.get_at(query_id, Instant::now())
+    }
+
+    /// Says of a query what was asked, what each model answered, and why the answer was what it was; none if it is forgotten.
+    pub fn explain(&self, query_id: u64) -> Option<Value> {
+        self.get(query_id).map(|decided| explanation::explain(&decided))
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.shards.iter().map(|shard| lock(shard).order.len()).sum()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn record_at(&self, decided: Arc<Decided>, now: Instant) {
+        if self.capacity == 0 {
+            return;
+        }
+        let query_id = decided.decision.query_id;
+        // Dropped after the lock: that is most of the work. For each that comes two may go, so that what is too old soon has.
+        let mut forgotten = [None, None];
+        let mut shard = lock(self.shard(query_id));
+        for place in &mut forgotten {
+            let oldest = shard.order.front();
+            let goes = oldest.is_some_and(|&(since, _)| {
+                shard.order.len() >= self.capacity || now.saturating_duration_since(since) > MAX_AGE
+            });
+            if goes && let Some((_, oldest)) = shard.order.pop_front() {
+                *place = shard.known.remove(&oldest);
+            }
+        }
+        shard.order.push_back((now, query_id));
+        shard.known.insert(query_id, (now, decided));
+        drop(shard);
+    }
+
+    fn get_at(&self, query_id: u64, now: Instant) -> Option<Arc<Decided>> {
+        let shard = lock(self.shard(query_id));
+        let (since, decided) = shard.known.get(&query_id)?;
+        (now.saturating_duration_since(*since) <= MAX_AGE).then(|| Arc::clone(decided))
+    }
+
+    fn shard(&self, query_id: u64) -> &Shard {
+        // Ids count up, and applications may take turns: only a hash spreads each one's evenly.
+        let hash = query_id.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        &self.shards[hash as usize % self.shards.len()]
+    }
+}
+
+fn lock(shard: &Shard) -> MutexGuard<'_, Recent> {
+    shard.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use clipper_selection::log::Decision;
+
+    use super::*;
+
+    /// A decision of a query that two of three models answered.
+    pub(crate) fn decided(query_id: u64) -> Decided {
+        let names = ["a", "b", "c"].map(|name| name.parse().unwrap());
+        Decided {
+            application: "app".parse().unwrap(),
+            decision: Decision {
+                query_id,
+                time_micros: 0,
+                uid: None,
+                context: None,
+                candidates: names.to_vec(),
+                propensities: vec![0.5, 0.3, 0.2],
+                asked: None,
+                outputs: Vec::new(),
+                output: Value::Null,
+                default_reason: None,
+                confidence: 0.5,
+                latency_micros: 1500,
+                shared_version: 7,
+                own_version: None,
+            },
+            outputs: vec![Some(Output::text("cat")), None, Some(Output::text("dog"))],
+            output: Output::text("cat"),
+            course: Course::default(),
+            judged: AtomicBool::new(false),
+        }
+    }
+
+    #[test]
+    fn a_decision_is_found_until_there_is_no_room_for_it() {
+        let decisions = Decisions::new(160);
+        (0..1000).for_each(|id| decisions.record(Arc::new(decided(id))));
+        assert!(decisions.len() <= 160, "{}", decisions.len());
+        assert!(decisions.len() > 140, "they spread: {}", decisions.len());
+        assert_eq!(decisions.get(999).unwrap().decision.query_id, 999);
+        assert!(decisions.get(0).is_none());
+        assert!(decisions.get(1000).is_none(), "nobody asked");
+        let kept: Vec<_> = (0..1000).filter(|&id| decisions.get(id).is_some()).collect();
+        assert!(kept[0] > 700, "the oldest go first: {}", kept[0]);
+    }
+
+    #[test]
+    fn ids_of_every_second_query_spread_as_well() {
+        for stride in [2, 16, 1 << 10] {
+            let decisions = Decisions::new(160);
+            (0..1000).for_each(|count| decisions.record(Arc::new(decided(count * stride))));
+            assert!(decisions.len() > 120, "{} at {stride}", decisions.len());
+        }
+    }
+
+    #[test]
+    fn a_decision_is_forgotten_when_it_is_too_old() {
+        let decisions = Decisions::new(1);
+        let now = Instant::now();
+        decisions.record_at(Arc::new(decided(1)), now);
+        assert!(decisions.get_at(1, now + MAX_AGE).is_some());
+        assert!(decisions.get_at(1, now + MAX_AGE + Duration::from_secs(1)).is_none());
+        assert_eq!(decisions.len(), 1, "nothing runs in the background");
+
+        let decisions = Decisions::new(10_000);
+        (0..100).for_each(|id| decisions.record_at(Arc::new(decided(id)), now));
+        let later = now + 2 * MAX_AGE;
+        (1000..2000).for_each(|id| decisions.record_at(Arc::new(decided(id)), later));
+        assert_eq!(decisions.len(), 1000, "what comes pushes out what is too old");
+    }
+
+    #[test]
+    fn without_room_nothing_is_kept() {
+        let decisions = Decisions::new(0);
+        decisions.record(Arc::new(decided(1)));
+        assert!(decisions.get(1).is_none() && decisions.is_empty());
     }
 }

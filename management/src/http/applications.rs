@@ -4,6 +4,7 @@ use actix_web::{post, web};
 use clipper_rpc::catalog::{Application, OnOverload};
 use clipper_rpc::input::InputType;
 use clipper_rpc::names::{AppName, ModelName};
+use clipper_rpc::selection::Selection;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
@@ -11,11 +12,9 @@ use utoipa::ToSchema;
 use super::answer::{Found, List, Listing, Refused, Sentence, Spoken};
 use super::body::{Body, RequestBody, word};
 use super::error::ApiError;
+use super::selection_body::{LossBody, OutputKindBody, PolicyBody, SelectionInfo};
 use crate::admin::Admin;
-use crate::applications::{self, ApplicationUpdate};
-
-/// The policy of an application: its single linked model answers, or the default output does.
-const POLICY: &str = "default_output";
+use crate::applications::{self, ApplicationUpdate, SEEDS, SelectionUpdate, policy_name};
 
 /// An application to add.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -32,7 +31,7 @@ pub(super) struct NewApplication {
     default_output: String,
     #[schema(minimum = 1)]
     latency_slo_micros: u64,
-    /// Models to link at once, which need not exist yet; at most one.
+    /// Models to link at once, which need not exist yet; at most one where the policy does not select among models.
     #[schema(value_type = Option<Vec<String>>)]
     linked_models: Option<Vec<ModelName>>,
     /// Whether queries may be answered from the prediction cache; true unless given.
@@ -45,6 +44,23 @@ pub(super) struct NewApplication {
     #[serde(default, deserialize_with = "word")]
     #[schema(value_type = Option<String>)]
     on_overload: Option<OnOverload>,
+    /// Which models are asked, and what is learned from feedback; the single linked model answers unless given.
+    #[schema(inline)]
+    selection_policy: Option<PolicyBody>,
+    /// Below this confidence the default output is given; any will do unless given.
+    #[schema(minimum = 0, maximum = 1)]
+    confidence_threshold: Option<f64>,
+    /// What an output costs, given the label; 0 if it equals the label and 1 otherwise, unless given.
+    #[schema(inline)]
+    loss: Option<LossBody>,
+    /// Whether outputs are labels, which vote, or numbers, which average; detected unless given.
+    #[schema(inline)]
+    output_kind: Option<OutputKindBody>,
+    /// Whether decisions and feedback are written to the decision log; false unless given.
+    log_decisions: Option<bool>,
+    /// Where all chance of this application comes from; a random one unless given.
+    #[schema(maximum = 9007199254740991_u64)]
+    selection_seed: Option<u64>,
 }
 
 impl RequestBody for NewApplication {}
@@ -70,6 +86,20 @@ pub(super) struct ChangedApplication {
     #[serde(default, deserialize_with = "word")]
     #[schema(value_type = Option<String>)]
     on_overload: Option<OnOverload>,
+    /// Another policy begins to learn anew, other parameters of the same one do not.
+    #[schema(inline)]
+    selection_policy: Option<PolicyBody>,
+    /// `null` removes it: any confidence will do.
+    #[serde(default, deserialize_with = "given_or_null")]
+    #[schema(value_type = Option<f64>, minimum = 0, maximum = 1)]
+    confidence_threshold: Option<Option<f64>>,
+    #[schema(inline)]
+    loss: Option<LossBody>,
+    #[schema(inline)]
+    output_kind: Option<OutputKindBody>,
+    log_decisions: Option<bool>,
+    #[schema(maximum = 9007199254740991_u64)]
+    selection_seed: Option<u64>,
 }
 
 impl RequestBody for ChangedApplication {}
@@ -84,7 +114,11 @@ fn given_text_or_json<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Opti
 }
 
 /// Tells a `null` from a field that is not there, which is not read at all.
-fn given_or_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<u32>>, D::Error> {
+fn given_or_null<'de, T, D>(deserializer: D) -> Result<Option<Option<T>>, D::Error>
+where
+    T: Deserialize<'de>,
+    D: Deserializer<'de>,
+{
     Option::deserialize(deserializer).map(Some)
 }
 
@@ -128,6 +162,7 @@ pub(super) struct ApplicationInfo {
     input_type: &'static str,
     default_output: String,
     latency_slo_micros: u64,
+    /// The name of its selection policy.
     policy: &'static str,
     #[schema(value_type = Vec<String>)]
     linked_models: Vec<ModelName>,
@@ -135,6 +170,9 @@ pub(super) struct ApplicationInfo {
     max_concurrent_requests: Option<u32>,
     #[schema(value_type = String)]
     on_overload: OnOverload,
+    #[serde(flatten)]
+    #[schema(inline)]
+    selection: SelectionInfo,
 }
 
 impl From<&Application> for ApplicationInfo {
@@ -144,11 +182,12 @@ impl From<&Application> for ApplicationInfo {
             input_type: application.input_type.reported_name(),
             default_output: application.default_output.clone(),
             latency_slo_micros: application.latency_slo_micros,
-            policy: POLICY,
+            policy: policy_name(&application.selection.policy),
             linked_models: application.linked_models.clone(),
             cache: application.cache,
             max_concurrent_requests: application.max_concurrent_requests,
             on_overload: application.on_overload,
+            selection: (&application.selection).into(),
         }
     }
 }
@@ -167,7 +206,16 @@ pub(super) async fn add_app(admin: web::Data<Admin>, Body(body): Body<NewApplica
         cache: body.cache.unwrap_or(true),
         max_concurrent_requests: body.max_concurrent_requests,
         on_overload: body.on_overload.unwrap_or_default(),
-        selection: Default::default(),
+        selection: Selection {
+            policy: body.selection_policy.map(|body| body.0).unwrap_or_default(),
+            confidence_threshold: body.confidence_threshold,
+            loss: body.loss.map(|body| body.0).unwrap_or_default(),
+            output_kind: body.output_kind.map(|body| body.0).unwrap_or_default(),
+            log_decisions: body.log_decisions.unwrap_or_default(),
+            seed: body.selection_seed.unwrap_or_else(|| rand::random_range(0..SEEDS)),
+            // That of the edit is set with it.
+            since: 0,
+        },
     };
     admin.change(move |catalog| applications::add(catalog, application)).await?;
     Ok(said)
@@ -184,6 +232,14 @@ pub(super) async fn update_app(admin: web::Data<Admin>, Body(body): Body<Changed
         cache: body.cache,
         max_concurrent_requests: body.max_concurrent_requests,
         on_overload: body.on_overload,
+        selection: SelectionUpdate {
+            policy: body.selection_policy.map(|body| body.0),
+            confidence_threshold: body.confidence_threshold,
+            loss: body.loss.map(|body| body.0),
+            output_kind: body.output_kind.map(|body| body.0),
+            log_decisions: body.log_decisions,
+            seed: body.selection_seed,
+        },
     };
     admin.change(move |catalog| applications::update(catalog, body.name, update)).await?;
     Ok(said)
@@ -267,53 +323,4 @@ pub(super) async fn get_application(
     let catalog = admin.catalog();
     let application = catalog.applications.get(&body.name);
     web::Json(application.map(|application| application.as_ref().into()).into())
-}
-
-/// Whose state is asked for.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct StateOf {
-    #[schema(value_type = String)]
-    app_name: AppName,
-    #[schema(inline)]
-    uid: Uid,
-}
-
-impl RequestBody for StateOf {}
-
-/// A user of an application: a number or a text.
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
-#[serde(untagged)]
-#[serde(expecting = "expected uid to be an integer or a text")]
-pub(super) enum Uid {
-    Number(i64),
-    Text(String),
-}
-
-/// The state that an application's policy keeps for a user.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct SelectionState {
-    #[schema(value_type = String)]
-    app_name: AppName,
-    uid: Uid,
-    policy: &'static str,
-    /// The policy's own; this one keeps none.
-    #[schema(value_type = Object)]
-    state: serde_json::Map<String, serde_json::Value>,
-}
-
-/// Shows the selection state of an application for a user.
-#[utoipa::path(
-    request_body = StateOf,
-    responses((status = 200, body = SelectionState, description = "The state"), Refused),
-    tag = "applications"
-)]
-#[post("/admin/get_state")]
-pub(super) async fn get_state(
-    admin: web::Data<Admin>,
-    Body(body): Body<StateOf>,
-) -> Result<web::Json<SelectionState>, ApiError> {
-    applications::linked_models(&admin.catalog(), &body.app_name)?;
-    let StateOf { app_name, uid } = body;
-    Ok(web::Json(SelectionState { app_name, uid, policy: POLICY, state: serde_json::Map::new() }))
 }

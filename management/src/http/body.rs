@@ -111,11 +111,12 @@ fn explained<T: RequestBody>(path: &str, error: &serde_json::Error) -> ApiError 
 }
 
 /// What serde expected, for readers who know JSON and not Rust.
-fn in_json(expected: &str) -> &str {
+pub(super) fn in_json(expected: &str) -> &str {
     match expected {
         "u32" => "a whole number from 0 to 4294967295",
         "u64" | "usize" => "a whole number of at least 0",
         "i64" => "a whole number",
+        "f64" => "a number",
         "a string" => "a text",
         "a sequence" => "a list",
         "a map" => "an object",

@@ -1,9 +1,10 @@
-//! The catalog as a whole: its feed for frontends, and export and import for people.
+//! The catalog as a whole: its feed for frontends, with their exchange beside it, and export and import for people.
 
 use std::net::{IpAddr, Ipv4Addr};
 
 use actix_web::{HttpRequest, get, post, web};
 use clipper_rpc::catalog::{Application, FollowError, FollowRequest, FollowResponse, Model, Revision};
+use clipper_rpc::selection::{ExchangeRequest, ExchangeResponse};
 use clipper_server::hangup::hung_up;
 use serde::{Deserialize, Serialize};
 use utoipa::openapi::{ObjectBuilder, RefOr, Schema};
@@ -52,6 +53,36 @@ pub(super) async fn follow(
         answer = admin.follow.follow(body, caller) => Ok(web::Json(answer?)),
         () = hung_up(&request) => Err(FollowError("the caller has hung up".into()).into()),
     }
+}
+
+/// A frontend's exchange; `rpc/src/selection.rs` describes it.
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct ExchangeBody(ExchangeRequest);
+
+impl PartialSchema for ExchangeBody {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new().description(Some("See rpc/src/selection.rs")).into()
+    }
+}
+
+impl RequestBody for ExchangeBody {
+    /// What was learned of a user with `linucb` may take 300 kB a model.
+    const MAX_BYTES: usize = 256 << 20;
+}
+
+/// Stores what a frontend has learned, and tells it what others have; at once. For frontends.
+#[utoipa::path(
+    request_body(content = Object, description = "`ExchangeRequest` of `rpc/src/selection.rs`"),
+    responses((status = 200, body = Object, description = "`ExchangeResponse` of `rpc/src/selection.rs`"), Refused),
+    tag = "catalog"
+)]
+#[post("/admin/exchange")]
+pub(super) async fn exchange(
+    admin: web::Data<Admin>,
+    Body(ExchangeBody(body)): Body<ExchangeBody>,
+) -> Result<web::Json<ExchangeResponse>, ApiError> {
+    Ok(web::Json(admin.follow.states.exchange(body).await?))
 }
 
 /// All records, deployments included; not the files of artifacts.

@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 
 use crate::error::{EditError, StoreError};
 use crate::refusal::Refusal;
+use crate::selection_state::StateError;
 
 /// The body of a refusal.
 #[derive(Debug, Serialize, ToSchema)]
@@ -33,12 +34,16 @@ pub(super) enum ApiError {
     Refused(#[from] Refusal),
     #[error("{what}")]
     Artifact { what: String },
+    #[error("{sentence}")]
+    Missing { sentence: String },
     #[error("There is nothing at {path}; GET / says what there is")]
     NotFound { path: String },
     #[error("{path} takes {allowed}, not {method}")]
     Method { path: String, method: String, allowed: &'static str },
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error(transparent)]
+    States(#[from] StateError),
     #[error(transparent)]
     Follow(#[from] FollowError),
     #[error("Management could not do this: {what}")]
@@ -61,9 +66,9 @@ impl ApiError {
             Self::Incomplete { .. } | Self::TooLarge { .. } => "Body error",
             Self::Value { .. } | Self::Refused(_) => "Request error",
             Self::Artifact { .. } => "Artifact error",
-            Self::NotFound { .. } => "Not found",
+            Self::Missing { .. } | Self::NotFound { .. } => "Not found",
             Self::Method { .. } => "Method not allowed",
-            Self::Store(_) | Self::Follow(_) => "Unavailable",
+            Self::Store(_) | Self::States(_) | Self::Follow(_) => "Unavailable",
             Self::Internal { .. } => "Internal error",
         }
     }
@@ -78,9 +83,9 @@ impl ResponseError for ApiError {
             | Self::Refused(_)
             | Self::Artifact { .. } => StatusCode::BAD_REQUEST,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::NotFound { .. } => StatusCode::NOT_FOUND,
+            Self::Missing { .. } | Self::NotFound { .. } => StatusCode::NOT_FOUND,
             Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
-            Self::Store(_) | Self::Follow(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Store(_) | Self::States(_) | Self::Follow(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }

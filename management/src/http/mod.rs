@@ -1,9 +1,9 @@
 //! The admin interface over HTTP: thin handlers over `admin.rs` and the domain functions, one module a resource.
 //!
 //! # Layout
-//! - `applications`, `models`, `deployments`, `artifacts`, `catalog`, `status`, `metrics`: the handlers.
-//! - `body`: how bodies are read; `batching`: the one value in them that has two forms; `answer`: how answers are
-//!   said; `error`: how refusals are.
+//! - `applications`, `selection`, `models`, `deployments`, `artifacts`, `catalog`, `status`, `metrics`: the handlers.
+//! - `body`: how bodies are read; `batching`, `selection_body`: the values in them that have two forms; `answer`: how
+//!   answers are said; `error`: how refusals are.
 //!
 //! Paths stand once, at the handlers; the description at `/openapi.json` is generated from them and also tells
 //! a wrong method (405) from a wrong path (404).
@@ -33,6 +33,8 @@ mod deployments;
 mod error;
 mod metrics;
 mod models;
+mod selection;
+mod selection_body;
 mod status;
 
 /// Admin calls are rare and short; two threads keep one that is slow from delaying the rest.
@@ -70,7 +72,8 @@ interface! {
     applications::get_linked_models,
     applications::get_all_applications,
     applications::get_application,
-    applications::get_state,
+    selection::get_state,
+    selection::explain,
     models::add_model,
     models::update_model,
     models::set_model_version,
@@ -89,6 +92,7 @@ interface! {
     deployments::get_replica_logs,
     artifacts::add_artifact,
     catalog::follow,
+    catalog::exchange,
     catalog::export,
     catalog::import,
     status::about,
@@ -112,13 +116,21 @@ async fn openapi_json() -> web::Json<&'static utoipa::openapi::OpenApi> {
 /// Whatever no handler takes.
 async fn unknown(request: HttpRequest) -> Result<HttpResponse, ApiError> {
     let path = request.path().to_owned();
-    match DESCRIPTION.paths.paths.get(&path) {
-        Some(item) => {
+    match DESCRIPTION.paths.paths.iter().find(|(template, _)| is_of(&path, template)) {
+        Some((_, item)) => {
             let method = request.method().to_string();
             Err(ApiError::Method { path, method, allowed: allowed(item).as_str() })
         }
         None => Err(ApiError::NotFound { path }),
     }
+}
+
+/// Whether a path is what a template describes, in which `{app}` stands for any segment.
+fn is_of(path: &str, template: &str) -> bool {
+    let mut segments = path.split('/');
+    template.split('/').all(|expected| {
+        segments.next().is_some_and(|segment| segment == expected || expected.starts_with('{'))
+    }) && segments.next().is_none()
 }
 
 fn allowed(item: &PathItem) -> &'static Method {

@@ -1,0 +1,237 @@
+//! The models that are asked for one query, and what they answer.
+//!
+//! Owned by the request that waits for them. Invariant: it is closed at the deadline at the latest, and what has arrived by
+//! then counts, however late it is looked at.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use clipper_rpc::output::Output;
+use clipper_rpc::selection::Selection;
+use clipper_selection::combine::{self, Combined, Vote};
+use clipper_selection::learner::{Asked, Choice};
+use smallvec::SmallVec;
+use tokio::sync::oneshot;
+use tokio::time::timeout_at;
+
+use crate::failure::{Failure, Verdict};
+use crate::metrics::Contribution;
+use crate::prediction::Answer;
+
+/// One query, the models that were chosen for it, and their answers.
+pub struct Ballot {
+    pub(super) query_id: u64,
+    pub(super) choice: Choice,
+    /// One for each model that is asked, in the order of the candidates.
+    papers: SmallVec<[Paper; 8]>,
+}
+
+/// What one model was asked.
+struct Paper {
+    /// Its index among the candidates.
+    model: usize,
+    state: State,
+}
+
+enum State {
+    Waiting(oneshot::Receiver<Verdict>),
+    Answered {
+        output: Output,
+        kept: bool,
+    },
+    /// Boxed, as it is rare and large.
+    Failed(Box<Failure>),
+    /// Its queue has seen the deadline pass.
+    Late,
+}
+
+/// When the answer was given.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Ended {
+    /// When no model that was asked could change it any more: all had answered or failed.
+    #[default]
+    Complete,
+    /// When those that had not answered could not change it.
+    Certain,
+    /// At the deadline, without some.
+    Deadline,
+}
+
+/// Why a model that was asked contributed nothing.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Absence {
+    /// It failed, or said that it would.
+    Failed(Failure),
+    /// It had not answered by the deadline.
+    Late,
+    /// It had not answered when the answer was certain without it.
+    Unneeded,
+}
+
+impl Ballot {
+    /// Nobody has been asked yet.
+    pub(super) fn new(query_id: u64, choice: Choice) -> Self {
+        Self { query_id, choice, papers: SmallVec::new() }
+    }
+
+    /// Whether that model is to be asked.
+    pub(super) fn asks(&self, model: usize) -> bool {
+        match self.choice.asked {
+            Asked::One(chosen) => chosen == model,
+            Asked::All => true,
+        }
+    }
+
+    /// A model has been asked; models are asked in the order of the candidates.
+    pub(super) fn add(&mut self, model: usize, answer: Answer) {
+        let state = match answer {
+            Answer::Kept(output) => State::Answered { output, kept: true },
+            Answer::Later(verdict) => State::Waiting(verdict),
+        };
+        self.papers.push(Paper { model, state });
+    }
+
+    /// A model cannot be asked; likewise.
+    pub(super) fn fail(&mut self, model: usize, failure: Failure) {
+        self.papers.push(Paper { model, state: State::Failed(Box::new(failure)) });
+    }
+
+    /// Waits for the models: until all have answered, the answer is certain, or the deadline passes.
+    pub(super) async fn close(&mut self, selection: &Selection, deadline: Instant) -> Ended {
+        if !self.is_waiting() {
+            return Ended::Complete;
+        }
+        let closed = poll_fn(|context| self.poll(selection, context));
+        if let Ok(ended) = timeout_at(deadline.into(), closed).await {
+            return ended;
+        }
+        // A task that was kept from running may find the deadline passed, and answers that were there in time.
+        for paper in &mut self.papers {
+            if let State::Waiting(verdict) = &mut paper.state
+                && let Ok(verdict) = verdict.try_recv()
+            {
+                paper.hear(Some(verdict));
+            }
+        }
+        self.ended()
+    }
+
+    fn poll(&mut self, selection: &Selection, context: &mut Context<'_>) -> Poll<Ended> {
+        let mut news = false;
+        for paper in &mut self.papers {
+            if let State::Waiting(verdict) = &mut paper.state
+                && let Poll::Ready(verdict) = Pin::new(verdict).poll(context)
+            {
+                paper.hear(verdict.ok());
+                news = true;
+            }
+        }
+        if !self.is_waiting() {
+            return Poll::Ready(self.ended());
+        }
+        if news && self.is_certain(selection) { Poll::Ready(Ended::Certain) } else { Poll::Pending }
+    }
+
+    fn is_waiting(&self) -> bool {
+        self.papers.iter().any(|paper| matches!(paper.state, State::Waiting(_)))
+    }
+
+    /// As what it ends unless it was certain.
+    fn ended(&self) -> Ended {
+        let complete =
+            self.papers.iter().all(|paper| matches!(paper.state, State::Answered { .. } | State::Failed(_)));
+        if complete { Ended::Complete } else { Ended::Deadline }
+    }
+
+    /// Whether those that are still to come can change neither the output nor whether it is sure enough.
+    fn is_certain(&self, selection: &Selection) -> bool {
+        let mut votes = self.votes();
+        let arrived: f64 = votes.iter().map(|vote| vote.weight).sum();
+        let waiting = self.papers.iter().filter(|paper| matches!(paper.state, State::Waiting(_)));
+        let waiting: f64 = waiting.map(|paper| self.weight(paper)).sum();
+        // No party outweighs what is to come. Cheap, and mostly so while it is early.
+        if arrived <= waiting {
+            return false;
+        }
+        let confidence = || combine::combine(selection.output_kind, &votes).confidence;
+        let is_decided = selection.confidence_threshold.is_none_or(|threshold| {
+            let confidence = confidence();
+            confidence >= threshold || confidence + waiting < threshold
+        });
+        // Those who have failed will not vote: the rest is what waits.
+        let all = arrived + waiting;
+        votes.iter_mut().for_each(|vote| vote.weight /= all);
+        is_decided && combine::is_certain(selection.output_kind, &votes)
+    }
+
+    /// What the models that have answered amount to; none if none has.
+    pub(super) fn combined(&self, selection: &Selection) -> Option<Combined> {
+        let votes = self.votes();
+        (!votes.is_empty()).then(|| combine::combine(selection.output_kind, &votes))
+    }
+
+    fn votes(&self) -> SmallVec<[Vote<'_>; 8]> {
+        let votes = self.papers.iter().filter_map(|paper| match &paper.state {
+            State::Answered { output, .. } => Some(Vote { weight: self.weight(paper), output }),
+            _ => None,
+        });
+        votes.collect()
+    }
+
+    /// A weight may have become too small to be told from 0.
+    fn weight(&self, paper: &Paper) -> f64 {
+        self.choice.weights.get(paper.model).copied().unwrap_or_default().max(f64::MIN_POSITIVE)
+    }
+
+    /// The models that have answered, and what.
+    pub(super) fn outputs(&self) -> impl Iterator<Item = (usize, &Output)> {
+        self.papers.iter().filter_map(|paper| match &paper.state {
+            State::Answered { output, .. } => Some((paper.model, output)),
+            _ => None,
+        })
+    }
+
+    /// Whether each answer had been given before.
+    pub(super) fn is_all_kept(&self) -> bool {
+        let answered = |paper: &Paper| !matches!(paper.state, State::Answered { kept: false, .. });
+        self.papers.iter().all(answered)
+    }
+
+    /// The other models, and why they have not.
+    pub(super) fn absences(&self, ended: Ended) -> impl Iterator<Item = (usize, Absence)> {
+        self.papers.iter().filter_map(move |paper| {
+            let absence = match &paper.state {
+                State::Answered { .. } => return None,
+                State::Failed(failure) => Absence::Failed(Failure::clone(failure)),
+                State::Waiting(_) if ended == Ended::Certain => Absence::Unneeded,
+                State::Waiting(_) | State::Late => Absence::Late,
+            };
+            Some((paper.model, absence))
+        })
+    }
+
+    /// What is to be counted of each model that was asked.
+    pub(super) fn contributions(&self, ended: Ended) -> impl Iterator<Item = (usize, Contribution)> {
+        self.papers.iter().map(move |paper| {
+            let contribution = match &paper.state {
+                State::Answered { .. } => Contribution::Answered,
+                State::Failed(_) => Contribution::Failed,
+                State::Waiting(_) if ended == Ended::Certain => Contribution::Unneeded,
+                State::Waiting(_) | State::Late => Contribution::Late,
+            };
+            (paper.model, contribution)
+        })
+    }
+}
+
+impl Paper {
+    fn hear(&mut self, verdict: Option<Verdict>) {
+        self.state = match verdict {
+            Some(Ok(output)) => State::Answered { output, kept: false },
+            Some(Err(failure)) => State::Failed(Box::new(failure)),
+            None => State::Late,
+        };
+    }
+}

@@ -1,0 +1,194 @@
+//! Why a query was answered as it was, for people: made when somebody asks, from what is kept of the decision.
+
+use clipper_rpc::names::ModelName;
+use clipper_rpc::output::Output;
+use clipper_selection::combine::same_label;
+use serde_json::{Value, json};
+
+use super::ballot::{Absence, Ended};
+use super::decisions::Decided;
+use crate::failure::Failure;
+use crate::output_json::OutputJson;
+
+/// How a decision came about, besides what feedback needs to know.
+#[derive(Debug, Default)]
+pub struct Course {
+    /// When the answer was given.
+    pub ended: Ended,
+    /// The models that were asked and contributed nothing, by their indices among the candidates.
+    pub absences: Vec<(usize, Absence)>,
+    /// What the models' outputs amounted to, where that was not answered.
+    pub unused: Option<Output>,
+    /// Why the default output was.
+    pub failure: Option<Failure>,
+}
+
+/// A decision as JSON.
+pub fn explain(decided: &Decided) -> Value {
+    let Decided { application, decision, output, course, .. } = decided;
+    let asked = match decision.asked.map(|model| &decision.candidates[model]) {
+        Some(model) => json!(model),
+        None => json!("all"),
+    };
+    let candidates: Vec<_> = (0..decision.candidates.len()).map(|model| candidate(decided, model)).collect();
+    let combined = match (&course.unused, &course.failure) {
+        (Some(unused), _) => OutputJson::value(unused),
+        (None, None) => OutputJson::value(output),
+        (None, Some(_)) => Value::Null,
+    };
+    json!({
+        "query_id": decision.query_id,
+        "application": application,
+        "time_micros": decision.time_micros,
+        "uid": decision.uid,
+        "context": decision.context,
+        "asked": asked,
+        "candidates": candidates,
+        "combined": combined,
+        "confidence": decision.confidence,
+        "output": OutputJson::value(output),
+        "default": course.failure.is_some(),
+        "default_reason": decision.default_reason,
+        "latency_micros": decision.latency_micros,
+        "shared_version": decision.shared_version,
+        "own_version": decision.own_version,
+        "why": why(decided),
+    })
+}
+
+/// One of the models that could be asked.
+fn candidate(decided: &Decided, model: usize) -> Value {
+    let Decided { decision, outputs, course, .. } = decided;
+    let was_asked = decision.asked.is_none_or(|asked| asked == model);
+    let absence = course.absences.iter().find(|(absent, _)| *absent == model).map(|(_, absence)| absence);
+    let mut told = json!({
+        "model": decision.candidates[model],
+        // What it is for a policy that asks one model.
+        (if decision.asked.is_some() { "probability" } else { "weight" }): decision.propensities.get(model),
+        "asked": was_asked,
+        "in_time": outputs[model].is_some(),
+        "output": outputs[model].as_ref().map(OutputJson::value),
+    });
+    if let Some(absence) = absence {
+        told["absence"] = match absence {
+            Absence::Failed(failure) => json!(format!("{}: {failure}", failure.reason())),
+            Absence::Late => json!("it had not answered by the deadline"),
+            Absence::Unneeded => json!("it had not answered when the answer was certain without it"),
+        };
+    }
+    told
+}
+
+/// One sentence.
+fn why(decided: &Decided) -> String {
+    let Decided { output, course, .. } = decided;
+    match &course.failure {
+        None => reasons(decided, output),
+        Some(failure @ Failure::LowConfidence { .. }) => {
+            let reasons = course.unused.as_ref().map(|output| format!("{}; but ", reasons(decided, output)));
+            format!("{}{failure}, so that the default output was given", reasons.unwrap_or_default())
+        }
+        Some(failure) => format!("the default output was given, as no model answered: {failure}"),
+    }
+}
+
+/// Why the models' outputs amount to that one.
+fn reasons(decided: &Decided, combined: &Output) -> String {
+    let Decided { decision, outputs, course, .. } = decided;
+    let weight = |model: usize| decision.propensities.get(model).copied().unwrap_or_default();
+    if let Some(model) = decision.asked {
+        let (name, probability) = (&decision.candidates[model], weight(model));
+        return format!(
+            "the policy chose model '{name}', with probability {probability:.4}, and this is its output"
+        );
+    }
+    let answered = outputs.iter().filter(|output| output.is_some()).count();
+    let of = decision.candidates.len();
+    let until = match course.ended {
+        Ended::Complete => "",
+        Ended::Certain => ", which the others could not change",
+        Ended::Deadline => " by the deadline",
+    };
+    let agrees = |model: &usize| outputs[*model].as_ref().is_some_and(|output| same_label(output, combined));
+    let agreeing: Vec<_> = (0..of).filter(agrees).collect();
+    if agreeing.is_empty() {
+        return format!(
+            "{answered} of {of} models answered{until}, and this is the mean of their outputs by their weights"
+        );
+    }
+    let share: f64 = agreeing.iter().map(|&model| weight(model)).sum();
+    let names: Vec<_> =
+        agreeing.iter().map(|&model| ModelName::as_str(&decision.candidates[model])).collect();
+    let names = names.join(", ");
+    format!(
+        "{answered} of {of} models answered{until}, and most weight is with this output: {share:.4} of all, by {names}"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::selection::decisions::tests::decided;
+
+    fn late_and_unsure() -> Decided {
+        let mut decided = decided(17);
+        decided.course = Course {
+            ended: Ended::Deadline,
+            absences: vec![(1, Absence::Late)],
+            unused: Some(Output::text("cat")),
+            failure: Some(Failure::LowConfidence { confidence: 0.5, threshold: 0.6 }),
+        };
+        decided.output = Output::text("nothing");
+        decided.decision.default_reason = Some("low_confidence".to_owned());
+        decided
+    }
+
+    #[test]
+    fn an_explanation_tells_of_each_candidate_what_it_said_and_why_it_did_not() {
+        let told = explain(&late_and_unsure());
+        assert_eq!(told["query_id"], 17);
+        assert_eq!(told["asked"], "all");
+        assert_eq!(
+            told["candidates"][0],
+            json!({"model": "a", "weight": 0.5, "asked": true, "in_time": true, "output": "cat"})
+        );
+        assert_eq!(
+            told["candidates"][1],
+            json!({"model": "b", "weight": 0.3, "asked": true, "in_time": false, "output": null,
+                "absence": "it had not answered by the deadline"})
+        );
+        assert_eq!((&told["combined"], &told["output"]), (&json!("cat"), &json!("nothing")));
+        assert_eq!((&told["default"], &told["default_reason"]), (&json!(true), &json!("low_confidence")));
+    }
+
+    #[test]
+    fn one_model_that_was_chosen_is_said_to_be() {
+        let mut decided = decided(1);
+        decided.decision.asked = Some(2);
+        decided.outputs = vec![None, None, Some(Output::text("dog"))];
+        decided.output = Output::text("dog");
+        let told = explain(&decided);
+        assert_eq!(told["asked"], "c");
+        assert_eq!(told["candidates"][0]["asked"], false);
+        assert_eq!(told["candidates"][2]["probability"], 0.2);
+        let why = told["why"].as_str().unwrap();
+        assert_eq!(why, "the policy chose model 'c', with probability 0.2000, and this is its output");
+    }
+    #[test]
+    fn the_sentence_says_who_agreed_when_and_what_came_between() {
+        let why = explain(&late_and_unsure())["why"].as_str().unwrap().to_owned();
+        assert_eq!(
+            why,
+            "2 of 3 models answered by the deadline, and most weight is with this output: 0.5000 of all, by a; but the \
+             confidence of 0.5 is below the application's threshold of 0.6, so that the default output was given"
+        );
+        let mut failed = decided(1);
+        failed.outputs = vec![None; 3];
+        failed.course.failure = Some(Failure::NoLinkedModels);
+        let why = explain(&failed)["why"].as_str().unwrap().to_owned();
+        assert_eq!(
+            why,
+            "the default output was given, as no model answered: no model is linked to this application"
+        );
+    }
+}

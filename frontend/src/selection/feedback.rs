@@ -1,0 +1,185 @@
+//! Feedback as a lesson: joined to the answer that it is about, with the loss of each model.
+//!
+//! Called by requests and, for feedback that came to another frontend, by the exchange. Invariant: of all feedback on one
+//! query, one is learned from.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use clipper_rpc::output::Output;
+use clipper_rpc::selection::{OutputKind, Uid, Verdict};
+use clipper_selection::combine::same_label;
+use clipper_selection::loss::loss;
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use super::Selector;
+use super::decision_log::now_micros;
+use super::decisions::Decided;
+use super::lessons::{Subject, Taught};
+use crate::output_json::OutputJson;
+
+/// What was done with feedback that is right in itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// The application's policy learns from it.
+    Applied,
+    /// There was feedback on the query before.
+    Duplicate,
+    /// It was passed on to the frontend that answered the query.
+    Forwarded,
+    /// Nothing follows from it, as no model's output is known.
+    NothingLearned,
+    /// The application has no policy that learns.
+    NoPolicy,
+}
+
+/// Why feedback is refused.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FeedbackError {
+    /// It says nothing of the models.
+    #[error("{0}")]
+    Verdict(String),
+    /// Too much of it waits.
+    #[error("too much feedback of this application waits to be learned from")]
+    Full,
+}
+
+impl Status {
+    /// Every status.
+    pub const ALL: [Self; 5] =
+        [Self::Applied, Self::Duplicate, Self::Forwarded, Self::NothingLearned, Self::NoPolicy];
+
+    /// The word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Applied => "applied",
+            Self::Duplicate => "duplicate",
+            Self::Forwarded => "forwarded",
+            Self::NothingLearned => "nothing_learned",
+            Self::NoPolicy => "no_policy",
+        }
+    }
+
+    /// The sentence for it.
+    pub fn explanation(self) -> &'static str {
+        match self {
+            Self::Applied => "the application's policy learns from it",
+            Self::Duplicate => "there was feedback on this query before; this one is ignored",
+            Self::Forwarded => {
+                "it is passed on to the frontend that answered the query; of no effect if that has ended or forgotten it"
+            }
+            Self::NothingLearned => {
+                "nothing follows from it for any model: no model's output is judged by it"
+            }
+            Self::NoPolicy => "the application's policy learns nothing from feedback",
+        }
+    }
+}
+
+/// Judges an answer.
+///
+/// # Errors
+/// If the verdict does not fit the application's models, or there is no room for it.
+pub fn judge(selector: &Selector, decided: &Arc<Decided>, verdict: Verdict) -> Result<Status, FeedbackError> {
+    let (losses, reward) = losses(selector, decided, &verdict).map_err(FeedbackError::Verdict)?;
+    let reserved = selector.states.lessons().reserve().ok_or(FeedbackError::Full)?;
+    if decided.judged.swap(true, Ordering::Relaxed) {
+        return Ok(Status::Duplicate);
+    }
+    let status = status(&losses);
+    let label = match verdict {
+        Verdict::Label(label) => Some(label),
+        Verdict::Reward(_) => None,
+    };
+    let subject = Subject::Answer(Arc::clone(decided));
+    reserved.put(Taught { subject, losses, label, reward, time_micros: now_micros() });
+    Ok(status)
+}
+
+/// Judges what each candidate of the selector said of an input, in order.
+///
+/// # Errors
+/// As those of [`judge`].
+pub fn judge_input(
+    selector: &Selector,
+    uid: Option<Uid>,
+    context: Option<Vec<f64>>,
+    outputs: &[Option<Output>],
+    label: Value,
+) -> Result<Status, FeedbackError> {
+    let losses = losses_by_label(selector, outputs, &label).map_err(FeedbackError::Verdict)?;
+    let reserved = selector.states.lessons().reserve().ok_or(FeedbackError::Full)?;
+    let known = || losses.iter().flatten();
+    let reward = 1.0 - known().sum::<f64>() / known().count().max(1) as f64;
+    let candidates = selector.learner.candidates().to_vec();
+    let status = status(&losses);
+    let subject = Subject::Input { uid, context, candidates };
+    reserved.put(Taught { subject, losses, label: Some(label), reward, time_micros: now_micros() });
+    Ok(status)
+}
+
+fn status(losses: &[Option<f64>]) -> Status {
+    if losses.iter().any(Option::is_some) { Status::Applied } else { Status::NothingLearned }
+}
+
+/// The loss of each candidate of a decision, where it is known, and the reward of the answer.
+fn losses(
+    selector: &Selector,
+    decided: &Decided,
+    verdict: &Verdict,
+) -> Result<(Vec<Option<f64>>, f64), String> {
+    match verdict {
+        Verdict::Label(label) => {
+            let losses = losses_by_label(selector, &decided.outputs, label)?;
+            Ok((losses, 1.0 - loss(selector.selection.loss, &decided.output, label)?))
+        }
+        Verdict::Reward(reward) => Ok((losses_by_reward(selector, decided, *reward)?, *reward)),
+    }
+}
+
+fn losses_by_label(
+    selector: &Selector,
+    outputs: &[Option<Output>],
+    label: &Value,
+) -> Result<Vec<Option<f64>>, String> {
+    // A label that does not fit the loss is wrong, whether any model answered or not.
+    loss(selector.selection.loss, &Output::text("0"), label)?;
+    let loss_of = |output: &Option<Output>| {
+        output.as_ref().map(|output| loss(selector.selection.loss, output, label)).transpose()
+    };
+    outputs.iter().map(loss_of).collect()
+}
+
+/// A reward is the answer's: it says something of those models that gave it.
+fn losses_by_reward(selector: &Selector, decided: &Decided, reward: f64) -> Result<Vec<Option<f64>>, String> {
+    let outputs = &decided.outputs;
+    if decided.decision.asked.is_none() && are_numbers(selector.selection.output_kind, outputs) {
+        return Err("a reward says nothing of each of several models whose outputs are averaged; \
+             expected 'label', what would have been right"
+            .to_owned());
+    }
+    let loss = 1.0 - reward;
+    let losses = outputs.iter().enumerate().map(|(index, output)| match (decided.decision.asked, output) {
+        // The default output is no model's.
+        _ if decided.decision.default_reason.is_some() => None,
+        (Some(asked), Some(_)) => (asked == index).then_some(loss),
+        (None, Some(output)) => same_label(output, &decided.output).then_some(loss),
+        (_, None) => None,
+    });
+    Ok(losses.collect())
+}
+
+/// Whether outputs were averaged, and did not vote.
+fn are_numbers(kind: OutputKind, outputs: &[Option<Output>]) -> bool {
+    match kind {
+        OutputKind::Labels => false,
+        OutputKind::Numbers => true,
+        OutputKind::Detected => {
+            let values: Vec<_> = outputs.iter().flatten().map(OutputJson::value).collect();
+            values.iter().all(Value::is_number) && values.iter().any(Value::is_f64)
+        }
+    }
+}

@@ -1,0 +1,657 @@
+//! The path of a prediction that several models may answer: choose, ask, combine, record.
+//!
+//! Called by [`Predictor::predict`], for applications with a selection policy. Invariant: each query is recorded once, as it was
+//! answered.
+
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant, SystemTime};
+
+use clipper_rpc::input::Input;
+use clipper_rpc::output::Output;
+use clipper_selection::combine::Combined;
+use clipper_selection::learner::Asked;
+use clipper_selection::log::Decision;
+use serde_json::Value;
+use smallvec::{SmallVec, smallvec};
+use tokio::time::timeout_at;
+
+use super::ballot::{Absence, Ballot, Ended};
+use super::decisions::Decided;
+use super::explanation::Course;
+use super::{Read, Selector};
+use crate::failure::Failure;
+use crate::prediction::{
+    Answer, Origin, Prediction, Predictor, Selected, Terms, TermsError, Timing, route, too_slow,
+};
+use crate::view::{ApplicationView, VersionView};
+
+/// Confidences are told, and compared with a threshold, in so many parts: beyond is rounding.
+const CONFIDENCE_PARTS: f64 = 1e4;
+
+/// The version of each candidate that answers, or why none does.
+type Versions<'a> = SmallVec<[Result<&'a VersionView, Failure>; 8]>;
+
+/// What all queries of a request have in common.
+struct Request<'a> {
+    application: &'a ApplicationView,
+    selector: &'a Selector,
+    terms: &'a Terms,
+    timing: Timing,
+    versions: Versions<'a>,
+    read: Read,
+    /// Since 1970.
+    time: Duration,
+}
+
+impl Predictor {
+    /// Answers inputs, in order, each by the models that the policy chooses for it.
+    ///
+    /// # Errors
+    /// If `terms` do not fit the application's models or policy.
+    pub(crate) async fn select(
+        &self,
+        application: &ApplicationView,
+        selector: &Selector,
+        inputs: &[Input],
+        terms: &Terms,
+        timing: Timing,
+    ) -> Result<Vec<Prediction>, TermsError> {
+        let versions = match &terms.version {
+            None => selector.models.iter().map(|model| model.current()).collect(),
+            // Of the one model that is linked.
+            Some(pinned) => smallvec![route(application, Some(pinned))?],
+        };
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let request = Request {
+            application,
+            selector,
+            terms,
+            timing,
+            versions,
+            read: selector.read(terms.uid.as_ref()),
+            time: now.saturating_sub(timing.arrived.elapsed()),
+        };
+        let ballots = inputs.iter().map(|_| {
+            let query_id = self.query_ids.next();
+            selector.choose(query_id, &request.read, terms.context.as_deref()).map_err(TermsError::Context)
+        });
+        let mut ballots: SmallVec<[Ballot; 1]> = ballots.collect::<Result<_, _>>()?;
+        self.ask_chosen(&request, inputs, &mut ballots);
+        let mut predictions = Vec::with_capacity(ballots.len());
+        for mut ballot in ballots {
+            let ended = ballot.close(&selector.selection, timing.deadline()).await;
+            predictions.push(request.conclude(&ballot, ended));
+        }
+        Ok(predictions)
+    }
+
+    /// Asks each model for the inputs for which it was chosen, together as far as they are to be kept so.
+    fn ask_chosen(&self, request: &Request<'_>, inputs: &[Input], ballots: &mut [Ballot]) {
+        let (may, deadline) = (request.application.cache, request.timing.deadline());
+        for (model, version) in request.versions.iter().enumerate() {
+            let chosen = inputs.iter().zip(&*ballots).filter(|(_, ballot)| ballot.asks(model));
+            let mut chosen = chosen.map(|(input, _)| input.clone()).peekable();
+            if chosen.peek().is_none() {
+                continue;
+            }
+            match version {
+                Ok(version) => {
+                    let answers = self.ask(version, chosen, may, request.terms.keep_together, deadline);
+                    let asking = ballots.iter_mut().filter(|ballot| ballot.asks(model));
+                    asking.zip(answers).for_each(|(ballot, answer)| ballot.add(model, answer));
+                }
+                Err(failure) => {
+                    let asking = ballots.iter_mut().filter(|ballot| ballot.asks(model));
+                    asking.for_each(|ballot| ballot.fail(model, failure.clone()));
+                }
+            }
+        }
+    }
+
+    /// Asks every candidate for its output, on behalf of feedback, which judges them: in the order of the candidates, as far
+    /// as they answer by the deadline.
+    pub async fn ask_all(
+        &self,
+        application: &ApplicationView,
+        selector: &Selector,
+        input: &Input,
+        deadline: Instant,
+    ) -> Vec<Option<Output>> {
+        let asked = selector.models.iter().map(|model| {
+            let version = model.current().ok()?;
+            self.ask(version, std::iter::once(input.clone()), application.cache, false, deadline).pop()
+        });
+        let asked: Vec<_> = asked.collect();
+        let mut outputs = Vec::with_capacity(asked.len());
+        for answer in asked {
+            outputs.push(match answer {
+                None => None,
+                Some(Answer::Kept(output)) => Some(output),
+                Some(Answer::Later(verdict)) => match timeout_at(deadline.into(), verdict).await {
+                    Ok(Ok(Ok(output))) => Some(output),
+                    _ => None,
+                },
+            });
+        }
+        outputs
+    }
+}
+
+impl Request<'_> {
+    /// What is answered to a query, which is recorded.
+    fn conclude(&self, ballot: &Ballot, ended: Ended) -> Prediction {
+        let Self { application, selector, .. } = self;
+        for (model, contribution) in ballot.contributions(ended) {
+            if let Some(counts) = selector.counts.get(model) {
+                counts.count(contribution);
+            }
+        }
+        let combined = match ballot.choice.asked {
+            Asked::All => ballot.combined(&selector.selection),
+            Asked::One(model) => ballot.outputs().next().map(|(_, output)| Combined {
+                output: output.clone(),
+                confidence: selector.trust(&self.read, model),
+            }),
+        };
+        let confidence = combined.as_ref().map_or(0.0, |combined| tell(combined.confidence));
+        let too_low = selector.selection.confidence_threshold.filter(|&threshold| confidence < threshold);
+        let default =
+            |failure, unused| (application.default_output.clone(), Origin::Failure(failure), unused);
+        let (output, origin, unused) = match (combined, too_low) {
+            (None, _) => default(self.why_none(ballot, ended), None),
+            (Some(combined), Some(threshold)) => {
+                default(Failure::LowConfidence { confidence, threshold }, Some(combined.output))
+            }
+            (Some(combined), None) if ballot.is_all_kept() => (combined.output, Origin::Cache, None),
+            (Some(combined), None) => (combined.output, Origin::Model, None),
+        };
+        let failure = match &origin {
+            Origin::Failure(failure) => Some(failure.clone()),
+            Origin::Model | Origin::Cache => None,
+        };
+        let course = Course { ended, absences: ballot.absences(ended).collect(), unused, failure };
+        selector.record(self.decided(ballot, &output, confidence, course), &self.read);
+        let models = ballot.outputs().map(|(model, _)| selector.models[model].name.clone()).collect();
+        let selected = Some(Box::new(Selected { confidence, models }));
+        Prediction { query_id: ballot.query_id, output, origin, selected }
+    }
+
+    /// What is kept of a query.
+    fn decided(&self, ballot: &Ballot, output: &Output, confidence: f64, course: Course) -> Decided {
+        let Self { application, selector, terms, timing, read, .. } = self;
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let mut outputs = vec![None; selector.models.len()];
+        // Numbers that came in a batch would hold on to the whole of it.
+        ballot.outputs().for_each(|(model, output)| outputs[model] = Some(output.detached()));
+        Decided {
+            application: application.name.clone(),
+            decision: Decision {
+                query_id: ballot.query_id,
+                time_micros: micros(self.time),
+                uid: terms.uid.clone(),
+                context: terms.context.clone(),
+                candidates: selector.learner.candidates().to_vec(),
+                propensities: ballot.choice.weights.to_vec(),
+                asked: match ballot.choice.asked {
+                    Asked::One(model) => Some(model),
+                    Asked::All => None,
+                },
+                outputs: Vec::new(),
+                output: Value::Null,
+                default_reason: course.failure.as_ref().map(|failure| failure.reason().to_owned()),
+                confidence,
+                latency_micros: micros(timing.arrived.elapsed()),
+                shared_version: read.shared.version,
+                own_version: read.own.as_ref().map(|own| own.version),
+            },
+            outputs,
+            output: output.detached(),
+            course,
+            judged: AtomicBool::new(false),
+        }
+    }
+
+    /// The most telling reason why none of the models answered: that of the one with which the query came furthest.
+    fn why_none(&self, ballot: &Ballot, ended: Ended) -> Failure {
+        let absences =
+            ballot.absences(ended).map(|(model, absence)| match (absence, &self.versions[model]) {
+                (Absence::Failed(failure), _) => failure,
+                (_, Err(failure)) => failure.clone(),
+                (Absence::Late | Absence::Unneeded, Ok(version)) => {
+                    too_slow(&version.queue, self.timing.objective)
+                }
+            });
+        let furthest = absences.reduce(|most, other| if reach(&other) > reach(&most) { other } else { most });
+        // Somebody is asked.
+        furthest.unwrap_or(Failure::NoLinkedModels)
+    }
+}
+
+/// How far a query came.
+fn reach(failure: &Failure) -> u8 {
+    match failure {
+        Failure::Deadline { .. } | Failure::TooLate { .. } => 6,
+        Failure::ContainerError { .. } => 5,
+        Failure::TooManyTogether { .. } => 4,
+        Failure::QueueFull { .. } => 3,
+        Failure::Draining { .. } => 2,
+        Failure::NoConnectedReplicas { .. } => 1,
+        Failure::NoVersion { .. }
+        | Failure::NoLinkedModels
+        | Failure::TooManyRequests { .. }
+        | Failure::LowConfidence { .. } => 0,
+    }
+}
+
+/// A confidence as it is told, and compared.
+fn tell(confidence: f64) -> f64 {
+    let confidence = (confidence * CONFIDENCE_PARTS).round() / CONFIDENCE_PARTS;
+    if confidence.is_nan() { 0.0 } else { confidence.clamp(0.0, 1.0) }
+}
+
+#[cfg(test)]
+mod tests {
+    use actix::Arbiter;
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use clipper_rpc::catalog::{self, Batching, BatchingStrategy};
+    use clipper_rpc::input::InputType;
+    use clipper_rpc::names::ModelId;
+    use clipper_rpc::selection::{Selection, Uid};
+    use serde_json::json;
+
+    use super::*;
+    use crate::application::{Application, Configure};
+    use crate::batching::Controller;
+    use crate::cache::PredictionCache;
+    use crate::computation::Computation;
+    use crate::queue::{Capacity, Queue, Readiness, Work};
+    use crate::reply::{Delivery, Mailbox};
+    use crate::selection::decisions::Decisions;
+    use crate::selection::tests::facilities;
+    use crate::view::ModelView;
+
+    /// So long that nobody waits it out.
+    const LONG: Duration = Duration::from_secs(600);
+
+    /// Waited out, and long enough for what is to come before it.
+    const SHORT: Duration = Duration::from_millis(500);
+
+    /// An application over models `a`, `b`, ..., each with one replica that does what the test says.
+    struct Fixture {
+        application: Arc<ApplicationView>,
+        queues: Vec<Arc<Queue>>,
+        decisions: Arc<Decisions>,
+        predictor: Predictor,
+    }
+
+    impl Fixture {
+        fn new(models: usize, objective: Duration, selection: Value) -> Self {
+            let selection: Selection = serde_json::from_value(selection).unwrap();
+            let names: Vec<_> = "abcdefgh".chars().take(models).map(String::from).collect();
+            let queue = |(number, name): (u64, &String)| {
+                let id = ModelId { name: name.parse().unwrap(), version: "1".parse().unwrap() };
+                let capacity = Capacity { queries: 100, bytes: 1 << 20 };
+                let queue = Arc::new(Queue::new(number, id, InputType::Strings, capacity));
+                queue.join(1, 100, Box::new(|| {}));
+                queue
+            };
+            let queues: Vec<_> = (1..).zip(&names).map(queue).collect();
+            let view = |queue: &Arc<Queue>| {
+                let version = VersionView { queue: Arc::clone(queue), cache: true };
+                ModelView {
+                    name: queue.model().name.clone(),
+                    current: Some(queue.model().version.clone()),
+                    versions: BTreeMap::from([(queue.model().version.clone(), version)]),
+                }
+            };
+            let facilities = Arc::new(facilities());
+            let decisions = Arc::clone(&facilities.decisions);
+            let configure = Configure {
+                application: catalog::Application {
+                    name: "app".parse().unwrap(),
+                    input_type: InputType::Strings,
+                    default_output: "default".to_owned(),
+                    latency_slo_micros: objective.as_micros().try_into().unwrap(),
+                    linked_models: names.iter().map(|name| name.parse().unwrap()).collect(),
+                    cache: true,
+                    max_concurrent_requests: None,
+                    on_overload: catalog::OnOverload::default(),
+                    selection,
+                },
+                models: queues.iter().map(view).collect(),
+            };
+            let application = Application::launch(configure, &facilities, &Arbiter::current()).view.load_full();
+            let predictor = Predictor {
+                cache: Arc::new(PredictionCache::new(1 << 20)),
+                mailbox: Arc::new(Mailbox::default()),
+                query_ids: Arc::default(),
+            };
+            Self { application, queues, decisions, predictor }
+        }
+
+        async fn predict_all(&self, inputs: &[&str], terms: Terms) -> Result<Vec<Prediction>, TermsError> {
+            let inputs = inputs.iter().map(|text| Input::string(*text)).collect();
+            self.predictor.predict(&self.application, inputs, &terms, Instant::now()).await
+        }
+
+        async fn predict(&self, input: &str) -> Prediction {
+            self.predict_all(&[input], Terms::default()).await.unwrap().remove(0)
+        }
+
+        /// What a model is given now.
+        fn take(&self, model: usize) -> Vec<Arc<Computation>> {
+            let batching = Batching { strategy: BatchingStrategy::Fixed, ..Batching::default() };
+            let work = self.queues[model].take(&mut Readiness {
+                replica: 1,
+                controller: &mut Controller::new(batching, 100),
+                in_flight: 0,
+                lead: Duration::ZERO,
+                idle: Some(Duration::ZERO),
+                may_wait: false,
+            });
+            match work {
+                Work::Batch(batch) => batch.computations,
+                _ => Vec::new(),
+            }
+        }
+
+        fn finish(&self, computations: &[Arc<Computation>], outcome: &crate::failure::Verdict) {
+            assert!(!computations.is_empty(), "it was not asked");
+            let mut delivery = Delivery::default();
+            computations.iter().for_each(|computation| computation.finish(outcome, &mut delivery));
+            drop(delivery);
+            self.predictor.mailbox.hand_out();
+        }
+
+        /// Has a model answer what it is asked now.
+        fn answer(&self, model: usize, output: &str) {
+            self.finish(&self.take(model), &Ok(Output::text(output)));
+        }
+
+        /// Has a model fail what it is asked now.
+        fn fail(&self, model: usize) {
+            let failure = Failure::ContainerError {
+                model: self.queues[model].model().clone(),
+                problem: "said no".into(),
+            };
+            self.finish(&self.take(model), &Err(failure));
+        }
+
+        /// A prediction while the models behave so.
+        async fn while_they(&self, behave: impl FnOnce(&Self)) -> Prediction {
+            let (prediction, ()) = tokio::join!(self.predict("x"), async { behave(self) });
+            prediction
+        }
+
+        fn decided(&self, prediction: &Prediction) -> Arc<Decided> {
+            self.decisions.get(prediction.query_id).unwrap()
+        }
+    }
+
+    fn majority() -> Value {
+        json!({"policy": {"policy": "majority_vote"}})
+    }
+
+    fn mean() -> Value {
+        json!({"policy": {"policy": "mean"}})
+    }
+
+    fn text(prediction: &Prediction) -> &str {
+        match &prediction.output {
+            Output::Text(text) => text,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn selected(prediction: &Prediction) -> (f64, String) {
+        let selected = prediction.selected.as_ref().unwrap();
+        (selected.confidence, selected.models.iter().map(|name| name.as_str()).collect())
+    }
+
+    fn reason(prediction: &Prediction) -> &'static str {
+        match &prediction.origin {
+            Origin::Failure(failure) => failure.reason(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[actix::test]
+    async fn once_all_have_answered_their_votes_are_combined_and_recorded() {
+        let fixture = Fixture::new(3, LONG, majority());
+        let prediction = fixture
+            .while_they(|models| {
+                models.answer(1, "dog");
+                models.answer(0, "cat");
+                models.answer(2, "cat");
+            })
+            .await;
+        assert_eq!(text(&prediction), "cat");
+        assert_eq!(selected(&prediction), (0.6667, "abc".to_owned()));
+        assert!(matches!(prediction.origin, Origin::Model));
+        let decided = fixture.decided(&prediction);
+        assert_eq!(decided.course.ended, Ended::Complete);
+        assert_eq!(decided.outputs, ["cat", "dog", "cat"].map(|text| Some(Output::text(text))));
+        assert_eq!(decided.decision.asked, None);
+        let again = fixture.predict("x").await;
+        assert!(matches!(again.origin, Origin::Cache), "{again:?}");
+        assert_ne!(again.query_id, prediction.query_id);
+        assert_eq!(fixture.decided(&again).outputs, decided.outputs);
+    }
+
+    #[actix::test]
+    async fn a_vote_that_is_certain_waits_for_nobody_and_spares_who_was_not_asked_yet() {
+        let fixture = Fixture::new(3, LONG, majority());
+        let prediction = fixture
+            .while_they(|models| {
+                models.answer(0, "cat");
+                models.answer(1, "cat");
+            })
+            .await;
+        assert_eq!((text(&prediction), selected(&prediction)), ("cat", (0.6667, "ab".to_owned())));
+        let decided = fixture.decided(&prediction);
+        assert_eq!(decided.course.ended, Ended::Certain);
+        assert_eq!(decided.course.absences, [(2, Absence::Unneeded)]);
+        assert!(fixture.take(2).is_empty(), "its query has gone as its client has");
+    }
+
+    #[actix::test]
+    async fn those_who_have_failed_do_not_keep_a_vote_from_being_certain() {
+        let fixture = Fixture::new(5, LONG, majority());
+        let prediction = fixture
+            .while_they(|models| {
+                models.fail(0);
+                models.fail(1);
+                models.answer(2, "cat");
+                models.answer(3, "cat");
+            })
+            .await;
+        assert_eq!((text(&prediction), selected(&prediction)), ("cat", (0.4, "cd".to_owned())));
+        assert_eq!(fixture.decided(&prediction).course.ended, Ended::Certain);
+    }
+
+    #[actix::test]
+    async fn a_straggler_costs_confidence_and_its_late_answer_is_kept() {
+        let fixture = Fixture::new(3, SHORT, mean());
+        let mut held = Vec::new();
+        let begun = Instant::now();
+        let prediction = fixture
+            .while_they(|models| {
+                models.answer(0, "1.5");
+                held = models.take(1);
+                models.answer(2, "1.5");
+            })
+            .await;
+        assert!(begun.elapsed() >= SHORT, "an average is never certain");
+        assert_eq!(selected(&prediction), (0.6667, "ac".to_owned()));
+        assert!(matches!(prediction.origin, Origin::Model), "{prediction:?}");
+        let decided = fixture.decided(&prediction);
+        assert_eq!(
+            (decided.course.ended, &*decided.course.absences),
+            (Ended::Deadline, &[(1, Absence::Late)][..])
+        );
+        fixture.finish(&held, &Ok(Output::text("1.5")));
+        assert_eq!(selected(&fixture.predict("x").await), (1.0, "abc".to_owned()));
+    }
+
+    #[actix::test]
+    async fn an_answer_that_is_not_sure_enough_becomes_the_default_and_says_so() {
+        let selection = json!({"policy": {"policy": "majority_vote"}, "confidence_threshold": 0.7});
+        let fixture = Fixture::new(3, LONG, selection);
+        // Two that agree decide the output, but only the third can make it sure.
+        for (third, sure) in [("cat", true), ("dog", false)] {
+            let input = third;
+            let (prediction, ()) = tokio::join!(fixture.predict(input), async {
+                fixture.answer(0, "cat");
+                fixture.answer(1, "cat");
+                tokio::task::yield_now().await;
+                fixture.answer(2, third);
+            });
+            assert_eq!(fixture.decided(&prediction).course.ended, Ended::Complete);
+            if sure {
+                assert_eq!((text(&prediction), selected(&prediction).0), ("cat", 1.0));
+                continue;
+            }
+            assert_eq!(text(&prediction), "default");
+            assert_eq!(reason(&prediction), "low_confidence");
+            assert_eq!(selected(&prediction), (0.6667, "abc".to_owned()));
+            let Origin::Failure(failure) = &prediction.origin else { unreachable!() };
+            let words = "the confidence of 0.6667 is below the application's threshold of 0.7";
+            assert_eq!(failure.to_string(), words);
+            let told = fixture.decisions.explain(prediction.query_id).unwrap();
+            assert_eq!((&told["combined"], &told["output"]), (&json!("cat"), &json!("default")));
+        }
+    }
+
+    #[actix::test]
+    async fn what_cannot_become_sure_any_more_is_not_waited_for() {
+        let selection = json!({"policy": {"policy": "majority_vote"}, "confidence_threshold": 0.9});
+        let fixture = Fixture::new(5, LONG, selection);
+        let prediction = fixture
+            .while_they(|models| {
+                models.fail(0);
+                (1..4).for_each(|model| models.answer(model, "cat"));
+            })
+            .await;
+        assert_eq!((reason(&prediction), selected(&prediction).0), ("low_confidence", 0.6));
+    }
+
+    #[actix::test]
+    async fn where_none_answers_the_default_output_comes_with_the_most_telling_reason() {
+        let fixture = Fixture::new(2, SHORT, majority());
+        let prediction = fixture.while_they(|models| (0..2).for_each(|model| models.fail(model))).await;
+        assert_eq!((reason(&prediction), text(&prediction)), ("container_error", "default"));
+        assert_eq!(selected(&prediction), (0.0, String::new()));
+        let prediction = fixture.while_they(|models| models.fail(0)).await;
+        assert_eq!(reason(&prediction), "deadline", "the other one would have told");
+        assert_eq!(fixture.decided(&prediction).decision.default_reason.as_deref(), Some("deadline"));
+
+        fixture.queues[0].leave(1);
+        let prediction = fixture.while_they(|models| models.fail(1)).await;
+        assert_eq!(reason(&prediction), "container_error");
+        fixture.queues[1].leave(1);
+        let prediction = fixture.while_they(|models| models.predictor.mailbox.hand_out()).await;
+        assert_eq!(reason(&prediction), "no_connected_replicas");
+    }
+
+    #[actix::test]
+    async fn a_policy_that_asks_one_model_answers_with_its_output_or_the_default() {
+        let fixture = Fixture::new(3, LONG, json!({"policy": {"policy": "exp3"}}));
+        for fails in [false, true] {
+            let mut chosen = None;
+            let (prediction, ()) = tokio::join!(fixture.predict(if fails { "y" } else { "x" }), async {
+                let asked: Vec<_> = fixture.queues.iter().map(|queue| queue.depth().queries).collect();
+                assert_eq!(asked.iter().sum::<usize>(), 1, "{asked:?}");
+                let model = asked.iter().position(|&queries| queries == 1).unwrap();
+                chosen = Some(model);
+                if fails { fixture.fail(model) } else { fixture.answer(model, "cat") }
+            });
+            let decided = fixture.decided(&prediction);
+            assert_eq!(decided.decision.asked, chosen);
+            let propensities = &decided.decision.propensities;
+            assert!((propensities.iter().sum::<f64>() - 1.0).abs() < 1e-9, "{propensities:?}");
+            if fails {
+                assert_eq!((reason(&prediction), selected(&prediction).0), ("container_error", 0.0));
+            } else {
+                assert_eq!((text(&prediction), selected(&prediction).0), ("cat", 0.5));
+                assert_eq!(selected(&prediction).1.len(), 1);
+            }
+        }
+    }
+
+    #[actix::test]
+    async fn each_model_is_asked_for_its_inputs_together_where_they_are_to_be_kept_so() {
+        let fixture = Fixture::new(2, LONG, majority());
+        let terms = Terms { keep_together: true, uid: Uid::new("anna"), ..Terms::default() };
+        let (predictions, ()) = tokio::join!(fixture.predict_all(&["x", "y", "z"], terms), async {
+            for model in 0..2 {
+                let batch = fixture.take(model);
+                let inputs: Vec<_> = batch.iter().map(|one| one.input().clone()).collect();
+                assert_eq!(inputs, ["x", "y", "z"].map(Input::string));
+                assert!(batch[0].goes_with(&batch[2]));
+                fixture.finish(&batch, &Ok(Output::text("cat")));
+            }
+        });
+        let predictions = predictions.unwrap();
+        assert_eq!(predictions.len(), 3);
+        for prediction in &predictions {
+            assert_eq!(selected(prediction), (1.0, "ab".to_owned()));
+            assert_eq!(fixture.decided(prediction).decision.uid, Uid::new("anna"));
+        }
+    }
+
+    #[actix::test]
+    async fn a_version_is_pinned_of_a_single_linked_model_only() {
+        let pin = |version: &str| Terms { version: Some(version.parse().unwrap()), ..Terms::default() };
+        let several = Fixture::new(2, LONG, majority());
+        let refused = several.predict_all(&["x"], pin("1")).await.unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "'version' cannot be given: it pins a version of a single linked model, and 2 are linked to application \
+             'app'"
+        );
+        let single = Fixture::new(1, LONG, majority());
+        let (answered, ()) =
+            tokio::join!(single.predict_all(&["x"], pin("1")), async { single.answer(0, "cat") });
+        assert_eq!(selected(&answered.unwrap()[0]), (1.0, "a".to_owned()));
+        let refused = single.predict_all(&["x"], pin("2")).await.unwrap_err();
+        assert_eq!(refused.to_string(), "model 'a' has no version '2'; it has: 1");
+    }
+
+    #[actix::test]
+    async fn a_context_that_the_policy_cannot_use_is_refused() {
+        let fixture = Fixture::new(2, LONG, json!({"policy": {"policy": "linucb", "dimensions": 2}}));
+        for context in [None, Some(vec![1.0])] {
+            let refused = fixture.predict_all(&["x"], Terms { context, ..Terms::default() }).await;
+            assert!(matches!(refused, Err(TermsError::Context(_))), "{refused:?}");
+        }
+        assert!(fixture.decisions.is_empty());
+    }
+
+    #[actix::test]
+    async fn an_application_without_a_policy_asks_its_first_model_only_and_records_nothing() {
+        let fixture = Fixture::new(2, LONG, json!({}));
+        assert!(fixture.application.selector.is_none());
+        let prediction = fixture.while_they(|models| models.answer(0, "cat")).await;
+        assert_eq!(text(&prediction), "cat");
+        assert!(prediction.selected.is_none());
+        assert!(fixture.take(1).is_empty() && fixture.decisions.is_empty());
+    }
+
+    #[actix::test]
+    async fn feedback_asks_everybody_and_hears_who_answers() {
+        let fixture = Fixture::new(3, LONG, json!({"policy": {"policy": "exp3"}}));
+        let (application, predictor) = (&fixture.application, &fixture.predictor);
+        let selector = application.selector.as_ref().unwrap();
+        let input = Input::string("x");
+        let deadline = Instant::now() + LONG;
+        let (outputs, ()) = tokio::join!(predictor.ask_all(application, selector, &input, deadline), async {
+            fixture.answer(0, "cat");
+            fixture.fail(1);
+            fixture.answer(2, "dog");
+        });
+        assert_eq!(outputs, [Some(Output::text("cat")), None, Some(Output::text("dog"))]);
+        assert!(fixture.decisions.is_empty());
+    }
+}

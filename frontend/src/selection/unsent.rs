@@ -1,0 +1,192 @@
+//! What one application has learned and the store does not have yet.
+//!
+//! A state is `base`, then what is on its way, then what waits: so that what others learned can take its place before what
+//! the store will apply later, and every frontend arrives at what the store has. Invariant: a change is in exactly one of
+//! `base`, `on_its_way` and `waiting`, or it is counted as dropped.
+
+use std::collections::HashMap;
+
+use clipper_rpc::selection::{Affine, Change, Statistics, Uid};
+
+use super::users::weight;
+
+/// What an entry takes besides its figures, in bytes; an estimate.
+const ENTRY_BYTES: usize = 256;
+
+/// The changes of one application's states that are not stored.
+pub struct Unsent {
+    /// `None` is the shared state.
+    states: HashMap<Option<Uid>, UnsentState>,
+    bytes: usize,
+    most_bytes: usize,
+}
+
+/// One state with changes that are not stored.
+#[derive(Default)]
+struct UnsentState {
+    /// What the store has, as far as that is known.
+    base: Option<Statistics>,
+    on_its_way: Option<Change>,
+    waiting: Change,
+    /// How many changes make up `waiting`.
+    lessons: u64,
+    /// What is counted for it.
+    bytes: usize,
+}
+
+impl Unsent {
+    /// Nothing yet, and never much more than `most_bytes`.
+    pub fn new(most_bytes: usize) -> Self {
+        Self { states: HashMap::new(), bytes: 0, most_bytes }
+    }
+
+    /// How many states have changes that are not stored.
+    pub fn len(&self) -> usize {
+        self.states.len()
+    }
+
+    /// Whether changes wait to be sent.
+    pub fn waits(&self) -> bool {
+        self.states.values().any(|state| !state.waiting.is_empty())
+    }
+
+    /// A state with what is not stored of it, if there is any; from nothing where the stored part is not known.
+    pub fn state(&self, key: &Option<Uid>) -> Option<Statistics> {
+        Some(self.states.get(key)?.visible())
+    }
+
+    /// Whether the state is among these, with what the store has of it.
+    pub fn has_base(&self, key: &Option<Uid>) -> bool {
+        self.states.get(key).is_some_and(|state| state.base.is_some())
+    }
+
+    /// Takes in a change. `before` is what is stored of the state, if that is known and no change of it is here yet.
+    pub fn add(&mut self, key: &Option<Uid>, before: impl FnOnce() -> Option<Statistics>, change: &Change) {
+        if !self.states.contains_key(key) {
+            let state = UnsentState { base: before(), ..UnsentState::default() };
+            self.states.insert(key.clone(), state);
+        }
+        let state = self.states.get_mut(key).expect("it is there or was inserted");
+        state.waiting.then(change);
+        state.lessons += 1;
+        Self::count(&mut self.bytes, state);
+    }
+
+    /// Drops what waits of the users of whom least was learned, if there is too much; how many users' it was.
+    pub fn shed(&mut self) -> usize {
+        if self.bytes <= self.most_bytes {
+            return 0;
+        }
+        // A tenth at once, so that the search is not made for each change.
+        let target = self.most_bytes - self.most_bytes / 10;
+        let users = self.states.iter().filter(|(key, state)| key.is_some() && !state.waiting.is_empty());
+        let mut users: Vec<_> = users.map(|(key, state)| (state.lessons, key.clone())).collect();
+        users.sort_unstable();
+        let mut dropped = 0;
+        for (_, key) in users {
+            if self.bytes <= target {
+                break;
+            }
+            let state = self.states.get_mut(&key).expect("nobody has left meanwhile");
+            (state.waiting, state.lessons) = (Change::default(), 0);
+            Self::count(&mut self.bytes, state);
+            if state.on_its_way.is_none() {
+                self.remove(&key);
+            }
+            dropped += 1;
+        }
+        dropped
+    }
+
+    /// Sends what waits, the shared state's first, until so many `figures` are on their way; at least one change.
+    pub fn send(&mut self, figures: &mut usize) -> Vec<(Option<Uid>, Change)> {
+        let mut sent = Vec::new();
+        if let Some(state) = self.states.get_mut(&None) {
+            sent.extend(state.send(figures).map(|change| (None, change)));
+        }
+        for (key, state) in &mut self.states {
+            if *figures == 0 {
+                break;
+            }
+            sent.extend(state.send(figures).map(|change| (key.clone(), change)));
+        }
+        sent
+    }
+
+    /// What others learned comes before all that is here; whether it is of any effect.
+    pub fn precede(&mut self, key: &Option<Uid>, change: &Change) -> bool {
+        let base = self.states.get_mut(key).and_then(|state| state.base.as_mut());
+        base.map(|base| base.apply(change)).is_some()
+    }
+
+    /// A state as the store has it, with all that was on its way.
+    pub fn rebase(&mut self, key: &Option<Uid>, stored: &Statistics) {
+        if let Some(state) = self.states.get_mut(key) {
+            (state.on_its_way, state.base) = (None, Some(stored.clone()));
+            Self::count(&mut self.bytes, state);
+        }
+    }
+
+    /// All that was on its way is stored.
+    pub fn arrive(&mut self) {
+        for state in self.states.values_mut() {
+            if let Some(change) = state.on_its_way.take() {
+                if let Some(base) = &mut state.base {
+                    base.apply(&change);
+                }
+                Self::count(&mut self.bytes, state);
+            }
+        }
+    }
+
+    /// Forgets the states of which everything is stored.
+    pub fn forget_stored(&mut self) {
+        let stored = self.states.iter().filter(|(_, state)| state.is_stored());
+        let stored: Vec<_> = stored.map(|(key, _)| key.clone()).collect();
+        stored.iter().for_each(|key| self.remove(key));
+    }
+
+    fn remove(&mut self, key: &Option<Uid>) {
+        if let Some(state) = self.states.remove(key) {
+            self.bytes -= state.bytes;
+        }
+    }
+
+    /// Counts anew what a state takes.
+    fn count(bytes: &mut usize, state: &mut UnsentState) {
+        let base = state.base.as_ref().map_or(0, weight);
+        let on_its_way = state.on_its_way.as_ref().map_or(0, figures);
+        let now = ENTRY_BYTES + base + size_of::<f64>() * (on_its_way + figures(&state.waiting));
+        *bytes = *bytes - state.bytes + now;
+        state.bytes = now;
+    }
+}
+
+impl UnsentState {
+    fn visible(&self) -> Statistics {
+        let mut statistics = self.base.clone().unwrap_or_default();
+        self.on_its_way.iter().for_each(|change| statistics.apply(change));
+        statistics.apply(&self.waiting);
+        statistics
+    }
+
+    fn is_stored(&self) -> bool {
+        self.on_its_way.is_none() && self.waiting.is_empty()
+    }
+
+    fn send(&mut self, figures_left: &mut usize) -> Option<Change> {
+        if self.waiting.is_empty() || self.on_its_way.is_some() {
+            return None;
+        }
+        let change = std::mem::take(&mut self.waiting);
+        self.lessons = 0;
+        *figures_left = figures_left.saturating_sub(figures(&change));
+        self.on_its_way = Some(change.clone());
+        Some(change)
+    }
+}
+
+/// How many figures a change has, each model counting for some more.
+fn figures(change: &Change) -> usize {
+    change.0.values().map(|Affine { add, .. }| 8 + add.len()).sum()
+}

@@ -1,0 +1,277 @@
+//! What the frontends have learned of the models: kept on disk, and told from each to the others.
+//!
+//! # Layout
+//! - [`store`]: the states on disk, and which exchange of each frontend they already contain.
+//! - [`ring`]: the recent changes, from which frontends hear what others learned.
+//! - [`peers`]: the frontends that exchange, and what waits for each.
+//! - [`exchanges`]: one exchange, from request to answer.
+//!
+//! One thread owns all of it and takes orders one after the other, so that to read a state, change it and write it is
+//! never interleaved with another change. It writes each exchange in a batch of its own, makes the exchanges that are
+//! waiting durable together, and only then answers them. Between orders it removes what was learned for applications
+//! that are gone. Should a write fail, the state of the disk is unknown, so every exchange is refused from then on; a
+//! restart reads what is there.
+//!
+//! Invariant: a change that a frontend was told to be stored is on disk, once.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use clipper_rpc::selection::{ExchangeRequest, ExchangeResponse, StateKey, Statistics};
+use serde_json::Value;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use self::exchanges::Exchanges;
+use self::store::StateStore;
+use crate::error::OpenError;
+use crate::feed::Feed;
+
+mod bounded;
+mod exchanges;
+mod peers;
+mod ring;
+mod store;
+
+/// The most orders that share one `fsync`.
+const GROUP: usize = 128;
+/// How long a frontend is waited for that shall explain a query.
+const EXPLAIN_TIME: Duration = Duration::from_secs(3);
+
+/// What goes wrong with the states.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StateError {
+    /// The disk or the database failed.
+    #[error("what is learned cannot be stored: {0}")]
+    Failed(String),
+    /// The frontend had its answer, and has made an exchange since.
+    #[error("exchange {number} of this frontend is over, as it has made exchange {last}")]
+    Over {
+        /// Of the exchange that was asked for.
+        number: u64,
+        /// Of the last one.
+        last: u64,
+    },
+    /// The store was closed.
+    #[error("what is learned is not stored any more, as management is shutting down")]
+    Closed,
+}
+
+/// Why there is no explanation of a query.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NoExplanation {
+    /// No frontend of that number exchanges.
+    #[error("the frontend that answered it is gone")]
+    FrontendGone,
+    /// The frontend did not answer.
+    #[error("the frontend that answered it does not say, try again")]
+    Silent,
+    /// The frontend knows nothing of it.
+    #[error(
+        "it was never answered by this application, or is forgotten: decisions are kept for a bounded time"
+    )]
+    Unknown,
+}
+
+/// A handle to the thread. Cloned handles share it.
+#[derive(Debug, Clone)]
+pub struct SelectionStates {
+    orders: mpsc::Sender<Order>,
+}
+
+#[derive(Debug)]
+enum Order {
+    Exchange(Box<ExchangeRequest>, Answer<ExchangeResponse>),
+    Read(Vec<StateKey>, Answer<Vec<Option<Statistics>>>),
+    Explain(u64, oneshot::Sender<Result<Value, NoExplanation>>),
+    /// The applications may be others now.
+    CatalogChanged,
+    Close(Answer<()>),
+}
+
+type Answer<T> = oneshot::Sender<Result<T, StateError>>;
+
+impl SelectionStates {
+    /// Opens or creates the database in a data directory that is locked, and starts the thread.
+    ///
+    /// # Errors
+    /// One clear line: see [`OpenError`].
+    pub async fn open(directory: PathBuf, feed: Arc<Feed>) -> Result<Self, OpenError> {
+        tokio::task::spawn_blocking(move || Self::open_blocking(&directory, feed))
+            .await
+            .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+    }
+
+    fn open_blocking(directory: &Path, feed: Arc<Feed>) -> Result<Self, OpenError> {
+        let (store, runs) = StateStore::open(directory, feed.store())?;
+        let mut states =
+            StatesThread { exchanges: Exchanges::new(store, runs), feed, swept: None, failed: None };
+        let (orders, received) = mpsc::channel();
+        thread::Builder::new()
+            .name("clipper-states".into())
+            .spawn(move || states.run(&received))
+            .map_err(|error| OpenError::unreadable(directory, error))?;
+        Ok(Self { orders })
+    }
+
+    /// Stores what a frontend has learned, and returns what others have. A dropped call may still be carried out.
+    ///
+    /// # Errors
+    /// If it cannot be stored, or the frontend has made a later exchange.
+    pub async fn exchange(&self, request: ExchangeRequest) -> Result<ExchangeResponse, StateError> {
+        self.ask(|answer| Order::Exchange(Box::new(request), answer)).await
+    }
+
+    /// The states of these keys; `None` where nothing is learned.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub async fn read(&self, keys: Vec<StateKey>) -> Result<Vec<Option<Statistics>>, StateError> {
+        self.ask(|answer| Order::Read(keys, answer)).await
+    }
+
+    /// Asks the frontend that answered a query how it came to that, and waits for some seconds.
+    ///
+    /// # Errors
+    /// If that frontend is gone, or knows nothing of the query.
+    pub async fn explain(&self, query_id: u64) -> Result<Value, NoExplanation> {
+        let (answer, answered) = oneshot::channel();
+        self.orders.send(Order::Explain(query_id, answer)).map_err(|_| NoExplanation::FrontendGone)?;
+        match timeout(EXPLAIN_TIME, answered).await {
+            Ok(Ok(explained)) => explained,
+            Ok(Err(_)) => Err(NoExplanation::FrontendGone),
+            Err(_) => Err(NoExplanation::Silent),
+        }
+    }
+
+    /// Has the states of applications that are gone removed, whenever the catalog changes. Runs for ever.
+    pub(crate) async fn supervise(&self, feed: &Feed) {
+        let mut published = feed.watch();
+        loop {
+            published.published().await;
+            if self.orders.send(Order::CatalogChanged).is_err() {
+                // Closed: there is nothing left to do.
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    /// Completes the exchanges before it and closes the database. Later ones are refused.
+    ///
+    /// # Errors
+    /// If the last of the database could not be written.
+    pub async fn close(&self) -> Result<(), StateError> {
+        match self.ask(Order::Close).await {
+            Err(StateError::Closed) => Ok(()),
+            closed => closed,
+        }
+    }
+
+    async fn ask<T>(&self, order: impl FnOnce(Answer<T>) -> Order) -> Result<T, StateError> {
+        let (answer, answered) = oneshot::channel();
+        self.orders.send(order(answer)).map_err(|_| StateError::Closed)?;
+        answered.await.unwrap_or(Err(StateError::Closed))
+    }
+}
+
+/// What the thread owns.
+struct StatesThread {
+    exchanges: Exchanges,
+    feed: Arc<Feed>,
+    /// The revision of the catalog that the states on disk are of; `None` while there may be more to remove.
+    swept: Option<u64>,
+    /// Why nothing is written any more.
+    failed: Option<StateError>,
+}
+
+impl StatesThread {
+    fn run(&mut self, orders: &mpsc::Receiver<Order>) {
+        loop {
+            let first = if self.is_swept() {
+                let Ok(order) = orders.recv() else { return };
+                order
+            } else {
+                match orders.try_recv() {
+                    Ok(order) => order,
+                    Err(mpsc::TryRecvError::Empty) => {
+                        self.sweep();
+                        continue;
+                    }
+                    Err(mpsc::TryRecvError::Disconnected) => return,
+                }
+            };
+            let mut exchanged = Vec::new();
+            let mut closing = None;
+            for order in std::iter::once(first).chain(orders.try_iter()).take(GROUP) {
+                match order {
+                    Order::Exchange(request, answer) => exchanged.push((self.exchange(&request), answer)),
+                    // Whoever asked may have gone, here and below.
+                    Order::Read(keys, answer) => drop(answer.send(self.exchanges.read(&keys))),
+                    Order::Explain(query_id, answer) => {
+                        self.exchanges.explain(query_id, answer, Instant::now());
+                    }
+                    Order::CatalogChanged => {}
+                    Order::Close(answer) => {
+                        closing = Some(answer);
+                        break;
+                    }
+                }
+            }
+            let synced = self.sync();
+            for (response, answer) in exchanged {
+                let _ = answer.send(synced.clone().and(response));
+            }
+            if let Some(answer) = closing {
+                let _ = answer.send(synced);
+                return;
+            }
+        }
+    }
+
+    fn exchange(&mut self, request: &ExchangeRequest) -> Result<ExchangeResponse, StateError> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        let catalog = self.feed.catalog();
+        let response = self.exchanges.exchange(request, &catalog, Instant::now());
+        if let Err(error @ StateError::Failed(_)) = &response {
+            self.fail(error.clone());
+        }
+        response
+    }
+
+    /// Makes what was written durable, if anything was.
+    fn sync(&mut self) -> Result<(), StateError> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        self.exchanges.sync().inspect_err(|error| self.fail(error.clone()))
+    }
+
+    fn fail(&mut self, error: StateError) {
+        if self.failed.is_none() {
+            tracing::error!(%error, "nothing that is learned is stored from now on");
+            self.failed = Some(error);
+        }
+    }
+
+    /// Whether no state of an application that is gone is left, as far as is known.
+    fn is_swept(&self) -> bool {
+        self.failed.is_some() || self.swept == Some(self.feed.catalog().revision)
+    }
+
+    /// Removes some states of applications that are gone, if there are any.
+    fn sweep(&mut self) {
+        let catalog = self.feed.catalog();
+        match self.exchanges.sweep(&catalog) {
+            Ok(true) => self.swept = Some(catalog.revision),
+            Ok(false) => {}
+            Err(error) => self.fail(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
