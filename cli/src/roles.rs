@@ -6,9 +6,11 @@ use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use clipper_frontend::queue::Capacity;
+use clipper_frontend::selection::decision_log::DecisionLogConfig;
 use clipper_frontend::{Frontend, ManagementClient};
 use clipper_management::Management;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -59,10 +61,11 @@ fn allow_connections() {
 /// processes of the models still run.
 async fn run_cluster(
     management: ManagementSettings,
-    frontend: FrontendSettings,
+    mut frontend: FrontendSettings,
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
     let data_dir = management.data_dir.clone();
+    frontend.decision_log_dir.get_or_insert_with(|| data_dir.join("decisions"));
     let admin_address = management.admin_address;
     let management = open(management).await?;
     let frontend = Frontend::bind(frontend.into())?;
@@ -198,6 +201,13 @@ impl From<FrontendSettings> for clipper_frontend::Config {
             queue_capacity: Capacity { queries: settings.queue_capacity, bytes: settings.queue_bytes },
             cache_bytes: settings.cache_bytes,
             decision_capacity: settings.decision_capacity,
+            selection_bytes: settings.selection_bytes,
+            state_flush: Duration::from_millis(settings.state_flush_millis),
+            decision_log: settings.decision_log_dir.map(|directory| DecisionLogConfig {
+                directory,
+                file_bytes: settings.decision_log_file_bytes,
+                files: settings.decision_log_files,
+            }),
             max_batch_size: settings.max_batch_size,
             ..Self::default()
         }

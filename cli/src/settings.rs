@@ -159,6 +159,25 @@ pub struct FrontendSettings {
     /// Keep at most this many recent decisions among models, for feedback to join and for explanations
     #[arg(long, env = "CLIPPER_DECISION_CAPACITY", value_name = "NUMBER", default_value_t = 100_000)]
     pub decision_capacity: usize,
+    /// Keep at most this many bytes of users' selection states in memory, the least recently used in management only
+    #[arg(long, env = "CLIPPER_SELECTION_BYTES", value_name = "BYTES", default_value_t = 64 << 20)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1 << 20..))]
+    pub selection_bytes: u64,
+    /// Send what is learned from feedback to management after so many milliseconds: what may be lost if the process is killed
+    #[arg(long, env = "CLIPPER_STATE_FLUSH_MILLIS", value_name = "MILLIS", default_value_t = 500)]
+    #[arg(value_parser = clap::value_parser!(u64).range(50..=1000))]
+    pub state_flush_millis: u64,
+    /// Log decisions under this directory, of applications that ask for it [default: DATA_DIR/decisions, in clipper start]
+    #[arg(long, env = "CLIPPER_DECISION_LOG_DIR", value_name = "DIR")]
+    pub decision_log_dir: Option<PathBuf>,
+    /// Begin another file of the decision log after so many bytes
+    #[arg(long, env = "CLIPPER_DECISION_LOG_FILE_BYTES", value_name = "BYTES", default_value_t = 64 << 20)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    pub decision_log_file_bytes: u64,
+    /// Keep at most this many files of the decision log of an application
+    #[arg(long, env = "CLIPPER_DECISION_LOG_FILES", value_name = "NUMBER", default_value_t = 16)]
+    #[arg(value_parser = positive)]
+    pub decision_log_files: usize,
     /// Send at most this many inputs in one batch, where the model states no number of its own
     #[arg(long, env = "CLIPPER_MAX_BATCH_SIZE", value_name = "NUMBER", default_value_t = 4096)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
@@ -372,6 +391,9 @@ mod tests {
         assert!(frontend.query_address.ip().is_loopback());
         for (flag, value) in [
             ("--max-batch-size", "0"),
+            ("--state-flush-millis", "1001"),
+            ("--selection-bytes", "1000"),
+            ("--decision-log-files", "0"),
             ("--queue-capacity", "0"),
             ("--max-body-bytes", "0"),
             ("--advertised-host", "http://a:9/"),

@@ -210,7 +210,7 @@ impl Frontend {
         let exchange = Exchange {
             management,
             directory: Arc::clone(&directory),
-            facilities,
+            facilities: Arc::clone(&facilities),
             outbox,
             query_ids: Arc::clone(&state.query_ids),
             frontend,
@@ -295,6 +295,8 @@ impl Frontend {
         if stop_exchange.send(finished).is_ok() {
             let _ = tokio::time::timeout(LAST_EXCHANGE, exchanged).await;
         }
+        let flush = move || facilities.log.iter().for_each(|log| log.flush(LAST_EXCHANGE));
+        let _ = actix_rt::task::spawn_blocking(flush).await;
         arbiter.stop();
         learning.stop();
         match server.await {

@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 use crate::failure::Failure;
 use crate::prediction::TermsError;
 use crate::query::QueryError;
+use crate::selection::feedback::FeedbackError;
 
 /// Why a request is refused.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +21,12 @@ pub(crate) enum ApiError {
     Query(#[from] QueryError),
     #[error(transparent)]
     Terms(#[from] TermsError),
+    #[error(
+        "query {query_id} was not answered by this application, or is forgotten: decisions are kept for a bounded time"
+    )]
+    UnknownQuery { query_id: u64 },
+    #[error(transparent)]
+    Feedback(#[from] FeedbackError),
     #[error("the body is larger than {limit} bytes")]
     TooLarge { limit: usize },
     #[error("the body cannot be read: {0}")]
@@ -63,6 +70,9 @@ impl ApiError {
             Self::Terms(_) | Self::TooManyTogether(_) => "Query processing error",
             Self::TooManyRequests { .. } => "Too many requests",
             Self::QueueFull(_) => "Overloaded",
+            Self::Feedback(FeedbackError::Verdict(_)) => "Query processing error",
+            Self::Feedback(FeedbackError::Full) => "Overloaded",
+            Self::UnknownQuery { .. } => "Unknown query",
             Self::UnknownApplication { .. } => "Unknown application",
             Self::TooLarge { .. } => "Body too large",
             Self::Unreadable(_) => "Unreadable body",
@@ -80,23 +90,33 @@ impl ApiError {
 impl ResponseError for ApiError {
     fn status_code(&self) -> StatusCode {
         match self {
-            Self::Query(_) | Self::Terms(_) | Self::TooManyTogether(_) | Self::Unreadable(_) => {
-                StatusCode::BAD_REQUEST
-            }
+            Self::Query(_)
+            | Self::Terms(_)
+            | Self::TooManyTogether(_)
+            | Self::Feedback(FeedbackError::Verdict(_))
+            | Self::Unreadable(_) => StatusCode::BAD_REQUEST,
             Self::TooManyRequests { .. } => StatusCode::TOO_MANY_REQUESTS,
-            Self::UnknownApplication { .. } | Self::UnknownPath { .. } => StatusCode::NOT_FOUND,
+            Self::UnknownApplication { .. } | Self::UnknownQuery { .. } | Self::UnknownPath { .. } => {
+                StatusCode::NOT_FOUND
+            }
             Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::ContentType { .. } | Self::ContentEncoding { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             // Nobody reads it.
             Self::Stalled { .. } | Self::ClientGone => StatusCode::REQUEST_TIMEOUT,
-            Self::NotReady | Self::QueueFull(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NotReady | Self::QueueFull(_) | Self::Feedback(FeedbackError::Full) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
         }
     }
 
     fn error_response(&self) -> HttpResponse {
         let mut response = HttpResponse::build(self.status_code());
-        if let Self::NotReady | Self::QueueFull(_) | Self::TooManyRequests { .. } = self {
+        if let Self::NotReady
+        | Self::QueueFull(_)
+        | Self::Feedback(FeedbackError::Full)
+        | Self::TooManyRequests { .. } = self
+        {
             response.insert_header((RETRY_AFTER, "1"));
         }
         if let Self::Method { allowed, .. } = self {

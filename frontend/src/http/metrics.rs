@@ -15,7 +15,11 @@ use crate::metrics::scrape::Scrape;
 /// What is collected at a scrape.
 fn registry(state: &State) -> Registry {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Scrape::new(Arc::clone(&state.directory))));
+    registry.register_collector(Box::new(Scrape::new(
+        Arc::clone(&state.directory),
+        Arc::clone(&state.facilities),
+        Arc::clone(&state.outbox),
+    )));
     registry.register_collector(Box::new(state.connections.clone()));
     registry.register_collector(Box::new(Process));
     registry

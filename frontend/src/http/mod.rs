@@ -2,6 +2,7 @@
 
 mod answer;
 mod error;
+mod feedback;
 mod metrics;
 mod predict;
 
@@ -50,7 +51,16 @@ impl State {
         title = "Clipper query frontend",
         description = "Predictions of machine-learning models, within the application's latency objective."
     ),
-    paths(predict::predict, about, live, ready, metrics::metrics, open_api)
+    paths(
+        predict::predict,
+        feedback::feedback,
+        feedback::update,
+        about,
+        live,
+        ready,
+        metrics::metrics,
+        open_api
+    )
 )]
 struct ApiDocument;
 
@@ -63,6 +73,8 @@ pub(crate) fn configure(service: &mut web::ServiceConfig) {
         .service(resource("/openapi.json", "GET").route(get_or_head().to(open_api)))
         .service(resource("/metrics", "GET").route(get_or_head().to(metrics::metrics)))
         .service(resource("/{app}/predict", "POST").route(web::post().to(predict::predict)))
+        .service(resource("/{app}/feedback", "POST").route(web::post().to(feedback::feedback)))
+        .service(resource("/{app}/update", "POST").route(web::post().to(feedback::update)))
         .default_service(web::to(unknown_path));
 }
 
@@ -86,6 +98,7 @@ async fn about() -> HttpResponse {
         "service": "Clipper query frontend",
         "version": env!("CARGO_PKG_VERSION"),
         "predict": "POST /{app}/predict with a body such as {\"input\": [1.1, 2.2]}",
+        "feedback": "POST /{app}/feedback with a body such as {\"query_id\": 17, \"label\": 1}",
         "openapi": "/openapi.json",
         "health": ["/livez", "/readyz"],
         "metrics": "/metrics",

@@ -25,7 +25,7 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// From when on a request is watched for its client's end.
 const WATCHED_AFTER: Duration = Duration::from_millis(30);
 /// The longest body, in bytes, that an HTTP worker parses itself: less than a millisecond of work.
-const LONGEST_PARSED_HERE: usize = 512 << 10;
+pub(super) const LONGEST_PARSED_HERE: usize = 512 << 10;
 
 /// What a prediction request says. Read by [`Query::parse`]; this is its description.
 #[derive(ToSchema)]
@@ -161,7 +161,11 @@ async fn client_gone(request: &HttpRequest) {
     hung_up(request).await;
 }
 
-async fn read(state: &State, request: &HttpRequest, payload: web::Payload) -> Result<Bytes, ApiError> {
+pub(super) async fn read(
+    state: &State,
+    request: &HttpRequest,
+    payload: web::Payload,
+) -> Result<Bytes, ApiError> {
     let header = |name| request.headers().get(name).map(|value| String::from_utf8_lossy(value.as_bytes()));
     if let Some(found) = header(CONTENT_TYPE).filter(|found| !may_be_json(found)) {
         return Err(ApiError::ContentType { found: found.into_owned() });

@@ -20,7 +20,10 @@ use super::outcome::Outcome;
 use super::replica::ReplicaMetrics;
 use crate::batching::Estimate;
 use crate::directory::Directory;
+use crate::exchange::Outbox;
 use crate::queue::Queue;
+use crate::selection::Facilities;
+use crate::selection::feedback::Status;
 use crate::view::ApplicationView;
 
 /// The quantiles that are told of recent values.
@@ -43,6 +46,8 @@ type Labels<'a, const N: usize> = [(&'static str, &'a str); N];
 /// Collects what a frontend counts.
 pub struct Scrape {
     directory: Arc<Directory>,
+    facilities: Arc<Facilities>,
+    outbox: Arc<Outbox>,
 }
 
 /// What the directory held when the scrape began.
@@ -87,9 +92,9 @@ impl Served {
 }
 
 impl Scrape {
-    /// Collects of everything in a directory.
-    pub fn new(directory: Arc<Directory>) -> Self {
-        Self { directory }
+    /// Collects of everything in a directory, and of what is learned.
+    pub fn new(directory: Arc<Directory>, facilities: Arc<Facilities>, outbox: Arc<Outbox>) -> Self {
+        Self { directory, facilities, outbox }
     }
 }
 
@@ -105,6 +110,8 @@ impl Collector for Scrape {
         let served = Served::of(&self.directory);
         let mut families = Families::new(encoder);
         write_applications(&mut families, &served.applications, now)?;
+        write_feedback(&mut families, &served.applications)?;
+        write_selection(&mut families, &self.facilities, &self.outbox)?;
         write_models(&mut families, &served.models, now)?;
         write_cache(&mut families, &served.models)?;
         write_replicas(&mut families, &served.replicas())
@@ -178,6 +185,61 @@ fn write_applications(
             quantiles(&metrics.recent_latency.recent(&metrics.latency, now))
                 .map(move |(quantile, value)| (([application], quantile), value))
         }),
+    )
+}
+
+fn write_feedback(families: &mut Families<'_>, applications: &[Arc<ApplicationView>]) -> fmt::Result {
+    let each =
+        || applications.iter().map(|view| ([("application", view.name.as_str())], &view.metrics.feedback));
+    families.counter(
+        "clipper_feedback",
+        "Feedback by what was done with it; refused feedback did not fit, or there was no room for it",
+        None,
+        each().flat_map(|([application], feedback)| {
+            let recorded = Status::ALL.map(|status| (status.name(), feedback.recorded(status)));
+            let all = recorded.into_iter().chain([("refused", feedback.refused())]);
+            all.map(move |(status, count)| ([application, ("status", status)], count))
+        }),
+    )?;
+    families.gauge(
+        "clipper_selection_unsent_states",
+        "Selection states, the shared one and users', with changes that management has not stored yet",
+        None,
+        each().map(|(labels, feedback)| (labels, feedback.unsent())),
+    )?;
+    families.counter(
+        "clipper_selection_dropped_changes",
+        "Users whose changes were dropped, as too many could not be stored",
+        None,
+        each().map(|(labels, feedback)| (labels, feedback.dropped_changes())),
+    )?;
+    families.counter(
+        "clipper_decision_log_dropped_records",
+        "Records that are missing in the decision log, as it was not written as fast as they came",
+        None,
+        each().map(|(labels, feedback)| (labels, feedback.dropped_records())),
+    )
+}
+
+fn write_selection(families: &mut Families<'_>, facilities: &Facilities, outbox: &Outbox) -> fmt::Result {
+    const NONE: Labels<'_, 0> = [];
+    families.gauge(
+        "clipper_selection_users",
+        "Users' selection states in memory",
+        None,
+        [(NONE, facilities.users.len())],
+    )?;
+    families.gauge(
+        "clipper_selection_users",
+        "Memory that users' selection states take",
+        Some(&Unit::Bytes),
+        [(NONE, facilities.users.bytes())],
+    )?;
+    families.counter(
+        "clipper_selection_exchanges",
+        "Exchanges of what is learned with management, by result",
+        None,
+        [([("result", "made")], outbox.made()), ([("result", "failed")], outbox.failed())],
     )
 }
 

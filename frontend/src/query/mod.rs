@@ -4,6 +4,7 @@
 //! will travel. Invariant: what parses has exactly one of `input` and `input_batch`, of the application's type.
 
 mod asker;
+pub mod feedback;
 mod input;
 
 use std::fmt;
@@ -50,17 +51,25 @@ impl Query {
     /// # Errors
     /// If it is not the JSON that `docs/http.md` describes.
     pub fn parse(body: &[u8], input_type: InputType) -> Result<Self, QueryError> {
-        let example = example(input_type);
-        if body.iter().all(u8::is_ascii_whitespace) {
-            return Err(QueryError(format!("the body is empty; expected JSON such as {example}")));
-        }
-        let mut deserializer = serde_json::Deserializer::from_slice(body);
-        let query = deserializer.deserialize_map(QueryVisitor { input_type });
-        let query = query.and_then(|query| deserializer.end().map(|()| query));
-        query.map_err(|error| {
-            QueryError(format!("{}; expected JSON such as {example}", excerpt(&explain(body, &error))))
-        })
+        parse_map(body, example(input_type), QueryVisitor { input_type })
     }
+}
+
+/// Reads a body as an object, of which there is an example for those whose body is none.
+fn parse_map<'de, V: Visitor<'de>>(
+    body: &'de [u8],
+    example: &str,
+    visitor: V,
+) -> Result<V::Value, QueryError> {
+    if body.iter().all(u8::is_ascii_whitespace) {
+        return Err(QueryError(format!("the body is empty; expected JSON such as {example}")));
+    }
+    let mut deserializer = serde_json::Deserializer::from_slice(body);
+    let parsed = deserializer.deserialize_map(visitor);
+    let parsed = parsed.and_then(|parsed| deserializer.end().map(|()| parsed));
+    parsed.map_err(|error| {
+        QueryError(format!("{}; expected JSON such as {example}", excerpt(&explain(body, &error))))
+    })
 }
 
 fn example(input_type: InputType) -> &'static str {
@@ -148,22 +157,30 @@ struct Field(&'static str);
 
 impl<'de> de::Deserialize<'de> for Field {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct FieldVisitor;
+        field(deserializer, FIELDS).map(Field)
+    }
+}
 
-        impl Visitor<'_> for FieldVisitor {
-            type Value = Field;
+/// The name of one of those fields.
+fn field<'de, D: Deserializer<'de>>(
+    deserializer: D,
+    fields: &'static [&'static str],
+) -> Result<&'static str, D::Error> {
+    deserializer.deserialize_identifier(FieldVisitor(fields))
+}
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a field name")
-            }
+struct FieldVisitor(&'static [&'static str]);
 
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Field, E> {
-                let known = FIELDS.iter().find(|&&field| field == text);
-                known.map(|&field| Field(field)).ok_or_else(|| E::unknown_field(text, FIELDS))
-            }
-        }
+impl Visitor<'_> for FieldVisitor {
+    type Value = &'static str;
 
-        deserializer.deserialize_identifier(FieldVisitor)
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a field name")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<&'static str, E> {
+        let known = self.0.iter().find(|&&field| field == text);
+        known.copied().ok_or_else(|| E::unknown_field(text, self.0))
     }
 }
 

@@ -11,7 +11,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clipper_rpc::names::{AppName, ModelName};
@@ -45,17 +45,23 @@ pub struct DecisionLogConfig {
     pub files: usize,
 }
 
-/// The log of a frontend: the thread ends, with all written, when it and every [`ApplicationLog`] is dropped.
+/// The log of a frontend. The thread ends when it and every [`ApplicationLog`] are dropped.
 pub struct DecisionLog {
-    entries: SyncSender<(AppName, Entry)>,
-    thread: JoinHandle<()>,
+    orders: SyncSender<Order>,
 }
 
 /// Logs what concerns one application.
 pub struct ApplicationLog {
     application: AppName,
-    entries: SyncSender<(AppName, Entry)>,
+    orders: SyncSender<Order>,
     metrics: Arc<ApplicationMetrics>,
+}
+
+/// What the thread is told.
+enum Order {
+    Log(AppName, Entry),
+    /// Have all that was logged in the files, and say so.
+    Flush(SyncSender<()>),
 }
 
 /// What is logged.
@@ -92,23 +98,23 @@ impl DecisionLog {
     /// # Errors
     /// If there can be no thread.
     pub fn start(config: DecisionLogConfig, query_ids: Arc<QueryIds>) -> io::Result<Self> {
-        let (entries, receiver) = sync_channel(CAPACITY);
+        let (orders, receiver) = sync_channel(CAPACITY);
         let writer = Writer { config, query_ids, applications: HashMap::new() };
-        let thread =
-            thread::Builder::new().name("decision-log".to_owned()).spawn(move || writer.run(&receiver))?;
-        Ok(Self { entries, thread })
+        thread::Builder::new().name("decision-log".to_owned()).spawn(move || writer.run(&receiver))?;
+        Ok(Self { orders })
     }
 
     /// The log of an application.
     pub fn of(&self, application: AppName, metrics: Arc<ApplicationMetrics>) -> ApplicationLog {
-        ApplicationLog { application, entries: self.entries.clone(), metrics }
+        ApplicationLog { application, orders: self.orders.clone(), metrics }
     }
 
-    /// Waits until all is written. Every [`ApplicationLog`] must have been dropped, or be soon.
-    pub fn finish(self) {
-        drop(self.entries);
-        // A panic of it has been told.
-        let _ = self.thread.join();
+    /// Waits until what was logged is in the files, for so long at most.
+    pub fn flush(&self, patience: Duration) {
+        let (done, flushed) = sync_channel(1);
+        if self.orders.send(Order::Flush(done)).is_ok() {
+            let _ = flushed.recv_timeout(patience);
+        }
     }
 }
 
@@ -139,7 +145,7 @@ impl ApplicationLog {
     }
 
     fn log(&self, entry: Entry) {
-        if self.entries.try_send((self.application.clone(), entry)).is_err() {
+        if self.orders.try_send(Order::Log(self.application.clone(), entry)).is_err() {
             self.metrics.feedback.drop_record();
         }
     }
@@ -179,11 +185,16 @@ struct Span {
 }
 
 impl Writer {
-    fn run(mut self, entries: &Receiver<(AppName, Entry)>) {
+    fn run(mut self, orders: &Receiver<Order>) {
         let mut flushed = Instant::now();
         loop {
-            match entries.recv_timeout(FLUSH) {
-                Ok((application, entry)) => self.take_in(application, entry),
+            match orders.recv_timeout(FLUSH) {
+                Ok(Order::Log(application, entry)) => self.take_in(application, entry),
+                Ok(Order::Flush(done)) => {
+                    self.flush();
+                    // Fails only if nobody waits any more.
+                    let _ = done.try_send(());
+                }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
@@ -368,4 +379,121 @@ fn files(directory: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
 pub fn now_micros() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(now.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use clipper_rpc::selection::{Affine, Statistics};
+    use clipper_selection::learner::Learner;
+
+    use super::super::decisions::tests::decided;
+    use super::*;
+
+    fn model() -> ModelName {
+        "a".parse().unwrap()
+    }
+
+    fn state(version: u64) -> Arc<Versioned> {
+        let selection = Selection::default();
+        let statistics = Statistics(BTreeMap::from([(model(), vec![version as f64])]));
+        let beliefs = Learner::new(&selection.policy, &[model()]).beliefs(&statistics);
+        Arc::new(Versioned { version, statistics, beliefs })
+    }
+
+    fn change(uid: Option<&Uid>, before: u64, version: u64) -> Changed {
+        let change = Change(BTreeMap::from([(model(), Affine { scale: 1.0, add: vec![1.0] })]));
+        Changed { uid: uid.cloned(), before, version, query_id: None, change }
+    }
+
+    struct Fixture {
+        directory: tempfile::TempDir,
+        log: DecisionLog,
+        application: ApplicationLog,
+        metrics: Arc<ApplicationMetrics>,
+    }
+
+    impl Fixture {
+        fn new(file_bytes: u64) -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let config = DecisionLogConfig { directory: directory.path().to_owned(), file_bytes, files: 3 };
+            let log = DecisionLog::start(config, Arc::default()).unwrap();
+            let metrics = Arc::new(ApplicationMetrics::new(Instant::now()));
+            let application = log.of("app".parse().unwrap(), Arc::clone(&metrics));
+            application.configured(Selection::default(), vec![model()], state(0));
+            Self { directory, log, application, metrics }
+        }
+
+        fn decide(&self, uid: Option<&Uid>, shared: u64, own: Option<u64>) {
+            let mut decided = decided(1);
+            decided.decision.uid = uid.cloned();
+            (decided.decision.shared_version, decided.decision.own_version) = (shared, own);
+            self.application.decided(Arc::new(decided), state(shared), own.map(state));
+        }
+
+        /// The records of each file, the oldest first.
+        fn files(&self) -> Vec<Vec<Record>> {
+            self.log.flush(Duration::from_secs(60));
+            let mut files = files(&self.directory.path().join("app")).unwrap();
+            files.sort_unstable();
+            let read = |(_, path): &(u64, PathBuf)| {
+                let text = fs::read_to_string(path).unwrap();
+                text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+            };
+            files.iter().map(read).collect()
+        }
+    }
+
+    fn kinds(records: &[Record]) -> Vec<String> {
+        let kind = |record: &Record| match record {
+            Record::Start { version, .. } => format!("start {version}"),
+            Record::User { uid, version, .. } => format!("{uid} {version}"),
+            Record::Change { uid, version, .. } => {
+                format!("change {} {version}", uid.as_ref().map_or("", Uid::as_str))
+            }
+            Record::Decision(decision) => format!("decision {}", decision.outputs.len()),
+            Record::Feedback { .. } => "feedback".to_owned(),
+        };
+        records.iter().map(kind).collect()
+    }
+
+    #[test]
+    fn a_user_is_written_before_a_decision_needs_it_and_changes_follow() {
+        let fixture = Fixture::new(1 << 20);
+        let anna = Uid::new("anna");
+        fixture.application.changed(change(anna.as_ref(), 0, 1));
+        fixture.application.changed(change(None, 0, 2));
+        fixture.decide(anna.as_ref(), 2, Some(1));
+        fixture.application.changed(change(anna.as_ref(), 1, 3));
+        fixture.decide(anna.as_ref(), 2, Some(3));
+        fixture.decide(anna.as_ref(), 2, Some(1));
+        assert_eq!(
+            kinds(&fixture.files()[0]),
+            ["start 0", "change  2", "anna 1", "decision 3", "change anna 3", "decision 3", "decision 3"]
+        );
+        assert_eq!(fixture.metrics.feedback.dropped_records(), 0);
+    }
+
+    #[test]
+    fn a_state_of_which_a_change_is_missing_is_written_in_full() {
+        let fixture = Fixture::new(1 << 20);
+        fixture.application.changed(change(None, 0, 1));
+        // Version 2 was dropped.
+        fixture.application.changed(change(None, 2, 3));
+        fixture.decide(None, 3, None);
+        assert_eq!(kinds(&fixture.files()[0]), ["start 0", "change  1", "start 3", "decision 3"]);
+    }
+
+    #[test]
+    fn a_full_file_is_followed_by_another_and_the_oldest_are_deleted() {
+        let fixture = Fixture::new(1);
+        let anna = Uid::new("anna");
+        (0..9).for_each(|_| fixture.decide(anna.as_ref(), 5, Some(4)));
+        let files = fixture.files();
+        assert_eq!(files.len(), 3);
+        for records in files {
+            assert_eq!(kinds(&records), ["start 5", "anna 4", "decision 3"]);
+        }
+    }
 }

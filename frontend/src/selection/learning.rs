@@ -369,3 +369,273 @@ fn is_personal(policy: &Policy) -> bool {
         Policy::DefaultOutput | Policy::LinUcb { .. } | Policy::MajorityVote {} | Policy::Mean {} => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Instant;
+
+    use super::super::tests::facilities;
+    use super::*;
+
+    /// The store as its documentation has it, for one application.
+    #[derive(Default)]
+    struct Store {
+        states: HashMap<StateKey, Statistics>,
+        /// By whom.
+        changes: Vec<(usize, StateChange)>,
+    }
+
+    /// A frontend's side of one application.
+    struct Side {
+        number: usize,
+        learning: Learning,
+        facilities: Facilities,
+        known: usize,
+    }
+
+    impl Side {
+        fn new(number: usize, policy: Policy) -> Self {
+            Self::within(number, policy, 1 << 20)
+        }
+
+        fn within(number: usize, policy: Policy, bytes: u64) -> Self {
+            let facilities = Facilities { users: Arc::new(UserStates::new(bytes)), ..facilities() };
+            let learning = configure(None, &selection(policy, 1), &["a", "b"], &facilities);
+            Self { number, learning, facilities, known: 0 }
+        }
+
+        fn reconfigure(self, selection: &Selection, models: &[&str]) -> Self {
+            let learning = configure(Some(self.learning), selection, models, &self.facilities);
+            Self { learning, ..self }
+        }
+
+        fn hear(&mut self, uid: Option<&str>, losses: [f64; 2]) {
+            let candidates = self.learning.learner.candidates().to_vec();
+            let uid = uid.and_then(Uid::new);
+            let subject = Subject::Input { uid, context: None, candidates };
+            let losses = losses.map(Some).to_vec();
+            let taught = Taught { subject, losses, label: None, reward: 0.0, time_micros: 0 };
+            self.learning.lessons.reserve().unwrap().put(taught);
+            self.learning.learn(usize::MAX);
+        }
+
+        /// One exchange. The answer may come late, when others have exchanged.
+        fn send(&mut self, store: &mut Store) -> News {
+            let Collected { changes, load, .. } = self.learning.collect(&mut usize::MAX.clone());
+            let heard = store.changes[self.known..].iter().filter(|(by, _)| *by != self.number);
+            let heard: Vec<_> = heard
+                .map(|(_, change)| change.clone())
+                .filter(|change| !load.contains(&change.key))
+                .collect();
+            for change in changes {
+                store.states.entry(change.key.clone()).or_default().apply(&change.change);
+                store.changes.push((self.number, change));
+            }
+            self.known = store.changes.len();
+            let stored = |key: StateKey| {
+                let state = store.states.get(&key).cloned().unwrap_or_default();
+                (key, state)
+            };
+            News { changes: heard, loaded: load.into_iter().map(stored).collect(), reset: false }
+        }
+
+        fn exchange(&mut self, store: &mut Store) {
+            let news = self.send(store);
+            self.learning.take_in(news);
+        }
+
+        fn shared(&self) -> Statistics {
+            self.learning.states.shared().statistics.clone()
+        }
+
+        fn own(&self, uid: &str) -> Option<Statistics> {
+            Some(self.learning.states.own(&Uid::new(uid).unwrap())?.statistics.clone())
+        }
+
+        fn key(&self, uid: Option<&str>) -> StateKey {
+            let application = self.learning.application.clone();
+            StateKey { application, since: self.learning.since(), uid: uid.and_then(Uid::new) }
+        }
+    }
+
+    fn selection(policy: Policy, since: u64) -> Selection {
+        Selection { policy, since, ..Selection::default() }
+    }
+
+    fn configure(
+        former: Option<Learning>,
+        selection: &Selection,
+        models: &[&str],
+        facilities: &Facilities,
+    ) -> Learning {
+        let names: Vec<ModelName> = models.iter().map(|name| name.parse().unwrap()).collect();
+        let (lessons, metrics) = (Arc::default(), Arc::new(ApplicationMetrics::new(Instant::now())));
+        let application = "app".parse().unwrap();
+        Learning::configure(former, application, selection, &names, facilities, &lessons, &metrics)
+    }
+
+    fn exp4() -> Policy {
+        Policy::Exp4 { eta: 0.2, share: 0.01 }
+    }
+
+    /// A policy whose changes scale, so that their order matters.
+    fn thompson() -> Policy {
+        Policy::Thompson { discount: 0.9 }
+    }
+
+    fn count(statistics: &Statistics, model: &str) -> f64 {
+        statistics.of(&model.parse().unwrap()).first().copied().unwrap_or(0.0)
+    }
+
+    fn assert_close(one: &Statistics, other: &Statistics) {
+        let models = |statistics: &Statistics| statistics.0.keys().cloned().collect::<Vec<_>>();
+        assert_eq!(models(one), models(other));
+        for (model, figures) in &one.0 {
+            for (figure, same) in figures.iter().zip(other.of(model)) {
+                assert!((figure - same).abs() < 1e-9, "{one:?}\n{other:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn two_frontends_and_the_store_arrive_at_the_same_whatever_the_order() {
+        for policy in [exp4(), thompson()] {
+            let mut store = Store::default();
+            let mut sides = [Side::new(0, policy.clone()), Side::new(1, policy)];
+            let mut random = 1_u64;
+            let mut waiting: [Option<News>; 2] = [None, None];
+            for _ in 0..600 {
+                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                let side = (random >> 40) as usize % 2;
+                match (random >> 50) % 4 {
+                    0 => match waiting[side].take() {
+                        Some(news) => sides[side].learning.take_in(news),
+                        None => waiting[side] = Some(sides[side].send(&mut store)),
+                    },
+                    _ => {
+                        let uid = [None, Some("u"), Some("v")][(random >> 33) as usize % 3];
+                        sides[side].hear(uid, [(random >> 20) as f64 % 2.0, 0.5]);
+                    }
+                }
+            }
+            for (side, news) in sides.iter_mut().zip(waiting) {
+                news.into_iter().for_each(|news| side.learning.take_in(news));
+            }
+            for _ in 0..2 {
+                sides.iter_mut().for_each(|side| side.exchange(&mut store));
+            }
+            for side in &sides {
+                assert_close(&side.shared(), &store.states[&side.key(None)]);
+                for uid in ["u", "v"] {
+                    assert_close(&side.own(uid).unwrap(), &store.states[&side.key(Some(uid))]);
+                }
+                assert_eq!(side.learning.unsent.len(), 0);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_learned_of_a_user_before_it_is_loaded_comes_after_what_is_stored() {
+        let mut store = Store::default();
+        let mut before = Side::new(0, exp4());
+        (0..3).for_each(|_| before.hear(Some("u"), [0.0, 1.0]));
+        before.exchange(&mut store);
+        let mut side = Side::new(1, exp4());
+        assert!(side.own("u").is_none());
+        side.hear(Some("u"), [0.0, 1.0]);
+        assert_eq!(count(&side.own("u").unwrap(), "a"), 1.0);
+        let news = side.send(&mut store);
+        side.hear(Some("u"), [0.0, 1.0]);
+        side.learning.take_in(news);
+        assert_eq!(count(&side.own("u").unwrap(), "a"), 5.0);
+        side.exchange(&mut store);
+        assert_close(&side.own("u").unwrap(), &store.states[&side.key(Some("u"))]);
+        assert_eq!(count(&side.shared(), "b"), 5.0);
+    }
+
+    #[test]
+    fn a_user_who_has_left_the_memory_is_loaded_again_with_all_that_was_learned() {
+        let mut store = Store::default();
+        let mut side = Side::within(0, exp4(), 4096);
+        side.hear(Some("u"), [0.0, 1.0]);
+        (0..50).for_each(|other| side.hear(Some(&format!("other {other}")), [0.5, 0.5]));
+        let number = side.learning.states.number;
+        side.facilities.users.forget(number);
+        side.hear(Some("u"), [0.0, 1.0]);
+        side.exchange(&mut store);
+        side.facilities.users.forget(number);
+        assert!(side.own("u").is_none());
+        side.exchange(&mut store);
+        assert_eq!(count(&side.own("u").unwrap(), "a"), 2.0);
+    }
+
+    #[test]
+    fn users_who_have_no_state_are_loaded_once() {
+        let (mut store, mut side) = (Store::default(), Side::new(0, exp4()));
+        assert!(side.own("new").is_none() && side.own("new").is_none());
+        let asked = side.learning.collect(&mut usize::MAX.clone()).load;
+        assert_eq!(asked, [side.key(None), side.key(Some("new"))]);
+        let loaded = asked.into_iter().map(|key| (key, Statistics::default())).collect();
+        side.learning.take_in(News { loaded, ..News::default() });
+        assert_eq!(side.own("new"), Some(Statistics::default()));
+        assert!(side.send(&mut store).loaded.is_empty());
+    }
+
+    #[test]
+    fn another_policy_begins_anew_and_other_parameters_or_models_do_not() {
+        let mut store = Store::default();
+        let mut side = Side::new(0, exp4());
+        side.hear(Some("u"), [0.0, 1.0]);
+        let parameters = selection(Policy::Exp4 { eta: 0.5, share: 0.01 }, 1);
+        let mut side = side.reconfigure(&parameters, &["a", "b", "c"]);
+        assert_eq!(count(&side.shared(), "a"), 1.0);
+        assert_eq!(count(&side.own("u").unwrap(), "a"), 1.0);
+        side.exchange(&mut store);
+        assert_eq!(count(&store.states[&side.key(Some("u"))], "a"), 1.0);
+        let mut side = side.reconfigure(&selection(thompson(), 2), &["a", "b", "c"]);
+        assert_eq!(side.shared(), Statistics::default());
+        assert!(side.own("u").is_none());
+        side.exchange(&mut store);
+        assert_eq!(side.shared(), Statistics::default());
+    }
+
+    #[test]
+    fn after_missed_changes_every_state_is_loaded_anew_and_nothing_of_ones_own_is_lost() {
+        let mut store = Store::default();
+        let (mut one, mut other) = (Side::new(0, exp4()), Side::new(1, exp4()));
+        one.hear(Some("u"), [0.0, 1.0]);
+        one.exchange(&mut store);
+        other.hear(Some("u"), [0.0, 1.0]);
+        other.exchange(&mut store);
+        one.hear(Some("u"), [0.0, 1.0]);
+        let mut news = one.send(&mut store);
+        (news.reset, news.changes) = (true, Vec::new());
+        one.hear(Some("u"), [0.0, 1.0]);
+        one.learning.take_in(news);
+        one.exchange(&mut store);
+        assert_eq!(count(&one.own("u").unwrap(), "a"), 4.0);
+        assert_eq!(count(&one.shared(), "a"), 4.0);
+        assert_close(&one.shared(), &store.states[&one.key(None)]);
+    }
+
+    #[test]
+    fn where_too_much_is_unsent_the_users_of_whom_least_was_learned_are_dropped() {
+        let mut unsent = Unsent::new(20_000);
+        let change = Change(BTreeMap::from([(
+            "a".parse().unwrap(),
+            clipper_rpc::selection::Affine { scale: 1.0, add: vec![1.0; 8] },
+        )]));
+        let mut dropped = 0;
+        for user in 0..1000 {
+            let often = if user == 0 { 5 } else { 1 };
+            for _ in 0..often {
+                unsent.add(&Uid::new(format!("u{user}")), || None, &change);
+                unsent.add(&None, || None, &change);
+            }
+            dropped += unsent.shed();
+        }
+        assert!(dropped > 900 && unsent.len() < 100, "{dropped} {}", unsent.len());
+        assert!(unsent.state(&None).is_some() && unsent.state(&Uid::new("u0")).is_some());
+    }
+}

@@ -251,6 +251,7 @@ fn tell(confidence: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use actix::Arbiter;
     use std::collections::BTreeMap;
     use std::sync::Arc;
 
@@ -268,6 +269,7 @@ mod tests {
     use crate::queue::{Capacity, Queue, Readiness, Work};
     use crate::reply::{Delivery, Mailbox};
     use crate::selection::decisions::Decisions;
+    use crate::selection::tests::facilities;
     use crate::view::ModelView;
 
     /// So long that nobody waits it out.
@@ -304,7 +306,8 @@ mod tests {
                     versions: BTreeMap::from([(queue.model().version.clone(), version)]),
                 }
             };
-            let decisions = Arc::new(Decisions::new(100));
+            let facilities = Arc::new(facilities());
+            let decisions = Arc::clone(&facilities.decisions);
             let configure = Configure {
                 application: catalog::Application {
                     name: "app".parse().unwrap(),
@@ -318,9 +321,8 @@ mod tests {
                     selection,
                 },
                 models: queues.iter().map(view).collect(),
-                decisions: Arc::clone(&decisions),
             };
-            let application = Application::launch(configure).view.load_full();
+            let application = Application::launch(configure, &facilities, &Arbiter::current()).view.load_full();
             let predictor = Predictor {
                 cache: Arc::new(PredictionCache::new(1 << 20)),
                 mailbox: Arc::new(Mailbox::default()),

@@ -1,0 +1,169 @@
+//! `POST /{app}/feedback`, and `/{app}/update` as the original called it.
+
+use std::time::Instant;
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use bytes::Bytes;
+use clipper_rpc::input::InputType;
+use clipper_rpc::selection::{ForwardedFeedback, Verdict};
+use utoipa::ToSchema;
+
+use super::error::{ApiError, Refusal};
+use super::predict::{LONGEST_PARSED_HERE, read};
+use super::{State, Worker};
+use crate::query::feedback::Feedback;
+use crate::query_ids::QueryIds;
+use crate::selection::Selector;
+use crate::selection::feedback::{FeedbackError, Status, judge, judge_input};
+use crate::view::ApplicationView;
+
+/// What a feedback request says. Read by [`Feedback::parse`]; this is its description.
+#[derive(ToSchema)]
+#[schema(as = FeedbackRequest)]
+#[allow(dead_code, reason = "it exists for the OpenAPI document")]
+pub(crate) struct FeedbackRequest {
+    /// The query whose answer is judged. Exactly one of this and `input` must be given.
+    #[schema(example = 17)]
+    query_id: Option<u64>,
+    /// What would have been right.
+    #[schema(value_type = Option<Value>)]
+    label: Option<()>,
+    /// How good the answer was. With `query_id`, in place of `label`.
+    #[schema(minimum = 0, maximum = 1)]
+    reward: Option<f64>,
+    /// An input, by the application's input type: every linked model is asked for its output, and judged by `label`.
+    #[schema(value_type = Option<Value>)]
+    input: Option<()>,
+    /// The user: an integer or a text. With `input`.
+    #[schema(value_type = Option<Value>)]
+    uid: Option<()>,
+    /// Features for contextual policies. With `input`.
+    context: Option<Vec<f64>>,
+}
+
+/// What was done with feedback.
+#[derive(serde::Serialize, ToSchema)]
+pub(crate) struct FeedbackAnswer {
+    /// In a word.
+    status: Status,
+    /// In words.
+    explanation: &'static str,
+}
+
+/// Judges an answer, or what the models say of an input, for the application's policy to learn from.
+#[utoipa::path(
+    post,
+    path = "/{app}/feedback",
+    params(("app" = String, Path, description = "The application's name")),
+    request_body = FeedbackRequest,
+    responses(
+        (status = 200, description = "What was done with it", body = FeedbackAnswer),
+        (status = 400, description = "The body does not fit", body = Refusal),
+        (status = 404, description = "There is no such application, or no such query of it", body = Refusal),
+        (status = 408, description = "The body did not arrive in time", body = Refusal),
+        (status = 413, description = "The body is too large", body = Refusal),
+        (status = 415, description = "The body is not JSON", body = Refusal),
+        (status = 503, description = "Not ready yet, or too much feedback waits", body = Refusal),
+    )
+)]
+pub(crate) async fn feedback(
+    state: web::Data<State>,
+    worker: web::Data<Worker>,
+    request: HttpRequest,
+    name: web::Path<String>,
+    payload: web::Payload,
+) -> Result<HttpResponse, ApiError> {
+    let arrived = Instant::now();
+    if !state.is_ready() {
+        return Err(ApiError::NotReady);
+    }
+    let Some(application) = state.directory.application(&name) else {
+        return Err(ApiError::UnknownApplication { name: name.into_inner() });
+    };
+    let handled = handle(&state, &worker, &request, payload, &application, arrived).await;
+    match &handled {
+        Ok(status) => application.metrics.feedback.record(*status),
+        Err(_) => application.metrics.feedback.refuse(),
+    }
+    handled.map(|status| {
+        let explanation = status.explanation();
+        HttpResponse::Ok().json(FeedbackAnswer { status, explanation })
+    })
+}
+
+/// The same, under the name that the original has for it.
+#[utoipa::path(
+    post,
+    path = "/{app}/update",
+    params(("app" = String, Path, description = "The application's name")),
+    request_body = FeedbackRequest,
+    responses(
+        (status = 200, description = "What was done with it", body = FeedbackAnswer),
+        (status = 400, description = "The body does not fit", body = Refusal),
+        (status = 404, description = "There is no such application, or no such query of it", body = Refusal),
+        (status = 408, description = "The body did not arrive in time", body = Refusal),
+        (status = 413, description = "The body is too large", body = Refusal),
+        (status = 415, description = "The body is not JSON", body = Refusal),
+        (status = 503, description = "Not ready yet, or too much feedback waits", body = Refusal),
+    )
+)]
+pub(crate) async fn update(
+    state: web::Data<State>,
+    worker: web::Data<Worker>,
+    request: HttpRequest,
+    name: web::Path<String>,
+    payload: web::Payload,
+) -> Result<HttpResponse, ApiError> {
+    feedback(state, worker, request, name, payload).await
+}
+
+async fn handle(
+    state: &State,
+    worker: &Worker,
+    request: &HttpRequest,
+    payload: web::Payload,
+    application: &ApplicationView,
+    arrived: Instant,
+) -> Result<Status, ApiError> {
+    let body = read(state, request, payload).await?;
+    let feedback = parse(body, application.input_type).await?;
+    let Some(selector) = &application.selector else { return Ok(Status::NoPolicy) };
+    match feedback {
+        Feedback::Answer { query_id, verdict } => on_answer(state, application, selector, query_id, verdict),
+        Feedback::Input { uid, input, context, label } => {
+            let deadline = arrived + application.latency_slo;
+            let outputs = worker.predictor.ask_all(application, selector, &input, deadline).await;
+            Ok(judge_input(selector, uid, context, &outputs, label)?)
+        }
+    }
+}
+
+fn on_answer(
+    state: &State,
+    application: &ApplicationView,
+    selector: &Selector,
+    query_id: u64,
+    verdict: Verdict,
+) -> Result<Status, ApiError> {
+    if QueryIds::number_in(query_id) != state.query_ids.number() {
+        let feedback = ForwardedFeedback { application: application.name.clone(), query_id, verdict };
+        if !state.outbox.forward(feedback) {
+            return Err(ApiError::Feedback(FeedbackError::Full));
+        }
+        return Ok(Status::Forwarded);
+    }
+    let decided = state.facilities.decisions.get(query_id);
+    match decided.filter(|decided| decided.application == application.name) {
+        Some(decided) => Ok(judge(selector, &decided, verdict)?),
+        None => Err(ApiError::UnknownQuery { query_id }),
+    }
+}
+
+/// Parses here, or on a thread of its own what would keep other requests waiting.
+async fn parse(body: Bytes, input_type: InputType) -> Result<Feedback, ApiError> {
+    if body.len() <= LONGEST_PARSED_HERE {
+        return Ok(Feedback::parse(&body, input_type)?);
+    }
+    let parsed = web::block(move || Feedback::parse(&body, input_type)).await;
+    Ok(parsed.map_err(|error| ApiError::Unreadable(error.into()))??)
+}

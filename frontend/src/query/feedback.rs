@@ -1,0 +1,199 @@
+//! The body of a feedback request: on a query, by its id, or on an input, by its label.
+//!
+//! Invariant: what parses says exactly one thing of exactly one of the two.
+
+use std::fmt;
+
+use clipper_rpc::input::{Input, InputType};
+use clipper_rpc::selection::{Uid, Verdict};
+use serde::de::{self, Deserializer, MapAccess, Visitor};
+use serde_json::Value;
+
+use super::asker::{Asker, Context};
+use super::input::InputSeed;
+use super::{QueryError, at, parse_map};
+
+/// Every field of the body.
+const FIELDS: &[&str] = &["query_id", "label", "reward", "uid", "input", "context"];
+
+/// The first id that no query has: numbers above are not exact in every client.
+const QUERY_IDS: u64 = 1 << 53;
+
+/// Parsed feedback.
+#[derive(Debug, PartialEq)]
+pub enum Feedback {
+    /// On an answer that was given.
+    Answer {
+        /// The query.
+        query_id: u64,
+        /// What is said of it.
+        verdict: Verdict,
+    },
+    /// On an input, whether it was asked before or not.
+    Input {
+        /// The user.
+        uid: Option<Uid>,
+        /// The input.
+        input: Input,
+        /// Its features.
+        context: Option<Vec<f64>>,
+        /// What would be right.
+        label: Value,
+    },
+}
+
+impl Feedback {
+    /// Reads a body for an application that takes `input_type`.
+    ///
+    /// # Errors
+    /// If it is not the JSON that `docs/http.md` describes.
+    pub fn parse(body: &[u8], input_type: InputType) -> Result<Self, QueryError> {
+        let example = r#"{"query_id": 17, "label": 1} or {"uid": 7, "input": ..., "label": 1}"#;
+        parse_map(body, example, FeedbackVisitor { input_type })
+    }
+}
+
+struct FeedbackVisitor {
+    input_type: InputType,
+}
+
+impl<'de> Visitor<'de> for FeedbackVisitor {
+    type Value = Feedback;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object with 'query_id' or 'input'")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Feedback, A::Error> {
+        let (mut query_id, mut label, mut reward) = (None, None, None);
+        let (mut uid, mut input, mut context) = (None, None, None);
+        let mut seen = Vec::with_capacity(FIELDS.len());
+        while let Some(Field(field)) = map.next_key()? {
+            if seen.contains(&field) {
+                return Err(de::Error::duplicate_field(field));
+            }
+            seen.push(field);
+            match field {
+                "query_id" => query_id = Some(at(field, map.next_value().and_then(id))?),
+                "label" => label = Some(at(field, map.next_value().and_then(given))?),
+                "reward" => reward = Some(at(field, map.next_value().and_then(unit))?),
+                "uid" => {
+                    let Asker(asker) = at(field, map.next_value())?;
+                    uid = asker;
+                }
+                "input" => {
+                    let seed = InputSeed { input_type: self.input_type };
+                    input = Some(at(field, map.next_value_seed(seed))?);
+                }
+                "context" => {
+                    let Context(features) = at(field, map.next_value())?;
+                    context = Some(features);
+                }
+                other => unreachable!("'{other}' is none of the fields that deserialise"),
+            }
+        }
+        let refuse = |sentence| Err(de::Error::custom(sentence));
+        match (query_id, input) {
+            (None, None) => refuse("'query_id' and 'input' are missing: what is the feedback about?"),
+            (Some(_), Some(_)) => refuse("only one of 'query_id' and 'input' may be given"),
+            (Some(query_id), None) => {
+                if let Some(stray) = ["uid", "context"].iter().find(|field| seen.contains(field)) {
+                    let cause =
+                        format_args!("'{stray}' goes with 'input'; with 'query_id', the query's is known");
+                    return Err(de::Error::custom(cause));
+                }
+                let verdict = match (label, reward) {
+                    (Some(label), None) => Verdict::Label(label),
+                    (None, Some(reward)) => Verdict::Reward(reward),
+                    (None, None) => return refuse("'label' and 'reward' are missing; expected one of them"),
+                    (Some(_), Some(_)) => return refuse("only one of 'label' and 'reward' may be given"),
+                };
+                Ok(Feedback::Answer { query_id, verdict })
+            }
+            (None, Some(input)) => match (label, reward) {
+                (Some(label), None) => Ok(Feedback::Input { uid, input, context, label }),
+                (_, Some(_)) => refuse("'reward' goes with 'query_id'; with 'input', 'label' is expected"),
+                (None, None) => refuse("'label' is missing: what would be right for 'input'"),
+            },
+        }
+    }
+}
+
+fn id<E: de::Error>(query_id: u64) -> Result<u64, E> {
+    if query_id < QUERY_IDS {
+        return Ok(query_id);
+    }
+    Err(E::custom(format_args!("{query_id} is out of range, expected the query_id of an answer")))
+}
+
+fn given<E: de::Error>(label: Value) -> Result<Value, E> {
+    if label.is_null() { Err(E::custom("null is no label; expected what would be right")) } else { Ok(label) }
+}
+
+fn unit<E: de::Error>(reward: f64) -> Result<f64, E> {
+    if (0.0..=1.0).contains(&reward) {
+        return Ok(reward);
+    }
+    Err(E::custom(format_args!("{reward} is out of range, expected a number from 0 to 1")))
+}
+
+struct Field(&'static str);
+
+impl<'de> de::Deserialize<'de> for Field {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        super::field(deserializer, FIELDS).map(Field)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn parse(body: &str) -> Result<Feedback, String> {
+        Feedback::parse(body.as_bytes(), InputType::Ints).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn feedback_is_on_an_answer_or_on_an_input() {
+        assert_eq!(
+            parse(r#"{"query_id": 17, "reward": 1}"#).unwrap(),
+            Feedback::Answer { query_id: 17, verdict: Verdict::Reward(1.0) }
+        );
+        assert_eq!(
+            parse(r#"{"query_id": 17, "label": "cat"}"#).unwrap(),
+            Feedback::Answer { query_id: 17, verdict: Verdict::Label(json!("cat")) }
+        );
+        let feedback = parse(r#"{"uid": 7, "input": [1], "label": 1.0, "context": [0.5]}"#).unwrap();
+        let (uid, input) = (Uid::new("7"), Input::ints(&[1]));
+        assert_eq!(feedback, Feedback::Input { uid, input, context: Some(vec![0.5]), label: json!(1.0) });
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_by_its_name_with_what_was_expected() {
+        for (body, expected) in [
+            ("{}", "'query_id' and 'input' are missing"),
+            (r#"{"query_id": 1}"#, "'label' and 'reward' are missing"),
+            (r#"{"query_id": 1, "label": 1, "reward": 1}"#, "only one of 'label' and 'reward'"),
+            (r#"{"query_id": 1, "input": [1], "label": 1}"#, "only one of 'query_id' and 'input'"),
+            (r#"{"query_id": 1, "uid": 1, "label": 1}"#, "'uid' goes with 'input'"),
+            (r#"{"input": [1], "reward": 1}"#, "'reward' goes with 'query_id'"),
+            (r#"{"input": [1]}"#, "'label' is missing"),
+            (r#"{"input": [1.5], "label": 1}"#, "input: element 0: invalid type: floating point"),
+            (
+                r#"{"query_id": 1, "reward": 1.5}"#,
+                "reward: 1.5 is out of range, expected a number from 0 to 1",
+            ),
+            (r#"{"query_id": -1, "reward": 1}"#, "query_id: invalid value: integer `-1`, expected u64"),
+            (r#"{"query_id": 9007199254740992, "reward": 1}"#, "query_id: 9007199254740992 is out of range"),
+            (r#"{"query_id": 1, "label": null}"#, "label: null is no label"),
+            (r#"{"query_id": 1, "lable": 1}"#, "unknown field `lable`, expected one of `query_id`, `label`,"),
+            (r#"{"query_id": 1, "query_id": 1}"#, "duplicate field `query_id`"),
+            ("", "the body is empty"),
+        ] {
+            let error = parse(body).unwrap_err();
+            assert!(error.contains(expected), "{body}\n  said: {error}\n  not:  {expected}");
+        }
+    }
+}
