@@ -22,6 +22,9 @@ use self::states::{States, Versioned};
 use crate::metrics::CandidateMetrics;
 use crate::view::ModelView;
 
+/// Confidences are told, and compared with a threshold, in so many parts: the rest is noise.
+const CONFIDENCE_PARTS: f64 = 1e4;
+
 /// What a query of an application with a selection policy needs to know. In the application's view; immutable.
 pub struct Selector {
     /// As configured.
@@ -77,4 +80,10 @@ impl Read {
     fn own(&self) -> Option<&Beliefs> {
         self.own.as_ref().map(|own| &own.beliefs)
     }
+}
+
+/// A confidence as it is told, and compared.
+fn rounded(confidence: f64) -> f64 {
+    let confidence = (confidence * CONFIDENCE_PARTS).round() / CONFIDENCE_PARTS;
+    if confidence.is_nan() { 0.0 } else { confidence.clamp(0.0, 1.0) }
 }
