@@ -45,6 +45,11 @@ pub struct Selection {
 /// Which models are asked, and what is learned from feedback. Losses are in [0, 1]; a reward is 1 - loss.
 ///
 /// As JSON `{"policy": "exp4", "eta": 0.2}`, or the name alone. What each does is in `docs/selection.md`.
+///
+/// With their defaults `exp3`, `epsilon_greedy`, `thompson` and `exp4` leave a model that fails within hundreds of
+/// feedbacks, and take it back within hundreds. `exp3_ix` takes thousands. `ucb1` and `linucb` weigh all feedback alike,
+/// however old, so that what they have long known they change the more slowly; so do `thompson` and `epsilon_greedy` with
+/// a `discount` of 1.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "policy", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Policy {
@@ -60,7 +65,8 @@ pub enum Policy {
         #[serde(default = "defaults::exp3_floor")]
         floor: f64,
     },
-    /// One model, drawn by exponential weights with implicit exploration (Neu 2015); no knob to set.
+    /// One model, drawn by exponential weights with implicit exploration (Neu 2015); no knob to set. The rate falls with
+    /// the feedback so far, up to 1,000, and no weight below 1 % of the mean one.
     Exp3Ix {},
     /// The best model so far, or now and then any other.
     EpsilonGreedy {
@@ -70,8 +76,8 @@ pub enum Policy {
         /// With t feedbacks, models are drawn with probability epsilon / (1 + decay * t); at least 0.
         #[serde(default)]
         decay: f64,
-        /// What remains of what was known of a model, at each feedback on it, in (0, 1].
-        #[serde(default = "defaults::epsilon_discount")]
+        /// What remains of what was known, at each feedback, in (0, 1].
+        #[serde(default = "defaults::epsilon_greedy_discount")]
         discount: f64,
     },
     /// The model with the highest upper confidence bound (Auer et al. 2002).
@@ -83,10 +89,11 @@ pub enum Policy {
     /// One model, drawn as likely as it is the best by what is known (Beta posteriors).
     Thompson {
         /// What remains of what was known, at each feedback, in (0, 1].
-        #[serde(default = "defaults::discount")]
+        #[serde(default = "defaults::thompson_discount")]
         discount: f64,
     },
-    /// The model with the highest upper confidence bound given the query's `context` (Li et al. 2010, disjoint).
+    /// The model with the highest upper confidence bound given the query's `context` (Li et al. 2010, disjoint). The
+    /// context is all that it knows a user by.
     #[serde(rename = "linucb")]
     LinUcb {
         /// The number of features in `context`, 1 to 128.
@@ -119,19 +126,19 @@ mod defaults {
         1.0
     }
     pub(super) fn exp3_eta() -> f64 {
-        0.05
+        0.1
     }
     pub(super) fn exp3_floor() -> f64 {
-        0.01
+        0.02
     }
     pub(super) fn epsilon() -> f64 {
         0.1
     }
-    pub(super) fn epsilon_discount() -> f64 {
-        0.99
+    pub(super) fn epsilon_greedy_discount() -> f64 {
+        0.995
     }
-    pub(super) fn discount() -> f64 {
-        0.99
+    pub(super) fn thompson_discount() -> f64 {
+        0.998
     }
     pub(super) fn exp4_eta() -> f64 {
         0.2

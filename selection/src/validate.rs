@@ -11,7 +11,7 @@ use clipper_rpc::selection::{Loss, OutputKind, Policy, Selection};
 /// as labels, `majority_vote` with numbers).
 pub fn validate(selection: &Selection) -> Result<(), String> {
     if let Some(threshold) = selection.confidence_threshold {
-        Parameter("confidence_threshold", threshold).from_0_to_1()?;
+        Parameter("confidence_threshold", threshold).between_0_and_1()?;
     }
     match selection.loss {
         Loss::ZeroOne => {}
@@ -21,10 +21,10 @@ pub fn validate(selection: &Selection) -> Result<(), String> {
         Policy::DefaultOutput | Policy::Exp3Ix {} => {}
         Policy::Exp3 { eta, floor } => {
             Parameter("eta", eta).above_0()?;
-            Parameter("floor", floor).from_0_below_1()?;
+            Parameter("floor", floor).at_least_0_below_1()?;
         }
         Policy::EpsilonGreedy { epsilon, decay, discount } => {
-            Parameter("epsilon", epsilon).from_0_to_1()?;
+            Parameter("epsilon", epsilon).between_0_and_1()?;
             Parameter("decay", decay).at_least_0()?;
             Parameter("discount", discount).above_0_to_1()?;
         }
@@ -39,7 +39,7 @@ pub fn validate(selection: &Selection) -> Result<(), String> {
         }
         Policy::Exp4 { eta, share } => {
             Parameter("eta", eta).above_0()?;
-            Parameter("share", share).from_0_below_1()?;
+            Parameter("share", share).at_least_0_below_1()?;
         }
         Policy::MajorityVote {} if selection.output_kind == OutputKind::Numbers => {
             return Err(
@@ -72,11 +72,11 @@ impl Parameter {
         self.must("at least 0", |value| value >= 0.0)
     }
 
-    fn from_0_to_1(self) -> Result<(), String> {
+    fn between_0_and_1(self) -> Result<(), String> {
         self.must("from 0 to 1", |value| (0.0..=1.0).contains(&value))
     }
 
-    fn from_0_below_1(self) -> Result<(), String> {
+    fn at_least_0_below_1(self) -> Result<(), String> {
         self.must("at least 0 and below 1", |value| (0.0..1.0).contains(&value))
     }
 

@@ -1,15 +1,16 @@
 //! Plays and rewards: `epsilon_greedy`, `ucb1` and `thompson`, and the means of rewards of every policy.
 //!
-//! The figures of a policy that forgets are, beyond the totals, the plays and the rewards that it remembers: all scaled
-//! at each feedback, then added to. Invariant: rewards are never more than plays, and neither is below zero.
+//! The figures of a policy that forgets are, beyond the totals, the plays and the rewards that it remembers: those of
+//! all models are scaled at each feedback, so that a mean of long ago yields to a few new plays, and then added to. Invariant: rewards are never more than plays, and neither is below zero.
 
 use clipper_rpc::selection::{Affine, Policy, TOTALS};
 use smallvec::SmallVec;
 
 use super::{PerModel, Told, figure, largest};
 
-/// How many plays of a model what all users say of it is worth, at most, beside what a user says.
-const PRIOR_PLAYS: f64 = 2.0;
+/// How many plays of a model what all users say of it is worth, at most, beside what a user says who said much; twice
+/// that for one who gave as many feedbacks as this is.
+const PRIOR_PLAYS: f64 = 4.0;
 
 /// How often candidates were played and what they earned, as beliefs.
 #[derive(Debug, Clone)]
@@ -18,15 +19,6 @@ pub(super) struct Counts {
     rewards: PerModel,
     /// How many losses became known, remembered or not.
     feedbacks: f64,
-}
-
-/// Which models a policy forgets something of, at each feedback.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Forgets {
-    /// Those whose loss it tells.
-    Judged,
-    /// All.
-    All,
 }
 
 impl Counts {
@@ -41,9 +33,11 @@ impl Counts {
         Self { plays, rewards, feedbacks: figures.iter().map(|of| figure(of, 0).max(0.0)).sum() }
     }
 
-    /// A user's own counts, with the shared ones as the prior: worth a few plays of each model.
+    /// A user's own counts, with the shared ones as the prior: all of them for a user who said nothing, and soon only
+    /// a few plays of each model.
     pub(super) fn shrunk_towards(&self, shared: &Self) -> Self {
-        let worth = |plays: f64| if plays > PRIOR_PLAYS { PRIOR_PLAYS / plays } else { 1.0 };
+        let most = PRIOR_PLAYS * (1.0 + PRIOR_PLAYS / self.feedbacks);
+        let worth = |plays: f64| if plays > most { most / plays } else { 1.0 };
         let add = |own: &PerModel, prior: &PerModel| {
             own.iter()
                 .zip(prior)
@@ -54,7 +48,7 @@ impl Counts {
         Self {
             plays: add(&self.plays, &shared.plays),
             rewards: add(&self.rewards, &shared.rewards),
-            feedbacks: self.feedbacks + shared.feedbacks.min(PRIOR_PLAYS * shared.plays.len() as f64),
+            feedbacks: self.feedbacks + shared.feedbacks.min(most * shared.plays.len() as f64),
         }
     }
 
@@ -77,14 +71,19 @@ impl Counts {
 
     /// The first model that was never played; then the one with the highest bound.
     pub(super) fn ucb1(&self, exploration: f64) -> usize {
+        largest(self.bounds(exploration))
+    }
+
+    /// The upper confidence bound of each model's mean reward.
+    fn bounds(&self, exploration: f64) -> impl Iterator<Item = f64> {
         let log_plays = self.plays.iter().sum::<f64>().max(1.0).ln();
-        largest(self.plays.iter().enumerate().map(|(model, plays)| {
+        self.plays.iter().enumerate().map(move |(model, plays)| {
             if *plays > 0.0 {
                 self.mean_reward(model) + exploration * (2.0 * log_plays / plays).sqrt()
             } else {
                 f64::INFINITY
             }
-        }))
+        })
     }
 
     /// The Beta posterior of each model's mean reward, from a uniform prior. A reward between 0 and 1 is that part of a
@@ -98,12 +97,61 @@ impl Counts {
     }
 }
 
-/// The change of each candidate.
-pub(super) fn learn(discount: f64, forgets: Forgets, told: &[Option<Told>]) -> Vec<Affine> {
-    let change = |told: &Option<Told>| {
-        let add = told.map_or_else(Vec::new, |told| vec![0.0, 0.0, 1.0, 1.0 - told.loss]);
-        let scale = if told.is_some() || forgets == Forgets::All { discount } else { 1.0 };
-        Affine { scale, add }
+/// The change of each candidate, by a policy that forgets.
+pub(super) fn learn(discount: f64, told: &[Option<Told>]) -> Vec<Affine> {
+    let change = |told: &Option<Told>| Affine {
+        scale: discount,
+        add: told.map_or_else(Vec::new, |told| vec![0.0, 0.0, 1.0, 1.0 - told.loss]),
     };
     told.iter().map(change).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use smallvec::smallvec;
+
+    use super::*;
+
+    #[derive(serde::Deserialize)]
+    struct Script {
+        exploration: f64,
+        lessons: Vec<(usize, f64)>,
+        expected: Vec<Vec<f64>>,
+    }
+
+    #[test]
+    fn bounds_of_ucb1_are_those_of_mabwiser() {
+        let script: Script = serde_json::from_str(include_str!("../../tests/oracle/ucb1.json")).unwrap();
+        let mut figures = vec![vec![0.0; 2]; 5];
+        let mut expected = script.expected.iter();
+        for (step, (model, reward)) in script.lessons.iter().enumerate() {
+            figures[*model][0] += 1.0;
+            figures[*model][1] += reward;
+            if step + 1 >= 5 {
+                let figures: Vec<&[f64]> = figures.iter().map(Vec::as_slice).collect();
+                let counts = Counts::new(&Policy::Ucb1 { exploration: 1.0 }, &figures);
+                for (bound, expected) in counts.bounds(script.exploration).zip(expected.next().unwrap()) {
+                    assert!((bound - expected).abs() < 1e-9, "{bound} instead of {expected} after {step}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn epsilon_decays_with_feedback() {
+        let counts = Counts { plays: smallvec![5.0, 5.0], rewards: smallvec![1.0, 2.0], feedbacks: 10.0 };
+        assert_eq!(counts.epsilon_greedy(0.5, 0.1).as_slice(), [0.125, 0.875]);
+    }
+
+    #[test]
+    fn what_all_say_is_worth_a_few_plays_beside_what_a_user_says() {
+        let shared = Counts { plays: smallvec![100.0, 1.0], rewards: smallvec![90.0, 1.0], feedbacks: 101.0 };
+        let own = Counts { plays: smallvec![2.0, 0.0], rewards: smallvec![0.0, 0.0], feedbacks: 2.0 };
+        let both = own.shrunk_towards(&shared);
+        assert_eq!(both.plays.as_slice(), [2.0 + 12.0, 1.0]);
+        assert!((both.mean_reward(0) - 0.9 * 12.0 / 14.0).abs() < 1e-12);
+        assert_eq!(both.mean_reward(1), 1.0);
+        let silent = Counts { plays: smallvec![0.0; 2], rewards: smallvec![0.0; 2], feedbacks: 0.0 };
+        assert_eq!(silent.shrunk_towards(&shared).plays, shared.plays);
+    }
 }

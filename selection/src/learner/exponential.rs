@@ -9,6 +9,9 @@
 //! learned of the losses adds up, while raising a model twice is raising it once. Likewise nobody puts right a mean that
 //! is off because of changes that were made at once: all would, and overshoot. Weights are normalised when they are read,
 //! which does not mind; only a mean that is far off is put right, and then by replacing what was there.
+//!
+//! What is left: `exp3` overshoots where other frontends learn more between two exchanges than it takes it to change its
+//! mind (some hundreds of feedbacks), as with any feedback that comes late. It stays sane, and comes back.
 
 use clipper_rpc::selection::{Affine, Policy, TOTALS};
 

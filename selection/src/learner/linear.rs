@@ -97,10 +97,7 @@ fn cholesky(figures: &[f64], dimensions: usize, ridge: f64) -> Vec<f64> {
             // In the upper triangle, what is right of the diagonal of row `column`.
             let upper = column * dimensions - column * (column + 1) / 2 + row;
             let sum = figure(figures, TOTALS + upper);
-            let done = dot(
-                &factor[triangle(row)..],
-                triangle_row(&factor, column).split_last().map_or(&[], |s| s.1),
-            );
+            let done = dot(triangle_row(&factor, row), &triangle_row(&factor, column)[..column]);
             factor.push(if row == column {
                 // Exactly, what remains on the diagonal is at least the ridge.
                 (sum + ridge - done).max(ridge).sqrt()
@@ -143,4 +140,56 @@ fn triangle_row(entries: &[f64], row: usize) -> &[f64] {
 
 fn dot(one: &[f64], other: &[f64]) -> f64 {
     one.iter().zip(other).map(|(one, other)| one * other).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(serde::Deserialize)]
+    struct Script {
+        dimensions: usize,
+        alpha: f64,
+        ridge: f64,
+        probes: Vec<Vec<f64>>,
+        expected: Vec<Vec<f64>>,
+        sums: Vec<Vec<f64>>,
+    }
+
+    #[test]
+    fn bounds_are_those_of_mabwiser() {
+        let script: Script = serde_json::from_str(include_str!("../../tests/oracle/linucb.json")).unwrap();
+        let bounds = script.expected.last().unwrap();
+        for (sums, expected) in script.sums.iter().zip(bounds) {
+            let figures: Vec<f64> = [0.0, 0.0].iter().chain(sums).copied().collect();
+            let arm = Arm::new(&figures, script.dimensions, script.ridge);
+            let bound = arm.bound(script.probes.last().unwrap(), script.alpha);
+            assert!((bound - expected).abs() < 1e-9, "{bound} instead of {expected}");
+        }
+    }
+
+    #[test]
+    fn contexts_as_large_as_allowed_leave_every_bound_finite() {
+        let context = vec![1e6; 128];
+        let told = Some(Told { loss: 0.0, propensity: 1.0 });
+        let mut figures = learn(&context, &[told]).remove(0).add;
+        figures.iter_mut().for_each(|figure| *figure *= 1e6);
+        let arm = Arm::new(&figures, 128, 1e-3);
+        assert!(arm.bound(&context, 1.0).is_finite());
+        let mut other = vec![-1e6; 128];
+        other[5] = 3.0;
+        assert!(arm.bound(&other, 1.0).is_finite());
+    }
+
+    #[test]
+    fn a_context_that_does_not_fit_is_named() {
+        let expected = "linucb needs a context of 2 numbers between -1e6 and 1e6";
+        assert_eq!(check(None, 2), Err(format!("{expected}, but the query has none")));
+        assert_eq!(check(Some(&[1.0]), 2), Err(format!("{expected}, but the query's has 1")));
+        assert_eq!(
+            check(Some(&[1.0, f64::NAN]), 2),
+            Err(format!("{expected}, but one of the query's is NaN"))
+        );
+        assert!(check(Some(&[1.0, -1e6]), 2).is_ok());
+    }
 }

@@ -11,7 +11,7 @@
 //! - [`counts`]: `epsilon_greedy`, `ucb1` and `thompson`: plays and rewards.
 //! - [`linear`]: `linucb`: a ridge regression for each model.
 //! - [`posterior`]: how likely each of several Beta variables is the largest.
-//! - [`draw`]: chance.
+//! - [`mod@draw`]: what is drawn for a query.
 
 mod counts;
 mod draw;
@@ -214,10 +214,9 @@ impl Learner {
             Policy::Exp3 { .. } | Policy::Exp3Ix {} | Policy::Exp4 { .. } => {
                 exponential::learn(&self.policy, &figures, &told)
             }
-            Policy::EpsilonGreedy { discount, .. } => {
-                counts::learn(*discount, counts::Forgets::Judged, &told)
+            Policy::EpsilonGreedy { discount, .. } | Policy::Thompson { discount } => {
+                counts::learn(*discount, &told)
             }
-            Policy::Thompson { discount } => counts::learn(*discount, counts::Forgets::All, &told),
             Policy::LinUcb { dimensions, .. } => match linear::check(context, *dimensions) {
                 Ok(context) => linear::learn(context, &told),
                 Err(_) => unchanged(told.len()),
@@ -317,4 +316,270 @@ fn largest(numbers: impl IntoIterator<Item = f64>) -> usize {
         }
     }
     best.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn models(names: &str) -> Vec<ModelName> {
+        names.chars().map(|name| name.to_string().parse().unwrap()).collect()
+    }
+
+    fn policy(text: &str) -> Policy {
+        let text = if text.starts_with('{') { text.to_owned() } else { format!(r#"{{"policy": "{text}"}}"#) };
+        serde_json::from_str(&text).unwrap()
+    }
+
+    /// What seed 42 draws for the first queries.
+    const DRAWN: [usize; 12] = [1, 2, 1, 2, 0, 1, 0, 1, 1, 2, 2, 0];
+    const LINUCB: &str = r#"{"policy": "linucb", "dimensions": 2}"#;
+    const ALL: [&str; 10] = [
+        "default_output",
+        "exp3",
+        "exp3_ix",
+        "epsilon_greedy",
+        "ucb1",
+        "thompson",
+        LINUCB,
+        "exp4",
+        "majority_vote",
+        "mean",
+    ];
+
+    /// A learner and its one state.
+    struct Pupil {
+        learner: Learner,
+        statistics: Statistics,
+    }
+
+    impl Pupil {
+        fn new(text: &str, names: &str) -> Self {
+            Self { learner: Learner::new(&policy(text), &models(names)), statistics: Statistics::default() }
+        }
+
+        fn choose(&self, query_id: u64) -> Choice {
+            let beliefs = self.learner.beliefs(&self.statistics);
+            self.learner.choose(&beliefs, None, Some(&[1.0, 0.5]), 11, query_id).unwrap()
+        }
+
+        fn learn(&mut self, lesson: &Lesson<'_>) {
+            let change = self.learner.learn(&self.statistics, lesson);
+            self.statistics.apply(&change);
+        }
+
+        /// Asks and learns, where only one model is ever right.
+        fn go_on(&mut self, queries: std::ops::Range<u64>, right: usize) -> Vec<Choice> {
+            queries
+                .map(|query_id| {
+                    let choice = self.choose(query_id);
+                    let loss = |model: usize| if model == right { 0.1 } else { 0.9 - 0.1 * model as f64 };
+                    let context = Some(&[1.0, 0.5][..]);
+                    match choice.asked {
+                        Asked::One(model) => self.learn(&Lesson::Partial {
+                            model,
+                            loss: loss(model),
+                            propensity: choice.weights[model],
+                            context,
+                        }),
+                        Asked::All => {
+                            let losses: Vec<Option<f64>> =
+                                (0..choice.weights.len()).map(|model| Some(loss(model))).collect();
+                            self.learn(&Lesson::Full { losses: &losses, context });
+                        }
+                    }
+                    choice
+                })
+                .collect()
+        }
+
+        fn relink(&mut self, names: &str) {
+            self.learner = Learner::new(&self.learner.policy, &models(names));
+        }
+    }
+
+    #[test]
+    fn the_same_seed_and_sequence_give_the_same_choices() {
+        for text in ALL {
+            let go = || Pupil::new(text, "abc").go_on(0..300, 1);
+            let (one, other) = (go(), go());
+            let bits = |choices: &[Choice]| -> Vec<u64> {
+                choices
+                    .iter()
+                    .flat_map(|choice| choice.weights.iter().map(|weight| weight.to_bits()))
+                    .collect()
+            };
+            assert_eq!(bits(&one), bits(&other), "{text}");
+            assert!(one.iter().zip(&other).all(|(one, other)| one.asked == other.asked));
+            assert!(one.iter().all(|choice| (choice.weights.iter().sum::<f64>() - 1.0).abs() < 1e-12));
+        }
+    }
+
+    #[test]
+    fn a_draw_depends_on_the_seed_and_the_query_and_on_nothing_else() {
+        // These are what every platform must draw.
+        let drawn: Vec<usize> =
+            (0..12).map(|query_id| Draw::new(42, query_id).index(&[0.2, 0.3, 0.5])).collect();
+        assert_eq!(drawn, DRAWN);
+        let shares = [0.1, 0.0, 0.9];
+        let mut often = [0; 3];
+        (0..10_000).for_each(|query_id| often[Draw::new(1, query_id).index(&shares)] += 1);
+        assert_eq!(often[1], 0);
+        assert!((900..1100).contains(&often[0]), "{often:?}");
+    }
+
+    #[test]
+    fn every_policy_that_learns_finds_the_model_that_is_right() {
+        for text in &ALL[1..8] {
+            let mut pupil = Pupil::new(text, "abc");
+            let choices = pupil.go_on(0..1000, 1);
+            let last = &choices[900..];
+            let on_it = match last[0].asked {
+                Asked::One(_) => last.iter().filter(|choice| choice.asked == Asked::One(1)).count(),
+                Asked::All => last.iter().filter(|choice| choice.weights[1] > 0.9).count(),
+            };
+            assert!(on_it > 60, "{text}: {on_it}");
+            let beliefs = pupil.learner.beliefs(&pupil.statistics);
+            assert!((pupil.learner.mean_reward(&beliefs, None, 1) - 0.9).abs() < 1e-6, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_model_that_is_linked_later_has_its_fair_share_and_leaves_the_others_as_they_were() {
+        for text in ["exp3", "exp3_ix", "exp4"] {
+            let mut pupil = Pupil::new(text, "abd");
+            pupil.go_on(0..200, 1);
+            let before = pupil.choose(0).weights;
+            pupil.relink("abcd");
+            let after = pupil.choose(0).weights;
+            assert!((after[2] - 0.25).abs() < 0.02, "{text}: {after:?}");
+            // With another number of models, the rate of exp3_ix is another, and so are all its weights.
+            let power = (after[0] / after[1]).ln() / (before[0] / before[1]).ln();
+            assert!(text == "exp3_ix" || (power - 1.0).abs() < 1e-9, "{text}: {power}");
+            let other = (after[3] / after[1]).ln() / (before[2] / before[1]).ln();
+            assert!((other - power).abs() < 1e-9, "{text}: {other} and {power}");
+            pupil.go_on(200..1400, 2);
+            assert!(pupil.choose(0).weights[2] > 0.5, "{text}: the new one was found to be the best");
+        }
+        for text in ["epsilon_greedy", "ucb1", "thompson", LINUCB] {
+            let mut pupil = Pupil::new(text, "abd");
+            pupil.go_on(0..200, 1);
+            pupil.relink("abcd");
+            let beliefs = pupil.learner.beliefs(&pupil.statistics);
+            assert_eq!(pupil.learner.mean_reward(&beliefs, None, 2), 0.5, "{text}: nothing is known of it");
+            assert!((pupil.learner.mean_reward(&beliefs, None, 1) - 0.9).abs() < 1e-6, "{text}");
+        }
+        let mut pupil = Pupil::new("ucb1", "abd");
+        pupil.go_on(0..200, 1);
+        pupil.relink("abcd");
+        assert_eq!(pupil.choose(0).asked, Asked::One(2), "what was never played is played first");
+    }
+
+    #[test]
+    fn a_model_that_is_unlinked_leaves_the_others_as_they_were_and_comes_back_as_it_left() {
+        for text in ["exp3", "exp3_ix", "exp4"] {
+            let mut pupil = Pupil::new(text, "abc");
+            pupil.go_on(0..100, 1);
+            let before = pupil.choose(0).weights;
+            let left_with = pupil.statistics.of(&models("b")[0]).to_vec();
+            pupil.relink("ac");
+            let after = pupil.choose(0).weights;
+            let power = (after[0] / after[1]).ln() / (before[0] / before[2]).ln();
+            assert!(text == "exp3_ix" || (power - 1.0).abs() < 1e-9, "{text}: {power}");
+            pupil.go_on(100..300, 0);
+            assert!(pupil.choose(0).weights[0] > 0.5);
+            assert_eq!(pupil.statistics.of(&models("b")[0]), left_with, "{text}");
+            pupil.relink("abc");
+            let back = pupil.choose(0).weights;
+            assert!(back.iter().all(|weight| *weight > 1e-4), "{text}: {back:?}");
+        }
+    }
+
+    #[test]
+    fn a_loss_that_is_not_known_leaves_its_model_as_it_is() {
+        let mut pupil = Pupil::new(r#"{"policy": "exp4", "eta": 0.5, "share": 0}"#, "abc");
+        pupil.learn(&Lesson::Full { losses: &[Some(1.0), None, Some(0.0)], context: None });
+        let weights = pupil.choose(0).weights;
+        assert!((weights[1] - weights[2]).abs() < 1e-12);
+        assert!((weights[0] / weights[1] - (-0.5_f64).exp()).abs() < 1e-12);
+        let counts: Vec<f64> =
+            models("abc").iter().map(|model| figure(pupil.statistics.of(model), 0)).collect();
+        assert_eq!(counts, [1.0, 0.0, 1.0]);
+    }
+
+    #[test]
+    fn a_loss_is_weighed_by_the_propensity_of_then_and_a_known_one_counts_once() {
+        let text = r#"{"policy": "exp3", "eta": 0.1, "floor": 0}"#;
+        let ratio = |lesson: &Lesson<'_>| {
+            let mut pupil = Pupil::new(text, "ab");
+            pupil.learn(lesson);
+            let weights = pupil.choose(0).weights;
+            (weights[0] / weights[1]).ln()
+        };
+        let partial = Lesson::Partial { model: 0, loss: 1.0, propensity: 0.25, context: None };
+        assert!((ratio(&partial) + 0.4).abs() < 1e-12);
+        let full = Lesson::Full { losses: &[Some(1.0), Some(0.5)], context: None };
+        assert!((ratio(&full) + 0.05).abs() < 1e-12);
+        // Losses are clipped.
+        let wild = Lesson::Partial { model: 0, loss: 17.0, propensity: 1.0, context: None };
+        assert!((ratio(&wild) + 0.1).abs() < 1e-12);
+    }
+
+    #[test]
+    fn what_makes_no_sense_changes_nothing() {
+        for text in ALL {
+            let pupil = Pupil::new(text, "ab");
+            for lesson in [
+                Lesson::Partial { model: 0, loss: f64::NAN, propensity: 0.5, context: None },
+                Lesson::Partial { model: 9, loss: 0.5, propensity: 0.5, context: None },
+                Lesson::Full { losses: &[None, None], context: None },
+            ] {
+                assert!(pupil.learner.learn(&pupil.statistics, &lesson).is_empty(), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn thompson_knows_its_propensities_on_request() {
+        let mut pupil = Pupil::new("thompson", "ab");
+        pupil.learn(&Lesson::Partial { model: 0, loss: 0.0, propensity: 1.0, context: None });
+        let beliefs = pupil.learner.beliefs(&pupil.statistics);
+        let propensities = pupil.learner.propensities(&beliefs, None, &pupil.choose(0));
+        assert!((propensities[0] - 2.0 / 3.0).abs() < 1e-6, "{propensities:?}");
+        let drawn = (0..3000).filter(|query_id| pupil.choose(*query_id).asked == Asked::One(0)).count();
+        assert!((1900..2100).contains(&drawn), "{drawn}");
+    }
+
+    #[test]
+    fn a_user_who_said_something_is_answered_by_it() {
+        let ucb1 = r#"{"policy": "ucb1", "exploration": 0.1}"#;
+        for text in ["exp3", "exp3_ix", "epsilon_greedy", ucb1, "thompson", "exp4"] {
+            let mut all = Pupil::new(text, "ab");
+            all.go_on(0..300, 0);
+            let mut user = Pupil::new(text, "ab");
+            user.go_on(0..300, 1);
+            let (shared, own) =
+                (all.learner.beliefs(&all.statistics), user.learner.beliefs(&user.statistics));
+            let choose = |own| {
+                let choice = |query_id| all.learner.choose(&shared, own, None, 5, query_id).unwrap();
+                let second = (0..200).map(choice).filter(|choice| match choice.asked {
+                    Asked::One(model) => model == 1,
+                    Asked::All => choice.weights[1] > 0.5,
+                });
+                second.count()
+            };
+            assert!(choose(None) < 100, "{text}");
+            assert!(choose(Some(&own)) > 100, "{text}");
+            let nobody = all.learner.beliefs(&Statistics::default());
+            assert!(choose(Some(&nobody)) < 100, "{text}: a user who said nothing is as all are");
+        }
+    }
+
+    #[test]
+    fn linucb_needs_its_context() {
+        let pupil = Pupil::new(LINUCB, "ab");
+        let beliefs = pupil.learner.beliefs(&pupil.statistics);
+        let error = pupil.learner.choose(&beliefs, None, Some(&[1.0]), 1, 1).unwrap_err();
+        assert_eq!(error, "linucb needs a context of 2 numbers between -1e6 and 1e6, but the query's has 1");
+    }
 }
