@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use clipper_integration_tests::container::Serves;
-use clipper_integration_tests::{Cluster, Container, eventually};
+use clipper_integration_tests::{Cluster, Container, eventually, program};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
@@ -206,4 +206,19 @@ async fn decisions_and_feedback_are_in_the_decision_log_of_an_application_that_a
     assert!(of("decision").iter().any(|record| record["query_id"] == answer["query_id"]), "{records:?}");
     assert_eq!(of("feedback")[0]["losses"], json!([0.0, 0.0]), "{records:?}");
     assert!(!of("change").is_empty(), "{records:?}");
+
+    let offline = |arguments: &[&str]| {
+        let log = cluster.data_dir().join("decisions/app");
+        let run =
+            program::isolated(program::clipper()).arg(arguments[0]).arg(log).args(&arguments[1..]).output();
+        let run = run.unwrap();
+        assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+        String::from_utf8(run.stdout).unwrap()
+    };
+    let report = cluster.directory().join("replay.json");
+    offline(&["replay", "--json", report.to_str().unwrap()]);
+    let replayed: Value = serde_json::from_slice(&std::fs::read(report).unwrap()).unwrap();
+    assert_eq!(replayed["decisions"]["reproduced"], of("decision").len(), "{replayed}");
+    assert!(offline(&["evaluate", "--policy", "thompson"]).contains("thompson"));
+    assert!(offline(&["export", "--format", "vw"]).contains(":"));
 }

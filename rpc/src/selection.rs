@@ -120,6 +120,21 @@ pub enum Policy {
     Mean {},
 }
 
+impl Policy {
+    /// Whether it selects by what it learned from the user. `linucb` knows users by their context alone.
+    pub fn is_personal(&self) -> bool {
+        match self {
+            Self::Exp3 { .. }
+            | Self::Exp3Ix {}
+            | Self::EpsilonGreedy { .. }
+            | Self::Ucb1 { .. }
+            | Self::Thompson { .. }
+            | Self::Exp4 { .. } => true,
+            Self::DefaultOutput | Self::LinUcb { .. } | Self::MajorityVote {} | Self::Mean {} => false,
+        }
+    }
+}
+
 /// The values of parameters that are not given.
 mod defaults {
     pub(super) fn one() -> f64 {

@@ -1,5 +1,7 @@
 //! What several frontends learn at once, each of its own feedback, and exchange now and then.
 
+#![allow(clippy::unwrap_used, reason = "all of this is a test")]
+
 use clipper_rpc::names::ModelName;
 use clipper_rpc::selection::{Change, Policy, Statistics};
 use clipper_selection::learner::{Asked, Learner, Lesson};

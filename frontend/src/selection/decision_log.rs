@@ -16,6 +16,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clipper_rpc::names::{AppName, ModelName};
 use clipper_rpc::selection::{Change, Selection, Uid};
+use clipper_selection::learner::{Asked, Choice, Learner};
 use clipper_selection::log::Record;
 use tracing::warn;
 
@@ -161,7 +162,7 @@ struct Writer {
 /// An application, and the file that is written of it.
 struct Logged {
     selection: Selection,
-    candidates: Vec<ModelName>,
+    learner: Learner,
     /// The latest that is known of it: what a file begins with.
     shared: Arc<Versioned>,
     file: Option<LogFile>,
@@ -209,7 +210,8 @@ impl Writer {
     fn take_in(&mut self, application: AppName, entry: Entry) {
         if let Entry::Configured { selection, candidates, shared } = entry {
             let former = self.applications.remove(&application);
-            let mut logged = Logged { selection, candidates, shared, file: None, failed: None };
+            let learner = Learner::new(&selection.policy, &candidates);
+            let mut logged = Logged { selection, learner, shared, file: None, failed: None };
             // Without the shared state's span: the next record brings a new start.
             logged.file = former.and_then(|former| former.file).map(|mut file| {
                 file.known.clear();
@@ -288,12 +290,21 @@ impl Logged {
                 if !file.has(&None, shared.version) {
                     self.start(&mut file, application)?;
                 }
-                if let (Some(uid), Some(own)) = (&decided.decision.uid, own)
+                if let (Some(uid), Some(own)) = (&decided.decision.uid, &own)
                     && !file.has(&Some(uid.clone()), own.version)
                 {
-                    file.user(uid.clone(), &own)?;
+                    file.user(uid.clone(), own)?;
                 }
                 let mut decision = decided.decision.clone();
+                // One that was made before the candidates changed stays as it is.
+                if let Some(model) = decision.asked
+                    && decision.candidates == self.learner.candidates()
+                {
+                    let own = own.as_ref().map(|own| &own.beliefs);
+                    let weights = decision.propensities.as_slice().into();
+                    let choice = Choice { asked: Asked::One(model), weights };
+                    decision.propensities = self.learner.propensities(&shared.beliefs, own, &choice);
+                }
                 decision.outputs = decided.outputs.iter().map(json).collect();
                 decision.output = OutputJson::value(&decided.output);
                 file.write(&Record::Decision(Box::new(decision)))?;
@@ -312,7 +323,7 @@ impl Logged {
             time_micros: now_micros(),
             application: application.clone(),
             selection: self.selection.clone(),
-            candidates: self.candidates.clone(),
+            candidates: self.learner.candidates().to_vec(),
             shared: self.shared.statistics.clone(),
             version,
         })

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use clipper_rpc::catalog::Revision;
 use clipper_rpc::names::{AppName, ModelName};
-use clipper_rpc::selection::{Change, Policy, Selection, StateChange, StateKey, Statistics, Uid};
+use clipper_rpc::selection::{Change, Selection, StateChange, StateKey, Statistics, Uid};
 use clipper_selection::learner::{Learner, Lesson};
 use clipper_selection::log::Record;
 
@@ -107,7 +107,7 @@ impl Learning {
         if let Some(log) = &log {
             log.configured(selection.clone(), candidates.to_vec(), Arc::clone(&shared));
         }
-        let personal = is_personal(&selection.policy);
+        let personal = selection.policy.is_personal();
         let states = States::new(shared, users, wanted, Arc::clone(lessons), log.clone(), personal);
         if kept.is_some() {
             carry_over(number, &states, &learner, &facilities.users);
@@ -357,25 +357,14 @@ fn versioned(learner: &Learner, statistics: Statistics, version: u64) -> Arc<Ver
     Arc::new(Versioned { version, statistics, beliefs })
 }
 
-/// Whether a policy selects by what it learned from the user. `linucb` knows users by their context alone.
-fn is_personal(policy: &Policy) -> bool {
-    match policy {
-        Policy::Exp3 { .. }
-        | Policy::Exp3Ix {}
-        | Policy::EpsilonGreedy { .. }
-        | Policy::Ucb1 { .. }
-        | Policy::Thompson { .. }
-        | Policy::Exp4 { .. } => true,
-        Policy::DefaultOutput | Policy::LinUcb { .. } | Policy::MajorityVote {} | Policy::Mean {} => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
     use std::time::Instant;
 
     use super::super::tests::facilities;
+    use clipper_rpc::selection::Policy;
+
     use super::*;
 
     /// The store as its documentation has it, for one application.

@@ -62,7 +62,7 @@ impl Simulated {
     /// Learns, for the user and for all.
     pub fn learn(&mut self, uid: Option<&Uid>, lesson: &Lesson<'_>) {
         if let Some(uid) = uid
-            && self.is_personal()
+            && self.policy.is_personal()
         {
             let own = self.users.entry(uid.clone()).or_insert_with(|| State::empty(&self.learner));
             own.learn(&self.learner, lesson);
@@ -72,14 +72,6 @@ impl Simulated {
 
     fn own(&self, uid: Option<&Uid>) -> Option<&Beliefs> {
         Some(&self.users.get(uid?)?.beliefs)
-    }
-
-    /// Whether the policy selects by what it learned from the user.
-    fn is_personal(&self) -> bool {
-        !matches!(
-            self.policy,
-            Policy::DefaultOutput | Policy::LinUcb { .. } | Policy::MajorityVote {} | Policy::Mean {}
-        )
     }
 }
 
