@@ -116,7 +116,7 @@ def run(clipper: Clipper, queries: int) -> None:
 def ask(
     clipper: Clipper, serving: dict[str, Any], images: np.ndarray, labels: np.ndarray
 ) -> dict[str, float]:
-    """Ask each application for each image and say what was right; returns the weights in the ensemble, then."""
+    """Ask each application for each image, say what was right, and return the weights in the ensemble."""
     weights_before = weights(clipper)
     wrong = {name: classifier.predict(images) != labels for name, classifier in serving.items()}
     for app in POLICIES:
