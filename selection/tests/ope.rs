@@ -139,6 +139,14 @@ fn a_target_that_learns_is_estimated_as_it_would_have_learned() {
 }
 
 #[test]
+fn what_a_target_forgets_spoils_no_estimate() {
+    let events = events(&simulated_log(2, 3_000), false);
+    let evaluated = events.evaluate(&"thompson".parse().unwrap(), &events.reward_model(), 0).unwrap();
+    let value = evaluated.estimates.dr.value;
+    assert!((0.5..0.75).contains(&value), "{evaluated:?}");
+}
+
+#[test]
 fn estimates_that_mean_nothing_come_with_a_caution() {
     let mut rounds = simulated_log(1, 300);
     for round in &mut rounds {

@@ -152,7 +152,7 @@ fn what_was_altered_is_found() {
                 decision.propensities[0] = decision.propensities[0].next_up();
             }
             Record::Decision(decision) if decision.query_id == 60 => {
-                decision.asked = Some((decision.asked.unwrap() + 1) % 3)
+                decision.asked = Some((decision.asked.unwrap() + 1) % 3);
             }
             _ => {}
         }

@@ -124,7 +124,9 @@ fn table<const COLUMNS: usize>(
     let mut table = Table::new();
     table.load_preset(UTF8_FULL_CONDENSED);
     table.set_header(header);
-    rows.into_iter().for_each(|row| drop(table.add_row(row)));
+    for row in rows {
+        table.add_row(row);
+    }
     align(&mut table);
     table
 }

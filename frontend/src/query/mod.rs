@@ -411,7 +411,7 @@ mod tests {
             ] {
                 for input_type in InputType::ALL {
                     if let Some(query) = parse_quickly(body.as_bytes(), input_type) {
-                        let careful = parse_with_care(body.as_bytes(), input_type).ok();
+                        let careful = parse_map(body.as_bytes(), "", QueryVisitor { input_type }).ok();
                         prop_assert_eq!(Some(query), careful, "{}", body);
                     }
                 }

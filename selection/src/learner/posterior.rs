@@ -6,6 +6,8 @@
 /// How far from its mean each variable is looked at closely, in standard deviations, and in how many steps.
 const REACH: f64 = 12.0;
 const STEPS: i32 = 96;
+/// How often something must have happened to count.
+const NOTHING: f64 = 1e-9;
 
 /// The probability of each of the Beta distributions (of those parameters) to yield the largest number; they add up to 1.
 pub(super) fn best_of(parameters: &[(f64, f64)]) -> Vec<f64> {
@@ -76,13 +78,17 @@ struct Curve {
 
 impl Curve {
     fn new((alpha, beta): (f64, f64), intervals: &Intervals) -> Self {
+        // What is left of the forgotten is nothing: so little bends a density at an end alone, between two points.
+        let [over_alpha, over_beta] = [alpha, beta].map(|of| if of - 1.0 > NOTHING { of - 1.0 } else { 0.0 });
         // As a part of the density at the mode, so that nothing overflows; normalised by its own integral below.
         let log = |x: f64| {
             let power = |exponent: f64, log: f64| if exponent > 0.0 { exponent * log } else { 0.0 };
-            power(alpha - 1.0, x.ln()) + power(beta - 1.0, (-x).ln_1p())
+            power(over_alpha, x.ln()) + power(over_beta, (-x).ln_1p())
         };
-        let mode = if alpha + beta > 2.0 { (alpha - 1.0) / (alpha + beta - 2.0) } else { 0.5 };
-        let highest = log(mode);
+        // Differences first, and the mode kept from 0 and 1: where nearly all is forgotten, rounding would make it an end at
+        // which the density is zero.
+        let mode = if over_alpha + over_beta > 0.0 { over_alpha / (over_alpha + over_beta) } else { 0.5 };
+        let highest = log(mode.clamp(f64::MIN_POSITIVE, 1.0 - f64::EPSILON));
         let mut density: Vec<f64> = intervals.points().map(|x| (log(x) - highest).exp()).collect();
         let mut distribution = Vec::with_capacity(density.len());
         let mut passed = 0.0;
@@ -122,6 +128,15 @@ mod tests {
         // For X of density a x^(a-1): a / (a + b), however steep.
         assert_close(&best_of(&[(300.0, 1.0), (100.0, 1.0)]), &[0.75, 0.25], 1e-4);
         assert_close(&best_of(&[(1e6, 1.0), (1.0, 1.0)]), &[1.0, 1e-6], 1e-5);
+    }
+
+    #[test]
+    fn a_model_of_which_nearly_all_is_forgotten_is_like_one_of_which_nothing_is_known() {
+        let little = 1.0 + f64::EPSILON;
+        for parameters in [(little, little), (1.0 + 2.0 * f64::EPSILON, little), (little, 1.0)] {
+            assert_close(&best_of(&[parameters, (1.0, 1.0)]), &[0.5, 0.5], 1e-3);
+        }
+        assert_close(&best_of(&[(300.0, little), (100.0, 1.0)]), &[0.75, 0.25], 1e-4);
     }
 
     #[test]

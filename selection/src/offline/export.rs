@@ -96,3 +96,42 @@ fn word(uid: &Uid) -> String {
     }
     word
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn decision(asked: Option<usize>) -> Decision {
+        serde_json::from_value(json!({
+            "query_id": 17, "time_micros": 1, "uid": "a b|é", "context": [0.5, -1e-7], "candidates": ["m", "n"],
+            "propensities": [0.75, 0.25], "asked": asked, "outputs": [null, 1], "output": 1, "confidence": 1.0,
+            "latency_micros": 5, "shared_version": 0
+        }))
+        .unwrap()
+    }
+
+    fn judgement() -> Judgement {
+        Judgement { time_micros: 2, label: Some(json!(1)), reward: 0.75, losses: vec![None, Some(0.25)] }
+    }
+
+    /// Read back by `vowpalwabbit` 9.11: action 2 with its cost and probability, the tag `17`, and three features.
+    #[test]
+    fn a_decision_is_one_line_of_vowpal_wabbit() {
+        let mut actions = Actions::default();
+        let line = actions.line(&decision(Some(1)), &judgement()).unwrap();
+        assert_eq!(line, "2:0.25:0.25 '17|context x0:0.5 x1:-0.0000001 |user uid=a%20b%7C%C3%A9");
+        assert_eq!(actions.models().len(), 2);
+        assert_eq!(actions.line(&decision(None), &judgement()), None, "all were asked");
+    }
+
+    #[test]
+    fn a_decision_is_one_object_with_its_feedback() {
+        let (decision, judgement) = (decision(Some(1)), judgement());
+        let json = |judgement| serde_json::to_value(Joined::new(&decision, judgement)).unwrap();
+        let joined = json(Some(&judgement));
+        assert_eq!((&joined["asked"], &joined["feedback"]["reward"]), (&json!(1), &json!(0.75)));
+        assert_eq!(json(None)["feedback"], Value::Null);
+    }
+}

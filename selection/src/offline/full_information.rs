@@ -156,7 +156,9 @@ impl Study {
             done += block.len() as u64;
         }
         if done != contents.rounds {
-            return Err(OfflineError::Unfit("has become shorter while it was read".to_owned()));
+            return Err(OfflineError::Unfit(
+                "has become shorter; it is read twice, which a pipe cannot be".to_owned(),
+            ));
         }
         Ok(self.report(contents, &lengths, &trials, &alone))
     }

@@ -85,7 +85,7 @@ impl<R: BufRead> Records<R> {
             }
             Err(error) => Err(OfflineError::Line {
                 line: line.number,
-                problem: format!("expected a record of a decision log: {error}"),
+                problem: format!("expected a record of a decision log: {}", in_line(&error)),
             }),
         }
     }
@@ -97,6 +97,11 @@ impl<R: BufRead> Iterator for Records<R> {
     fn next(&mut self) -> Option<Self::Item> {
         self.read().transpose()
     }
+}
+
+/// What is wrong with the JSON of one line, whose number within itself says nothing.
+pub(crate) fn in_line(error: &serde_json::Error) -> String {
+    error.to_string().replacen(" at line 1 column", " at column", 1)
 }
 
 fn check_start(record: &Record, line: u64) -> Result<(), OfflineError> {

@@ -19,7 +19,7 @@ use crate::log::Decision;
 use crate::loss::loss;
 use crate::offline::OfflineError;
 use crate::offline::join::Judgement;
-use crate::offline::lines::{Line, Lines};
+use crate::offline::lines::{Line, Lines, in_line};
 
 /// One query of which everything is known.
 #[derive(Debug, Clone, PartialEq)]
@@ -144,7 +144,7 @@ impl<R: BufRead> Iterator for WrittenRounds<R> {
 }
 
 fn parse<'a>(line: &Line<'a>) -> Result<Written<'a>, OfflineError> {
-    serde_json::from_slice(line.bytes).map_err(|error| problem(line, &error))
+    serde_json::from_slice(line.bytes).map_err(|error| problem(line, &in_line(&error)))
 }
 
 fn problem(line: &Line<'_>, problem: &dyn std::fmt::Display) -> OfflineError {

@@ -2,11 +2,13 @@
 
 Run it in an environment with obp 0.4.1, numpy and scikit-learn, from anywhere:
 
-    pip install --no-deps obp==0.4.1 && pip install numpy scikit-learn scipy pandas pyyaml tqdm matplotlib mypy-extensions
+    pip install --no-deps obp==0.4.1
+    pip install numpy scikit-learn scipy pandas pyyaml tqdm matplotlib mypy-extensions
     python ope.py
 
-obp imports torch for its neural learners, which are not used here, so that a stand-in will do. obp's own intervals are
-bootstraps; the standard errors here are those of the rounds' rewards as obp estimates them, for SNIPS by the delta method.
+obp imports torch for its neural learners, which are not used here, so that a stand-in will do. obp's own
+intervals are bootstraps; the standard errors here are those of the rounds' rewards as obp estimates them, for
+SNIPS by the delta method.
 """
 
 import json
@@ -36,6 +38,7 @@ ROUNDS, ARMS, FEATURES, FOLDS = 400, 4, 2, 5
 
 
 def logged_rounds(random):
+    """Rounds of a random policy, whose rewards depend on the context."""
     context = random.normal(size=(ROUNDS, FEATURES)).round(3)
     logits = 1.5 * random.normal(size=(ROUNDS, ARMS))
     propensities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
@@ -46,7 +49,7 @@ def logged_rounds(random):
 
 
 def guesses(features, asked, reward):
-    """What each arm would have earned, by a ridge regression on the other folds, whose constant is not shrunk."""
+    """What each arm would have earned, by ridge regressions on the other folds."""
     guessed = np.full((ROUNDS, ARMS, 1), 0.5)
     fold_of = np.arange(ROUNDS) % FOLDS
     for fold in range(FOLDS):
@@ -62,6 +65,7 @@ def guesses(features, asked, reward):
 
 
 def estimates(target, propensities, asked, reward, guessed):
+    """What obp says of one target."""
     logged = {
         "reward": reward,
         "action": asked,
@@ -70,7 +74,8 @@ def estimates(target, propensities, asked, reward, guessed):
         "position": np.zeros(ROUNDS, dtype=int),
     }
     weight = target[np.arange(ROUNDS), asked] / logged["pscore"]
-    ips, snips, dr = InverseProbabilityWeighting(), SelfNormalizedInverseProbabilityWeighting(), DoublyRobust()
+    ips, dr = InverseProbabilityWeighting(), DoublyRobust()
+    snips = SelfNormalizedInverseProbabilityWeighting()
     modelled = {**logged, "estimated_rewards_by_reg_model": guessed}
     of_rounds = {
         "ips": ips._estimate_round_rewards(**logged),
@@ -91,6 +96,7 @@ def estimates(target, propensities, asked, reward, guessed):
 
 
 def main():
+    """Writes the file."""
     context, propensities, asked, reward = logged_rounds(np.random.default_rng(7))
     one = np.zeros((ROUNDS, ARMS))
     one[:, 2] = 1
