@@ -188,6 +188,17 @@ impl Learner {
         })
     }
 
+    /// Whether feedback with this context teaches the policy anything.
+    ///
+    /// # Errors
+    /// If the policy needs a context of another length, as [`Learner::choose`] says it.
+    pub fn check(&self, context: Option<&[f64]>) -> Result<(), String> {
+        match self.policy {
+            Policy::LinUcb { dimensions, .. } => linear::check(context, dimensions).map(drop),
+            _ => Ok(()),
+        }
+    }
+
     /// The mean reward of each candidate as believed, in [0, 1], 1/2 where nothing is known: the confidence in the answer of
     /// a policy that asks one model.
     pub fn mean_reward(&self, shared: &Beliefs, own: Option<&Beliefs>, model: usize) -> f64 {
@@ -442,6 +453,23 @@ mod tests {
             let beliefs = pupil.learner.beliefs(&pupil.statistics);
             assert!((pupil.learner.mean_reward(&beliefs, None, 1) - 0.9).abs() < 1e-6, "{text}");
         }
+    }
+
+    /// They err now and then, it never does: but it does not because it says nothing.
+    #[test]
+    fn a_model_of_an_ensemble_that_ceases_to_answer_wins_nothing_by_that() {
+        let mut pupil = Pupil::new("exp4", "abc");
+        let mut learn = |queries: std::ops::Range<u64>, last_answers: bool| {
+            for query in queries {
+                let errs = |every: u64| f64::from(u8::from(query % every == 0));
+                let losses = [Some(errs(10)), Some(errs(5)), last_answers.then(|| errs(2))];
+                pupil.learn(&Lesson::Full { losses: &losses, context: None });
+            }
+            pupil.choose(0).weights
+        };
+        let before = learn(0..300, true);
+        let after = learn(300..2000, false);
+        assert!(before[2] < 0.01 && after[2] < 0.01 && after[0] > 0.9, "{before:?}, {after:?}");
     }
 
     #[test]
