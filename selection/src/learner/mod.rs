@@ -524,12 +524,15 @@ mod tests {
     }
 
     #[test]
-    fn a_loss_that_is_not_known_leaves_its_model_as_it_is() {
+    fn a_loss_of_an_ensemble_that_is_not_known_is_taken_to_be_the_usual_one_and_not_counted() {
         let mut pupil = Pupil::new(r#"{"policy": "exp4", "eta": 0.5, "share": 0}"#, "abc");
         pupil.learn(&Lesson::Full { losses: &[Some(1.0), None, Some(0.0)], context: None });
         let weights = pupil.choose(0).weights;
-        assert!((weights[1] - weights[2]).abs() < 1e-12);
-        assert!((weights[0] / weights[1] - (-0.5_f64).exp()).abs() < 1e-12);
+        assert!(
+            (weights[1] / weights[2] - (-0.25_f64).exp()).abs() < 1e-12,
+            "half a loss, as it has none yet"
+        );
+        assert!((weights[0] / weights[2] - (-0.5_f64).exp()).abs() < 1e-12);
         let counts: Vec<f64> =
             models("abc").iter().map(|model| figure(pupil.statistics.of(model), 0)).collect();
         assert_eq!(counts, [1.0, 0.0, 1.0]);
