@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use clipper_rpc::excerpt::excerpt;
 use clipper_rpc::input::{Input, InputType};
-use memchr::memmem;
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, Visitor};
 
 use self::asker::{Asker, Context};
@@ -52,29 +51,8 @@ impl Query {
     /// # Errors
     /// If it is not the JSON that `docs/http.md` describes.
     pub fn parse(body: &[u8], input_type: InputType) -> Result<Self, QueryError> {
-        if let Some(query) = parse_quickly(body, input_type) {
-            return Ok(query);
-        }
         parse_map(body, example(input_type), QueryVisitor { input_type })
     }
-}
-
-/// Reads what fits, in half the time. What does not is read again, by a parser that can say why.
-fn parse_quickly(body: &[u8], input_type: InputType) -> Option<Query> {
-    if has_negative_zero(body) {
-        return None;
-    }
-    let mut deserializer = sonic_rs::Deserializer::from_str(str::from_utf8(body).ok()?);
-    let query = deserializer.deserialize_map(QueryVisitor { input_type }).ok()?;
-    deserializer.end().ok().map(|()| query)
-}
-
-/// Whether a number may be -0, of which `sonic_rs` loses the sign.
-fn has_negative_zero(body: &[u8]) -> bool {
-    memmem::find_iter(body, "-0").any(|minus| {
-        let rest = body[minus + 1..].iter().find(|&&byte| byte != b'0' && byte != b'.');
-        !rest.is_some_and(u8::is_ascii_digit)
-    })
 }
 
 /// Reads a body as an object, of which there is an example for those whose body is none.
@@ -382,40 +360,11 @@ mod tests {
         assert_eq!(data.try_into_mut().unwrap().capacity(), 784 * 8);
     }
 
-    #[test]
-    fn what_fits_is_read_quickly() {
-        for body in [
-            r#"{"input": [-0.5, 1e-3, -0.07]}"#,
-            r#"{"input_batch": [[0.0, 10], []], "uid": 3, "version": "1"}"#,
-        ] {
-            assert!(parse_quickly(body.as_bytes(), InputType::Doubles).is_some(), "{body}");
-        }
-    }
-
     proptest! {
         #[test]
         fn doubles_arrive_bit_for_bit(values in proptest::collection::vec(any::<f64>().prop_filter("finite", |v| v.is_finite()), 0..20)) {
             let body = serde_json::json!({ "input": values }).to_string();
             prop_assert_eq!(one(&body, InputType::Doubles), Input::doubles(&values));
-        }
-
-        #[test]
-        fn what_is_read_quickly_is_read_the_same_with_care(
-            numbers in "\\[(-?(0|[1-9][0-9]{0,25})(\\.[0-9]{1,25})?([eE][+-]?[0-9]{1,3})?, ?){0,3}-?[0-9]{1,3}\\]",
-            text in "\\PC*",
-        ) {
-            for body in [
-                format!(r#"{{"input": {numbers}}}"#),
-                format!(r#"{{"uid": 3, "input": {}}}"#, serde_json::json!(text)),
-                text.clone(),
-            ] {
-                for input_type in InputType::ALL {
-                    if let Some(query) = parse_quickly(body.as_bytes(), input_type) {
-                        let careful = parse_map(body.as_bytes(), "", QueryVisitor { input_type }).ok();
-                        prop_assert_eq!(Some(query), careful, "{}", body);
-                    }
-                }
-            }
         }
 
         #[test]

@@ -1,0 +1,209 @@
+//! What applications learn from feedback, and that nothing of it gets lost.
+
+#![allow(clippy::unwrap_used, reason = "all of this is a test")]
+
+use std::time::Duration;
+
+use clipper_integration_tests::container::Serves;
+use clipper_integration_tests::{Cluster, Container, eventually};
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+
+const OBJECTIVE: Duration = Duration::from_secs(20);
+
+/// The application `app` over the models `a` and `b`, which both answer with the sum of their input.
+async fn serve(cluster: &Cluster, selection: Value) -> [Container; 2] {
+    let containers = ["a", "b"].map(|model| Serves { model, version: "1", input_type: "doubles" });
+    for serves in &containers {
+        cluster.add_model(serves.model, "1", "doubles").await;
+    }
+    let containers = containers.map(|serves| Container::rust("sum", cluster, serves));
+    let mut body = json!({
+        "name": "app", "input_type": "doubles", "default_output": "-1.0", "linked_models": ["a", "b"],
+        "latency_slo_micros": u64::try_from(OBJECTIVE.as_micros()).unwrap(),
+    });
+    body.as_object_mut().unwrap().extend(selection.as_object().unwrap().clone());
+    cluster.must("add_app", body).await;
+    for frontend in 0..cluster.frontends.len().max(1) {
+        eventually("both models answer", async || {
+            let answer = cluster.predict_at(frontend, "app", json!({"input": [1]})).await;
+            answer["default"] == false
+        })
+        .await;
+    }
+    containers
+}
+
+fn exp4() -> Value {
+    json!({"selection_policy": "exp4"})
+}
+
+/// The status and the body that feedback is answered with.
+async fn feed(cluster: &Cluster, frontend: usize, path: &str, body: &Value) -> (u16, Value) {
+    let url = format!("{}/app/{path}", cluster.query_url(frontend));
+    let response = cluster.http().post(url).json(body).send().await.unwrap();
+    (response.status().as_u16(), response.json().await.unwrap())
+}
+
+/// The word for what was done with feedback that is right.
+async fn status(cluster: &Cluster, frontend: usize, body: Value) -> String {
+    let (status, answer) = feed(cluster, frontend, "feedback", &body).await;
+    assert_eq!(status, 200, "{body}: {answer}");
+    answer["status"].as_str().unwrap().to_owned()
+}
+
+/// How much feedback each model had, as management has it.
+async fn feedbacks(cluster: &Cluster, uid: &str) -> Vec<f64> {
+    let state = cluster.read("get_state", json!({"app_name": "app", "uid": uid})).await;
+    let models = state["state"]["models"].as_array().unwrap();
+    models.iter().map(|model| model["feedbacks"].as_f64().unwrap()).collect()
+}
+
+async fn stored(cluster: &Cluster, uid: &str, expected: f64) {
+    eventually("the feedback is stored", async || feedbacks(cluster, uid).await == [expected; 2]).await;
+}
+
+#[tokio::test]
+async fn feedback_in_both_forms_is_applied_once_and_what_is_not_is_told_so() {
+    let cluster = Cluster::start().await;
+    let _containers = serve(&cluster, exp4()).await;
+    let answer = cluster.predict("app", json!({"input": [1, 2], "uid": "ann"})).await;
+    let query_id = answer["query_id"].as_u64().unwrap();
+    let judged = json!({"query_id": query_id, "label": 3});
+    assert_eq!(status(&cluster, 0, judged.clone()).await, "applied");
+    assert_eq!(status(&cluster, 0, judged).await, "duplicate");
+    let original = json!({"uid": "ann", "input": [1, 2], "label": 3.0});
+    assert_eq!(feed(&cluster, 0, "update", &original).await.1["status"], "applied");
+    stored(&cluster, "ann", 2.0).await;
+    stored(&cluster, "0", 2.0).await;
+
+    let (code, answer) = feed(&cluster, 0, "feedback", &json!({"query_id": query_id + 1, "label": 3})).await;
+    assert_eq!((code, &answer["error"]), (404, &json!("Unknown query")), "{answer}");
+    let (code, answer) = feed(&cluster, 0, "feedback", &json!({"query_id": query_id, "reward": 2})).await;
+    assert_eq!(code, 400, "{answer}");
+    assert!(answer["cause"].as_str().unwrap().contains("reward: 2"), "{answer}");
+
+    cluster.add_app("plain", "doubles", OBJECTIVE, false).await;
+    let url = format!("{}/plain/update", cluster.query_url(0));
+    let body = json!({"uid": 0, "input": [1], "label": 1.0});
+    let response = cluster.http().post(url).json(&body).send().await.unwrap();
+    assert_eq!(response.status(), 200);
+    assert_eq!(response.json::<Value>().await.unwrap()["status"], "no_policy");
+}
+
+#[tokio::test]
+async fn frontends_learn_from_each_other_and_pass_feedback_on() {
+    let cluster = Cluster::split(2).await;
+    let _containers = serve(&cluster, json!({"selection_policy": "epsilon_greedy"})).await;
+    for _ in 0..30 {
+        assert_eq!(status(&cluster, 0, json!({"input": [1, 2], "label": 3})).await, "applied");
+    }
+    eventually("the other frontend has learned it, too", async || {
+        let answer = cluster.predict_at(1, "app", json!({"input": [1]})).await;
+        answer["confidence"].as_f64().unwrap() > 0.9
+    })
+    .await;
+    let query = cluster.predict_at(1, "app", json!({"input": [1], "uid": 7})).await;
+    let judged = json!({"query_id": query["query_id"], "label": 1});
+    assert_eq!(status(&cluster, 0, judged).await, "forwarded");
+    eventually("the frontend that answered has applied it", async || {
+        feedbacks(&cluster, "7").await.iter().sum::<f64>() == 1.0
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn every_one_of_thousands_of_concurrent_feedbacks_is_counted() {
+    let cluster = Cluster::split(2).await;
+    let _containers = serve(&cluster, exp4()).await;
+    let clients = (0..16).map(async |client| {
+        let uid = format!("user {}", client % 4);
+        for round in 0..125 {
+            let frontend = (client + round) % 2;
+            let body = if round % 3 == 0 {
+                let query = cluster.predict_at(frontend, "app", json!({"input": [1, 2], "uid": uid})).await;
+                json!({"query_id": query["query_id"], "label": 3})
+            } else {
+                json!({"uid": uid, "input": [1, 2], "label": 3})
+            };
+            assert_eq!(status(&cluster, frontend, body).await, "applied");
+        }
+    });
+    join_all(clients).await;
+    stored(&cluster, "0", 2000.0).await;
+    for user in 0..4 {
+        stored(&cluster, &format!("user {user}"), 500.0).await;
+    }
+}
+
+#[tokio::test]
+async fn what_was_learned_survives_that_everything_is_killed() {
+    let mut cluster = Cluster::split(2).await;
+    let _containers = serve(&cluster, exp4()).await;
+    for number in 0..20 {
+        let body = json!({"uid": "ann", "input": [1, 2], "label": 3});
+        assert_eq!(status(&cluster, number % 2, body).await, "applied");
+    }
+    stored(&cluster, "ann", 20.0).await;
+    cluster.main.kill();
+    cluster.frontends.iter_mut().for_each(clipper_integration_tests::server::Server::kill);
+    cluster.main.restart().await;
+    for frontend in &mut cluster.frontends {
+        frontend.restart().await;
+    }
+    for frontend in 0..2 {
+        cluster.ready(frontend).await;
+    }
+    assert_eq!(feedbacks(&cluster, "ann").await, [20.0; 2]);
+    eventually("a frontend goes on from there", async || {
+        let (code, answer) =
+            feed(&cluster, 0, "feedback", &json!({"uid": "ann", "input": [1, 2], "label": 3})).await;
+        code == 200 && answer["status"] == "applied"
+    })
+    .await;
+    stored(&cluster, "ann", 21.0).await;
+}
+
+#[tokio::test]
+async fn feedback_waits_for_a_management_that_is_away() {
+    let mut cluster = Cluster::split(1).await;
+    let _containers = serve(&cluster, exp4()).await;
+    cluster.main.kill();
+    for _ in 0..20 {
+        assert_eq!(status(&cluster, 0, json!({"uid": 5, "input": [1], "label": 1})).await, "applied");
+    }
+    cluster.main.restart().await;
+    stored(&cluster, "5", 20.0).await;
+}
+
+#[tokio::test]
+async fn what_was_learned_last_is_stored_at_a_shutdown() {
+    let mut cluster = Cluster::split(1).await;
+    let _containers = serve(&cluster, exp4()).await;
+    for _ in 0..20 {
+        assert_eq!(status(&cluster, 0, json!({"uid": 5, "input": [1], "label": 1})).await, "applied");
+    }
+    assert_eq!(cluster.frontends[0].terminate().await, 0);
+    assert_eq!(feedbacks(&cluster, "5").await, [20.0; 2]);
+}
+
+#[tokio::test]
+async fn decisions_and_feedback_are_in_the_decision_log_of_an_application_that_asks_for_it() {
+    let mut cluster = Cluster::start().await;
+    let mut selection = exp4();
+    selection["log_decisions"] = json!(true);
+    let _containers = serve(&cluster, selection).await;
+    let answer = cluster.predict("app", json!({"input": [1, 2], "uid": "ann"})).await;
+    let judged = json!({"query_id": answer["query_id"], "label": 3});
+    assert_eq!(status(&cluster, 0, judged).await, "applied");
+    assert_eq!(cluster.main.terminate().await, 0);
+    let files = std::fs::read_dir(cluster.data_dir().join("decisions/app")).unwrap();
+    let files: Vec<_> = files.map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap()).collect();
+    let records: Vec<Value> =
+        files.concat().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let of = |kind: &str| records.iter().filter(|record| record["record"] == kind).collect::<Vec<_>>();
+    assert_eq!(records[0]["record"], "start");
+    assert!(of("decision").iter().any(|record| record["query_id"] == answer["query_id"]), "{records:?}");
+    assert_eq!(of("feedback")[0]["losses"], json!([0.0, 0.0]), "{records:?}");
+    assert!(!of("change").is_empty(), "{records:?}");
+}
