@@ -1,5 +1,7 @@
 //! A million steps: nothing underflows, overflows or drifts.
 
+#![allow(clippy::unwrap_used, reason = "all of this is a test")]
+
 use clipper_rpc::names::ModelName;
 use clipper_rpc::selection::{Policy, Statistics};
 use clipper_selection::learner::{Learner, Lesson};

@@ -1,5 +1,7 @@
 //! What several frontends learn at once, each of its own feedback, and exchange now and then.
 
+#![allow(clippy::unwrap_used, reason = "all of this is a test")]
+
 use clipper_rpc::names::ModelName;
 use clipper_rpc::selection::{Change, Policy, Statistics};
 use clipper_selection::learner::{Asked, Learner, Lesson};
@@ -151,7 +153,7 @@ fn frontends_that_learn_the_same_at_once_neither_overshoot_nor_forget_how_to_cha
                             .unwrap();
                         match choice.asked {
                             Asked::All => {
-                                cluster.learn(frontend, &Lesson::Full { losses: &losses, context: None })
+                                cluster.learn(frontend, &Lesson::Full { losses: &losses, context: None });
                             }
                             Asked::One(model) => cluster.learn(
                                 frontend,

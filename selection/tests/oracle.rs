@@ -2,6 +2,8 @@
 //!
 //! The bounds of `ucb1` and `linucb`, which a choice does not show, are compared in the learner's own tests.
 
+#![allow(clippy::unwrap_used, reason = "all of this is a test")]
+
 use clipper_rpc::names::ModelName;
 use clipper_rpc::selection::{Policy, Statistics};
 use clipper_selection::learner::{Asked, Beliefs, Choice, Learner, Lesson};

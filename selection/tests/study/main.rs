@@ -2,6 +2,8 @@
 //!
 //! What each policy reached is printed: `cargo test -p clipper-selection --test study -- --nocapture`.
 
+#![allow(clippy::unwrap_used, reason = "all of this is a test")]
+
 mod failure;
 mod personalization;
 mod simulation;
