@@ -61,7 +61,7 @@ $(VENV):
 # What the tests of the Python packages need; the packages themselves are used from their folders.
 $(VENV)/tests: constraints.txt containers/python/pyproject.toml clipper_admin/pyproject.toml | $(VENV)
 	@echo "==> Installing what the Python tests need"
-	$(PIP) install --editable 'containers/python[test]' psutil requests types-psutil types-requests
+	$(PIP) install --editable 'containers/python[test]' psutil requests scikit-learn types-psutil types-requests
 	touch $@
 
 # Pins anew what pip installs.

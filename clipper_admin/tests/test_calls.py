@@ -278,6 +278,7 @@ def test_a_call_before_connecting_says_what_to_do_first(manager: LocalContainerM
     "call",
     [
         lambda c: c.predict("app", [1]),
+        lambda c: c.feedback("app", query_id=1, label=1),
         lambda c: c.explain("app", 1),
         lambda c: c.get_query_addr(),
         lambda c: c.inspect_instance(),
@@ -421,6 +422,46 @@ def test_a_query_is_explained_by_management(fake: FakeCluster, connection: Clipp
     fake.answer("/app/explain/8", {"error": "Not found", "cause": "it is forgotten"}, status=404)
     with pytest.raises(RefusedException, match="it is forgotten"):
         connection.explain("app", 8)
+
+
+def test_a_query_carries_its_user_and_its_context(fake: FakeCluster, connection: ClipperConnection) -> None:
+    fake.answer("/app/predict", {"query_id": 0, "output": 3, "default": False, "batch_predictions": []})
+    connection.predict("app", [1], uid="ann", context=np.array([0.5, 1.0]))
+    connection.predict_batch("app", [[1], [2]], uid=7, context=(1, 2))
+    assert fake.asked("/app/predict") == [
+        {"input": [1], "uid": "ann", "context": [0.5, 1.0]},
+        {"input_batch": [[1], [2]], "uid": 7, "context": [1, 2]},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        ({"query_id": 0, "label": 0}, {"query_id": 0, "label": 0}),
+        ({"query_id": 17, "label": np.int64(3)}, {"query_id": 17, "label": 3}),
+        ({"query_id": 17, "reward": 0.0}, {"query_id": 17, "reward": 0.0}),
+        (
+            {"uid": 0, "input": np.array([1.5]), "label": "cat", "context": [1]},
+            {"uid": 0, "input": [1.5], "label": "cat", "context": [1]},
+        ),
+        ({"input": b"\x00\xff", "label": False}, {"input": "AP8=", "label": False}),
+    ],
+)
+def test_feedback_is_sent_as_given_and_returns_what_was_done_with_it(
+    fake: FakeCluster, connection: ClipperConnection, given: dict[str, Any], sent: dict[str, Any]
+) -> None:
+    fake.answer("/app/feedback", {"status": "applied", "explanation": "so it is"})
+    assert connection.feedback("app", **given)["status"] == "applied"
+    assert fake.asked("/app/feedback") == [sent]
+
+
+def test_feedback_that_is_refused_carries_the_clusters_own_sentence(
+    fake: FakeCluster, connection: ClipperConnection
+) -> None:
+    cause = "there is no query 17 of this application"
+    fake.answer("/app/feedback", {"error": "Unknown query", "cause": cause}, status=404)
+    with pytest.raises(RefusedException, match=cause):
+        connection.feedback("app", query_id=17, label=1)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The package with a real cluster: the program that CLIPPER_BINARY names, and real processes."""
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,33 @@ def test_what_serves_is_changed_while_it_serves(conn: ClipperConnection) -> None
     with pytest.raises(RefusedException, match="'fixed' needs a positive batch_size"):
         conn.update_model("changed", 1, batch_size=-1)
     conn.stop_models(["changed"])
+
+
+def test_an_application_learns_from_feedback_whom_to_believe(conn: ClipperConnection) -> None:
+    answers = {"first": "cat", "second": "cat", "third": "dog"}
+    conn.register_application("vote", "doubles", "none", SLO_MICROS, selection_policy="exp4")
+    for name, said in answers.items():
+        deploy_python_closure(conn, name, 1, "doubles", lambda xs, said=said: [said] * len(xs))
+        conn.link_model_to_app("vote", name)
+    before = conn.predict("vote", [1.0], uid="ann", context=[0.5])
+    assert (before["output"], before["confidence"]) == ("cat", 0.6667)
+    query_id = before["query_id"]
+    assert conn.feedback("vote", query_id=query_id, label="dog")["status"] == "applied"
+    assert conn.feedback("vote", query_id=query_id, label="dog")["status"] == "duplicate"
+    assert conn.feedback("vote", uid="ann", input=[2.0], label="dog")["status"] == "applied"
+    assert conn.explain("vote", query_id)["combined"] == "cat"
+    deadline = time.monotonic() + 30
+    while conn.predict("vote", [1.0], uid="ann")["output"] != "dog":
+        assert time.monotonic() < deadline, conn.get_selection_state("vote", "ann")
+    with pytest.raises(RefusedException, match="is forgotten"):
+        conn.feedback("vote", query_id=query_id + 1_000_000, reward=1.0)
+
+    conn.update_application("vote", selection_policy={"policy": "linucb", "dimensions": 2})
+    with pytest.raises(RefusedException, match="context: linucb needs a context of 2 numbers"):
+        conn.feedback("vote", input=[1.0], label="dog")
+    answer = conn.predict("vote", [1.0], context=(0.5, 1.0))
+    assert conn.feedback("vote", query_id=answer["query_id"], reward=1.0)["status"] == "applied"
+    conn.stop_models(answers)
 
 
 def test_a_function_that_cannot_be_loaded_where_it_is_served_fails_with_what_it_printed(

@@ -153,7 +153,7 @@ fn frontends_that_learn_the_same_at_once_neither_overshoot_nor_forget_how_to_cha
                             .unwrap();
                         match choice.asked {
                             Asked::All => {
-                                cluster.learn(frontend, &Lesson::Full { losses: &losses, context: None })
+                                cluster.learn(frontend, &Lesson::Full { losses: &losses, context: None });
                             }
                             Asked::One(model) => cluster.learn(
                                 frontend,

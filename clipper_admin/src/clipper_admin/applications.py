@@ -123,6 +123,7 @@ class Applications(Connected):
         input: Any,  # noqa: A002
         *,
         uid: int | str | None = None,
+        context: Iterable[float] | None = None,
         version: Version | None = None,
         timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
     ) -> dict[str, Any]:
@@ -131,14 +132,16 @@ class Applications(Connected):
         Args:
             app_name: the application.
             input: a list or an array of numbers, a text, or a byte string.
-            uid: whose query this is.
+            uid: whose query this is: what is learned of this user, where there is any, chooses the models.
+            context: features of the query, for a policy that chooses by them.
             version: the version of the linked model to ask, instead of the current one.
             timeout_seconds: how long to wait for the answer; more than the application's own objective.
 
         Returns:
-            The answer: `output`, and in `default` whether it is only the default one (then also why).
+            The answer: `output`, and in `default` whether it is only the default one (then also why). Keep
+            its `query_id` for `feedback`. A policy that selects adds `confidence` and `models`.
         """
-        return dict(self._predict(app_name, {"input": input}, uid, version, timeout_seconds))
+        return dict(self._predict(app_name, {"input": input}, uid, context, version, timeout_seconds))
 
     def predict_batch(
         self,
@@ -146,12 +149,52 @@ class Applications(Connected):
         inputs: Iterable[Any],
         *,
         uid: int | str | None = None,
+        context: Iterable[float] | None = None,
         version: Version | None = None,
         timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
     ) -> list[dict[str, Any]]:
         """Asks an application for several predictions in one request; see `predict`."""
-        answer = self._predict(app_name, {"input_batch": list(inputs)}, uid, version, timeout_seconds)
+        answer = self._predict(
+            app_name, {"input_batch": list(inputs)}, uid, context, version, timeout_seconds
+        )
         return list(answer["batch_predictions"])
+
+    def feedback(
+        self,
+        app_name: str,
+        *,
+        query_id: int | None = None,
+        label: Any = None,
+        reward: float | None = None,
+        uid: int | str | None = None,
+        input: Any = None,  # noqa: A002
+        context: Iterable[float] | None = None,
+        timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
+    ) -> dict[str, Any]:
+        """Says how good an answer was, or what is right for an input, for the policy to learn from.
+
+        Args:
+            app_name: the application.
+            query_id: the `query_id` of the answer; with a `label` or a `reward`.
+            label: what would have been right.
+            reward: how good the answer was, of 0 to 1.
+            uid: the user, with `input`; that of an answer is known.
+            input: in the place of `query_id`: every linked model is asked for its output of this input, and
+                judged by `label`.
+            context: features of the input, for a policy that chooses by them.
+            timeout_seconds: how long to wait for the answer.
+
+        Returns:
+            In `status` what was done with it: "applied", "duplicate", "forwarded", "nothing_learned" or
+            "no_policy"; in `explanation` the same in words.
+
+        Raises:
+            RefusedException: it does not fit, or nothing is known of that query any more.
+        """
+        said = {"query_id": query_id, "label": label, "reward": reward, "uid": uid, "input": input}
+        if context is not None:
+            said["context"] = list(context)
+        return dict(self._interfaces.query.post(f"/{app_name}/feedback", given(said), timeout_seconds))
 
     def _add_application(
         self,
@@ -185,11 +228,14 @@ class Applications(Connected):
         app_name: str,
         query: dict[str, Any],
         uid: int | str | None,
+        context: Iterable[float] | None,
         version: Version | None,
         timeout_seconds: float,
     ) -> Any:
         if uid is not None:
             query["uid"] = uid
+        if context is not None:
+            query["context"] = list(context)
         if version is not None:
             query["version"] = str(version)
         return self._interfaces.query.post(f"/{app_name}/predict", query, timeout_seconds)

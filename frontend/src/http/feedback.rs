@@ -131,6 +131,8 @@ async fn handle(
     match feedback {
         Feedback::Answer { query_id, verdict } => on_answer(state, application, selector, query_id, verdict),
         Feedback::Input { uid, input, context, label } => {
+            let teaches = selector.learner.check(context.as_deref());
+            teaches.map_err(|cause| FeedbackError::Verdict(format!("context: {cause}")))?;
             let deadline = arrived + application.latency_slo;
             let outputs = worker.predictor.ask_all(application, selector, &input, deadline).await;
             Ok(judge_input(selector, uid, context, &outputs, label)?)

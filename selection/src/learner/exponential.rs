@@ -80,15 +80,15 @@ impl Weights {
 pub(super) fn learn(policy: &Policy, figures: &[&[f64]], told: &[Option<Told>]) -> Vec<Affine> {
     let rate = rate(policy, figures);
     let (mut logs, gauge) = read(figures, rate);
-    for (log, told) in logs.iter_mut().zip(told) {
-        if let Some(Told { loss, propensity }) = told {
-            *log -= match policy {
-                Policy::Exp4 { eta, .. } => eta * loss,
-                Policy::Exp3 { eta, .. } => eta * loss / propensity,
-                // Implicit exploration: the propensity is overstated by half the rate.
-                _ => rate * loss / (propensity + rate / 2.0),
-            };
-        }
+    for ((log, told), of) in logs.iter_mut().zip(told).zip(figures) {
+        *log -= match (policy, told) {
+            (Policy::Exp4 { eta, .. }, Some(Told { loss, .. })) => eta * loss,
+            (Policy::Exp4 { eta, .. }, None) => eta * usual_loss(of),
+            (_, None) => 0.0,
+            (Policy::Exp3 { eta, .. }, Some(Told { loss, propensity })) => eta * loss / propensity,
+            // Implicit exploration: the propensity is overstated by half the rate.
+            (_, Some(Told { loss, propensity })) => rate * loss / (propensity + rate / 2.0),
+        };
     }
     // No step is so large that it could overflow; what falls out here is at the floor anyway.
     logs.iter_mut().for_each(|log| *log = log.max(-f64::MAX.sqrt()));
@@ -116,6 +116,13 @@ pub(super) fn learn(policy: &Policy, figures: &[&[f64]], told: &[Option<Told>]) 
             Affine { scale: *scale, add }
         })
         .collect()
+}
+
+/// The mean loss of a model so far, 1/2 if there is none: what a model of an ensemble is taken to have lost where that is not
+/// known. If it were nothing, a model that never answers would win against all that do, and now and then err.
+fn usual_loss(of: &[f64]) -> f64 {
+    let (count, rewards) = (figure(of, 0), figure(of, 1));
+    if count > 0.0 { 1.0 - (rewards / count).clamp(0.0, 1.0) } else { 0.5 }
 }
 
 /// What a figure is multiplied with to be the logarithm of a weight: 1, or the rate of `exp3_ix` at this feedback.

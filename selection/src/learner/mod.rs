@@ -188,6 +188,17 @@ impl Learner {
         })
     }
 
+    /// Whether feedback with this context teaches the policy anything.
+    ///
+    /// # Errors
+    /// If the policy needs a context of another length, as [`Learner::choose`] says it.
+    pub fn check(&self, context: Option<&[f64]>) -> Result<(), String> {
+        match self.policy {
+            Policy::LinUcb { dimensions, .. } => linear::check(context, dimensions).map(drop),
+            _ => Ok(()),
+        }
+    }
+
     /// The mean reward of each candidate as believed, in [0, 1], 1/2 where nothing is known: the confidence in the answer of
     /// a policy that asks one model.
     pub fn mean_reward(&self, shared: &Beliefs, own: Option<&Beliefs>, model: usize) -> f64 {
@@ -444,6 +455,23 @@ mod tests {
         }
     }
 
+    /// They err now and then, it never does: but it does not because it says nothing.
+    #[test]
+    fn a_model_of_an_ensemble_that_ceases_to_answer_wins_nothing_by_that() {
+        let mut pupil = Pupil::new("exp4", "abc");
+        let mut learn = |queries: std::ops::Range<u64>, last_answers: bool| {
+            for query in queries {
+                let errs = |every: u64| f64::from(u8::from(query % every == 0));
+                let losses = [Some(errs(10)), Some(errs(5)), last_answers.then(|| errs(2))];
+                pupil.learn(&Lesson::Full { losses: &losses, context: None });
+            }
+            pupil.choose(0).weights
+        };
+        let before = learn(0..300, true);
+        let after = learn(300..2000, false);
+        assert!(before[2] < 0.01 && after[2] < 0.01 && after[0] > 0.9, "{before:?}, {after:?}");
+    }
+
     #[test]
     fn a_model_that_is_linked_later_has_its_fair_share_and_leaves_the_others_as_they_were() {
         for text in ["exp3", "exp3_ix", "exp4"] {
@@ -496,12 +524,15 @@ mod tests {
     }
 
     #[test]
-    fn a_loss_that_is_not_known_leaves_its_model_as_it_is() {
+    fn a_loss_of_an_ensemble_that_is_not_known_is_taken_to_be_the_usual_one_and_not_counted() {
         let mut pupil = Pupil::new(r#"{"policy": "exp4", "eta": 0.5, "share": 0}"#, "abc");
         pupil.learn(&Lesson::Full { losses: &[Some(1.0), None, Some(0.0)], context: None });
         let weights = pupil.choose(0).weights;
-        assert!((weights[1] - weights[2]).abs() < 1e-12);
-        assert!((weights[0] / weights[1] - (-0.5_f64).exp()).abs() < 1e-12);
+        assert!(
+            (weights[1] / weights[2] - (-0.25_f64).exp()).abs() < 1e-12,
+            "half a loss, as it has none yet"
+        );
+        assert!((weights[0] / weights[2] - (-0.5_f64).exp()).abs() < 1e-12);
         let counts: Vec<f64> =
             models("abc").iter().map(|model| figure(pupil.statistics.of(model), 0)).collect();
         assert_eq!(counts, [1.0, 0.0, 1.0]);

@@ -136,14 +136,20 @@ def exp3_ix() -> None:
 
 
 def exp4() -> None:
-    """Hedge with fixed share; a loss that is not known leaves its weight as it is."""
+    """Hedge with fixed share; an unknown loss is taken to be the model's mean so far, at first 1/2."""
     eta, share = 0.3, 0.004
     random = np.random.default_rng(9)
     weights, script, steps = np.ones(MODELS) / MODELS, [], []
+    known: list[list[float]] = [[] for _ in range(MODELS)]
     for step in range(3 * STEPS):
         means = np.linspace(0.8, 0.2, MODELS) if step // STEPS % 2 == 0 else np.linspace(0.2, 0.8, MODELS)
         losses = [float(random.random() < mean) if random.random() < PLAIN else None for mean in means]
-        weights = weights * np.exp([-eta * (loss or 0.0) for loss in losses])
+        usual = [np.mean(before) if before else 0.5 for before in known]
+        taken = [mean if loss is None else loss for loss, mean in zip(losses, usual)]
+        weights = weights * np.exp([-eta * loss for loss in taken])
+        for before, loss in zip(known, losses):
+            if loss is not None:
+                before.append(loss)
         weights /= weights.sum()
         weights = (1 - share) * weights + share / MODELS
         script.append(losses)
