@@ -149,7 +149,8 @@ fn losses_by_label(of: Loss, outputs: &[Option<Output>], label: &Value) -> Resul
     outputs.iter().map(loss_of).collect()
 }
 
-/// A reward is the answer's: it says something of those models that gave it.
+/// A reward is the answer's: it says something of those models that gave it. If it is all there is to have, the answer was
+/// right, and whoever gave another one was wrong.
 fn losses_by_reward(kind: OutputKind, decided: &Decided, reward: f64) -> Result<Vec<Option<f64>>, String> {
     let outputs = &decided.outputs;
     if decided.decision.asked.is_none() && are_numbers(kind, outputs) {
@@ -162,7 +163,8 @@ fn losses_by_reward(kind: OutputKind, decided: &Decided, reward: f64) -> Result<
         // The default output is no model's.
         _ if decided.decision.default_reason.is_some() => None,
         (Some(asked), Some(_)) => (asked == index).then_some(loss),
-        (None, Some(output)) => same_label(output, &decided.output).then_some(loss),
+        (None, Some(output)) if same_label(output, &decided.output) => Some(loss),
+        (None, Some(_)) => (loss == 0.0).then_some(1.0),
         (_, None) => None,
     });
     Ok(losses.collect())
@@ -192,30 +194,39 @@ mod tests {
         kind: OutputKind,
         outputs: &[&str],
         asked: Option<usize>,
+        reward: f64,
     ) -> Result<Vec<Option<f64>>, String> {
         let mut decided = decided(1);
         decided.outputs = outputs.iter().map(|text| Some(Output::text(*text))).collect();
         decided.output = Output::text(outputs[0]);
         decided.decision.asked = asked;
-        losses_by_reward(kind, &decided, 0.75)
+        losses_by_reward(kind, &decided, reward)
     }
 
     #[test]
     fn a_reward_is_of_the_models_that_gave_the_answer() {
-        let losses = by_reward(OutputKind::Detected, &["cat", "dog", "\"cat\""], None);
+        let losses = by_reward(OutputKind::Detected, &["cat", "dog", "\"cat\""], None, 0.75);
         assert_eq!(losses.unwrap(), [Some(0.25), None, Some(0.25)]);
-        let losses = by_reward(OutputKind::Detected, &["1", "2"], Some(0));
+        let losses = by_reward(OutputKind::Detected, &["1", "2"], Some(0), 0.75);
         assert_eq!(losses.unwrap(), [Some(0.25), None]);
+    }
+
+    #[test]
+    fn whoever_disagreed_with_an_answer_of_full_reward_was_wrong() {
+        let losses = by_reward(OutputKind::Detected, &["cat", "dog", "cat"], None, 1.0);
+        assert_eq!(losses.unwrap(), [Some(0.0), Some(1.0), Some(0.0)]);
+        let losses = by_reward(OutputKind::Detected, &["cat", "dog", "cat"], None, 0.0);
+        assert_eq!(losses.unwrap(), [Some(1.0), None, Some(1.0)]);
     }
 
     #[test]
     fn a_reward_of_a_mean_is_refused_as_it_says_nothing_of_each_model() {
         for (kind, outputs) in [(OutputKind::Detected, ["1.5", "2"]), (OutputKind::Numbers, ["1", "2"])] {
-            let error = by_reward(kind, &outputs, None).unwrap_err();
+            let error = by_reward(kind, &outputs, None, 0.75).unwrap_err();
             assert!(error.contains("expected 'label'"), "{error}");
         }
-        assert!(by_reward(OutputKind::Labels, &["1.5", "2"], None).is_ok());
-        assert!(by_reward(OutputKind::Numbers, &["1", "2"], Some(1)).is_ok());
+        assert!(by_reward(OutputKind::Labels, &["1.5", "2"], None, 0.75).is_ok());
+        assert!(by_reward(OutputKind::Numbers, &["1", "2"], Some(1), 0.75).is_ok());
     }
 
     #[test]
