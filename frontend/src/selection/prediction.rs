@@ -322,7 +322,8 @@ mod tests {
                 },
                 models: queues.iter().map(view).collect(),
             };
-            let application = Application::launch(configure, &facilities, &Arbiter::current()).view.load_full();
+            let application =
+                Application::launch(configure, &facilities, &Arbiter::current()).view.load_full();
             let predictor = Predictor {
                 cache: Arc::new(PredictionCache::new(1 << 20)),
                 mailbox: Arc::new(Mailbox::default()),
