@@ -51,6 +51,56 @@ ORDERS: list[tuple[Call, str, Any]] = [
         },
     ),
     (
+        lambda c: c.register_application(
+            "app",
+            "doubles",
+            "",
+            1,
+            selection_policy={"policy": "exp4", "eta": 0.1},
+            confidence_threshold=0.5,
+            loss={"loss": "absolute", "scale": 10},
+            output_kind="numbers",
+            log_decisions=True,
+            selection_seed=7,
+        ),
+        "add_app",
+        {
+            "name": "app",
+            "input_type": "doubles",
+            "default_output": "",
+            "latency_slo_micros": 1,
+            "cache": True,
+            "max_concurrent_requests": None,
+            "on_overload": "default",
+            "selection_policy": {"policy": "exp4", "eta": 0.1},
+            "confidence_threshold": 0.5,
+            "loss": {"loss": "absolute", "scale": 10},
+            "output_kind": "numbers",
+            "log_decisions": True,
+            "selection_seed": 7,
+        },
+    ),
+    (
+        lambda c: c.update_application(
+            "app", selection_policy="exp3", confidence_threshold=None, log_decisions=False, selection_seed=0
+        ),
+        "update_app",
+        {
+            "name": "app",
+            "selection_policy": "exp3",
+            "confidence_threshold": None,
+            "log_decisions": False,
+            "selection_seed": 0,
+        },
+    ),
+    (
+        lambda c: c.update_application(
+            "app", confidence_threshold=0.5, loss="zero_one", output_kind="labels"
+        ),
+        "update_app",
+        {"name": "app", "confidence_threshold": 0.5, "loss": "zero_one", "output_kind": "labels"},
+    ),
+    (
         lambda c: c.update_application("app", default_output="0", slo_micros=5, max_concurrent_requests=9),
         "update_app",
         {"name": "app", "default_output": "0", "latency_slo_micros": 5, "max_concurrent_requests": 9},
@@ -170,6 +220,13 @@ QUESTIONS: list[tuple[Call, str, Any, Any]] = [
     (lambda c: c.get_all_apps(verbose=True), "get_all_applications", {"verbose": True}, [{"name": "app"}]),
     (lambda c: c.get_app_info("app"), "get_application", {"name": "app"}, {"name": "app"}),
     (lambda c: c.get_linked_models("app"), "get_linked_models", {"app_name": "app"}, ["model"]),
+    (lambda c: c.get_selection_state("app"), "get_state", {"app_name": "app"}, {"policy": "exp3"}),
+    (
+        lambda c: c.get_selection_state("app", 7),
+        "get_state",
+        {"app_name": "app", "uid": 7},
+        {"policy": "exp3"},
+    ),
     (lambda c: c.get_all_models(), "get_all_models", {"verbose": False}, ["model:1"]),
     (
         lambda c: c.get_model_info("model", 1),
@@ -221,6 +278,7 @@ def test_a_call_before_connecting_says_what_to_do_first(manager: LocalContainerM
     "call",
     [
         lambda c: c.predict("app", [1]),
+        lambda c: c.explain("app", 1),
         lambda c: c.get_query_addr(),
         lambda c: c.inspect_instance(),
         lambda c: c.get_clipper_logs(),
@@ -344,6 +402,25 @@ def test_the_early_face_names_the_model_when_it_registers_an_application(
             "linked_models": ["feature_sum_model"],
         }
     ]
+
+
+def test_the_early_face_names_several_models_where_a_policy_selects_among_them(
+    fake: FakeCluster, manager: LocalContainerManager
+) -> None:
+    clipper = Clipper(container_manager=manager)
+    clipper.connect()
+    clipper.register_application("app", ["one", "two"], "doubles", "", 1, selection_policy="majority_vote")
+    [application] = fake.asked("/admin/add_app")
+    assert application["linked_models"] == ["one", "two"]
+    assert application["selection_policy"] == "majority_vote"
+
+
+def test_a_query_is_explained_by_management(fake: FakeCluster, connection: ClipperConnection) -> None:
+    fake.answer("/app/explain/7", {"query_id": 7, "output": 1})
+    assert connection.explain("app", 7) == {"query_id": 7, "output": 1}
+    fake.answer("/app/explain/8", {"error": "Not found", "cause": "it is forgotten"}, status=404)
+    with pytest.raises(RefusedException, match="it is forgotten"):
+        connection.explain("app", 8)
 
 
 @pytest.mark.parametrize(

@@ -251,3 +251,233 @@ impl Exchange {
         applications.values().any(|handle| handle.view.load().metrics.feedback.unsent() > 0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::thread;
+
+    use actix::Arbiter;
+    use clipper_rpc::catalog::{self, FollowRequest, FollowResponse};
+    use clipper_rpc::input::InputType;
+    use clipper_rpc::names::{ModelId, ModelName};
+    use clipper_rpc::selection::{Policy, Selection, StateKey, Statistics, Verdict};
+    use futures_util::FutureExt;
+    use futures_util::future::{self, BoxFuture};
+
+    use super::*;
+    use crate::application::{ApplicationHandle, Configure};
+    use crate::queue::{Capacity, Queue};
+    use crate::selection::decisions::tests::decided;
+    use crate::selection::feedback::Status;
+    use crate::selection::lessons::{Subject, Taught};
+    use crate::selection::tests::facilities;
+    use crate::view::{ModelView, VersionView};
+
+    /// Management as its documentation has it, which loses every third request and every third answer.
+    #[derive(Default)]
+    struct Lossy(Mutex<Stored>);
+
+    #[derive(Default)]
+    struct Stored {
+        calls: u64,
+        last: Option<(ExchangeRequest, ExchangeResponse)>,
+        states: HashMap<StateKey, Statistics>,
+        /// Told with the next answer.
+        feedback: Vec<ForwardedFeedback>,
+        explain: Vec<u64>,
+        explanations: Vec<(u64, Value)>,
+        lossless: bool,
+    }
+
+    impl Management for Lossy {
+        fn follow(&self, _: FollowRequest) -> BoxFuture<'_, Result<FollowResponse, FollowError>> {
+            future::pending().boxed()
+        }
+
+        fn exchange(&self, request: ExchangeRequest) -> BoxFuture<'_, Result<ExchangeResponse, FollowError>> {
+            future::ready(self.0.lock().unwrap().exchange(request)).boxed()
+        }
+    }
+
+    impl Stored {
+        fn exchange(&mut self, request: ExchangeRequest) -> Result<ExchangeResponse, FollowError> {
+            self.calls += 1;
+            let lost = || Err(FollowError("lost".to_owned()));
+            if self.calls % 3 == 1 && !self.lossless {
+                return lost();
+            }
+            let again = self.last.as_ref().filter(|(last, _)| last.number == request.number);
+            let response = if let Some((last, response)) = again {
+                assert_eq!(*last, request, "it is the same when it is sent again");
+                response.clone()
+            } else {
+                self.apply(request)
+            };
+            if self.calls % 3 == 2 && !self.lossless { lost() } else { Ok(response) }
+        }
+
+        fn apply(&mut self, request: ExchangeRequest) -> ExchangeResponse {
+            assert_eq!(request.number, self.last.as_ref().map_or(0, |(last, _)| last.number) + 1);
+            for change in &request.changes {
+                self.states.entry(change.key.clone()).or_default().apply(&change.change);
+            }
+            self.explanations.extend(request.explanations.iter().cloned());
+            let stored = |key: &StateKey| (key.clone(), self.states.get(key).cloned().unwrap_or_default());
+            let response = ExchangeResponse {
+                position: ExchangePosition { run: Uuid::nil(), sequence: request.number },
+                reset: request.known.is_none(),
+                changes: Vec::new(),
+                loaded: request.load.iter().map(stored).collect(),
+                feedback: std::mem::take(&mut self.feedback),
+                explain: std::mem::take(&mut self.explain),
+            };
+            self.last = Some((request, response.clone()));
+            response
+        }
+
+        /// How often the loss of model `a` is known to the shared state.
+        fn count(&self) -> f64 {
+            let shared = self.states.iter().find(|(key, _)| key.uid.is_none());
+            shared.and_then(|(_, state)| state.of(&"a".parse().unwrap()).first().copied()).unwrap_or(0.0)
+        }
+    }
+
+    struct Fixture {
+        management: Arc<Lossy>,
+        application: ApplicationHandle,
+        facilities: Arc<Facilities>,
+        stop: oneshot::Sender<oneshot::Sender<()>>,
+    }
+
+    impl Fixture {
+        fn start(period: Duration) -> Self {
+            let facilities = Arc::new(facilities());
+            let names = ["a", "b"].map(|name| name.parse::<ModelName>().unwrap());
+            let model = |name: &ModelName| {
+                let id = ModelId { name: name.clone(), version: "1".parse().unwrap() };
+                let capacity = Capacity { queries: 1, bytes: 1 };
+                let queue = Arc::new(Queue::new(1, id, InputType::Ints, capacity));
+                let version = VersionView { queue, cache: true };
+                let current = "1".parse().unwrap();
+                let versions = BTreeMap::from([("1".parse().unwrap(), version)]);
+                ModelView { name: name.clone(), current: Some(current), versions }
+            };
+            let application = catalog::Application {
+                name: "app".parse().unwrap(),
+                input_type: InputType::Ints,
+                default_output: String::new(),
+                latency_slo_micros: 1,
+                linked_models: names.to_vec(),
+                cache: true,
+                max_concurrent_requests: None,
+                on_overload: catalog::OnOverload::default(),
+                selection: Selection {
+                    policy: Policy::Exp4 { eta: 0.1, share: 0.01 },
+                    ..Selection::default()
+                },
+            };
+            let configure = Configure { application, models: names.iter().map(model).collect() };
+            let application =
+                crate::application::Application::launch(configure, &facilities, &Arbiter::current());
+            let directory = Arc::new(Directory::default());
+            let applications = HashMap::from([("app".parse().unwrap(), application.clone())]);
+            directory.applications.store(Arc::new(applications));
+            let management = Arc::new(Lossy::default());
+            let exchange = Exchange {
+                management: Arc::clone(&management) as Arc<dyn Management>,
+                directory,
+                facilities: Arc::clone(&facilities),
+                outbox: Arc::default(),
+                query_ids: Arc::default(),
+                frontend: Uuid::nil(),
+                period,
+            };
+            let (stop, stopped) = oneshot::channel();
+            actix_rt::spawn(exchange.run(stopped));
+            Self { management, application, facilities, stop }
+        }
+
+        /// Feedback from several threads at once.
+        fn teach(&self, threads: usize, each: usize) {
+            let teachers = (0..threads).map(|_| {
+                let view = self.application.view.load_full();
+                thread::spawn(move || {
+                    let selector = view.selector.as_ref().unwrap();
+                    for _ in 0..each {
+                        let candidates = selector.learner.candidates().to_vec();
+                        let subject = Subject::Input { uid: None, context: None, candidates };
+                        let losses = vec![Some(0.0), Some(1.0)];
+                        let taught = Taught { subject, losses, label: None, reward: 0.5, time_micros: 0 };
+                        selector.states.lessons().reserve().unwrap().put(taught);
+                    }
+                })
+            });
+            teachers.collect::<Vec<_>>().into_iter().for_each(|teacher| teacher.join().unwrap());
+        }
+
+        fn stored(&self) -> MutexGuard<'_, Stored> {
+            self.management.0.lock().unwrap()
+        }
+
+        async fn until(&self, condition: impl Fn(&Stored) -> bool) {
+            while !condition(&self.stored()) {
+                sleep(Duration::from_millis(1)).await;
+            }
+        }
+    }
+
+    #[actix::test]
+    async fn lost_requests_and_lost_answers_lose_no_change_and_double_none() {
+        let fixture = Fixture::start(Duration::from_millis(1));
+        for round in 1..=5 {
+            fixture.teach(4, 400);
+            fixture.until(|stored| stored.count() >= f64::from(round * 1600)).await;
+            assert_eq!(fixture.stored().count(), f64::from(round * 1600));
+        }
+        let unsent = || fixture.application.view.load().metrics.feedback.unsent();
+        while unsent() > 0 {
+            sleep(Duration::from_millis(1)).await;
+        }
+        let shared = fixture.application.view.load().selector.as_ref().unwrap().states.shared();
+        assert_eq!(shared.statistics.of(&"a".parse().unwrap())[0], 8000.0);
+    }
+
+    #[actix::test]
+    async fn what_was_learned_last_is_stored_at_the_end() {
+        let fixture = Fixture::start(Duration::from_secs(3600));
+        fixture.stored().lossless = true;
+        fixture.teach(1, 10);
+        let (finished, end) = oneshot::channel();
+        let stored = Arc::clone(&fixture.management);
+        fixture.stop.send(finished).unwrap();
+        end.await.unwrap();
+        assert_eq!(stored.0.lock().unwrap().count(), 10.0);
+    }
+
+    #[actix::test]
+    async fn feedback_that_came_to_another_frontend_is_applied_once_and_queries_are_explained() {
+        let fixture = Fixture::start(Duration::from_millis(1));
+        let mut answered = decided(17);
+        answered.decision.candidates = vec!["a".parse().unwrap(), "b".parse().unwrap()];
+        answered.outputs.truncate(2);
+        fixture.facilities.decisions.record(Arc::new(answered));
+        let feedback = ForwardedFeedback {
+            application: "app".parse().unwrap(),
+            query_id: 17,
+            verdict: Verdict::Label("cat".into()),
+        };
+        {
+            let mut stored = fixture.stored();
+            stored.feedback = vec![feedback.clone(), feedback];
+            stored.explain = vec![17, 18];
+        }
+        fixture.until(|stored| stored.count() == 1.0 && stored.explanations.len() == 2).await;
+        let explanations = fixture.stored().explanations.clone();
+        assert!(explanations[0].0 == 17 && explanations[0].1.is_object(), "{explanations:?}");
+        assert_eq!(explanations[1], (18, Value::Null));
+        let view = fixture.application.view.load();
+        assert_eq!(view.metrics.feedback.recorded(Status::Applied), 1);
+        assert_eq!(view.metrics.feedback.recorded(Status::Duplicate), 1);
+    }
+}

@@ -154,7 +154,8 @@ impl Predictor {
     ) -> Result<Vec<Prediction>, TermsError> {
         let timing = Timing::of(application, terms, arrived);
         if let Some(selector) = &application.selector {
-            return self.select(application, selector, &inputs, terms, timing).await;
+            // Boxed, or it would make the others' futures as large as its own.
+            return Box::pin(self.select(application, selector, &inputs, terms, timing)).await;
         }
         let deadline = timing.deadline();
         let version = match route(application, terms.version.as_ref())? {

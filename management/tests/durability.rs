@@ -178,3 +178,50 @@ async fn what_was_acknowledged_survives_kill_9() {
     println!("{rounds} kills, {} applications", ledger.present.len() + ledger.absent.len());
     assert!(rounds >= 5 && ledger.present.len() > 50);
 }
+
+/// One exchange, which adds 1 to the shared state and to one of ten users' states; what is loaded with it, or nothing if
+/// the server is gone.
+async fn exchange(client: &Client, number: u64, since: u64) -> Option<Value> {
+    let key = |uid: Value| json!({"application": "a", "since": since, "uid": uid});
+    let user = || json!((number % 10 + 1).to_string());
+    let learned = |uid: Value| json!({"key": key(uid), "change": {"m": {"scale": 1.0, "add": [1.0]}}});
+    let body = json!({"frontend": "00000000-0000-0000-0000-000000000001", "frontend_number": 1, "number": number,
+        "known": null, "changes": [learned(Value::Null), learned(user())], "load": [key(Value::Null), key(user())],
+        "forward": [], "explanations": []});
+    let request = client.http.post(format!("{}/admin/exchange", client.base)).body(body.to_string());
+    let response = request.send().await.ok()?;
+    assert_eq!(response.status(), 200);
+    Some(response.json::<Value>().await.ok()?["loaded"].take())
+}
+
+#[tokio::test]
+async fn what_a_frontend_learned_is_stored_once_whenever_management_is_killed() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut victim = Victim::start(directory.path());
+    let app = json!({"name": "a", "input_type": "ints", "default_output": "", "latency_slo_micros": 1,
+        "linked_models": ["m"], "selection_policy": "exp4"});
+    victim.client.says("add_app", app).await;
+    let export: Value = serde_json::from_str(&victim.client.get("/admin/export").await.1).unwrap();
+    let since = export["applications"][0]["selection"]["since"].as_u64().unwrap();
+    let mut number = 0;
+    for _ in 0..15 {
+        let life = Duration::from_millis(rand::rng().random_range(5..150));
+        let client = victim.client.clone();
+        let killed = tokio::spawn(async move {
+            tokio::time::sleep(life).await;
+            victim.kill();
+        });
+        // An exchange that is not answered is sent again to whoever comes next.
+        while let Some(loaded) = exchange(&client, number + 1, since).await {
+            number += 1;
+            assert_eq!(loaded[0][1]["m"], json!([number as f64]));
+            let of_user = number / 10 + u64::from(!number.is_multiple_of(10));
+            assert_eq!(loaded[1][1]["m"], json!([of_user as f64]));
+        }
+        killed.await.unwrap();
+        victim = Victim::start(directory.path());
+    }
+    victim.kill();
+    println!("{number} exchanges");
+    assert!(number > 50);
+}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .applications import Loss, Policy
 from .cluster import Cluster
 
 
@@ -32,6 +33,12 @@ class ClipperConnection(Cluster):
         cache: bool = True,
         max_concurrent_requests: int | None = None,
         on_overload: str = "default",
+        selection_policy: Policy | None = None,
+        confidence_threshold: float | None = None,
+        loss: Loss | None = None,
+        output_kind: str | None = None,
+        log_decisions: bool | None = None,
+        selection_seed: int | None = None,
     ) -> None:
         """Creates an application: a REST endpoint that answers queries.
 
@@ -44,6 +51,15 @@ class ClipperConnection(Cluster):
             max_concurrent_requests: the most requests in progress at one frontend; None sets no bound.
             on_overload: what a query gets for which there is no room: "default", the default output at
                 once, or "refuse", a refusal (status 429 or 503).
+            selection_policy: which models are asked, and what is learned from feedback: the name of a policy,
+                or an object with its parameters, such as `{"policy": "exp4", "eta": 0.2}`. Unless given, the
+                one linked model answers.
+            confidence_threshold: below it, of 0 to 1, the default output is given; None: any will do.
+            loss: what an output costs, given the label: "zero_one", which is the default, or an object such
+                as `{"loss": "absolute", "scale": 10}`.
+            output_kind: "labels", which vote, "numbers", which average, or "detected", which is the default.
+            log_decisions: whether each decision and each feedback is written to the decision log.
+            selection_seed: where all chance comes from, below 2**53; a random one unless given.
         """
         self._add_application(
             name,
@@ -53,4 +69,10 @@ class ClipperConnection(Cluster):
             cache=cache,
             max_concurrent_requests=max_concurrent_requests,
             on_overload=on_overload,
+            selection_policy=selection_policy,
+            confidence_threshold=confidence_threshold,
+            loss=loss,
+            output_kind=output_kind,
+            log_decisions=log_decisions,
+            selection_seed=selection_seed,
         )

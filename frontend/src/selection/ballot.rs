@@ -1,7 +1,7 @@
 //! The models that are asked for one query, and what they answer.
 //!
-//! Owned by the request that waits for them. Invariant: it is closed at the deadline at the latest, and what has arrived by
-//! then counts, however late it is looked at.
+//! Owned by the request that waits for them. Invariant: it is closed at the deadline at the latest, and what its worker has
+//! been handed by then counts, even if the request comes to look at it later.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -16,6 +16,7 @@ use smallvec::SmallVec;
 use tokio::sync::oneshot;
 use tokio::time::timeout_at;
 
+use super::rounded;
 use crate::failure::{Failure, Verdict};
 use crate::metrics::Contribution;
 use crate::prediction::Answer;
@@ -155,10 +156,10 @@ impl Ballot {
         if arrived <= waiting {
             return false;
         }
-        let confidence = || combine::combine(selection.output_kind, &votes).confidence;
+        let confidence = || rounded(combine::combine(selection.output_kind, &votes).confidence);
         let is_decided = selection.confidence_threshold.is_none_or(|threshold| {
             let confidence = confidence();
-            confidence >= threshold || confidence + waiting < threshold
+            confidence >= threshold || rounded(confidence + waiting) < threshold
         });
         // Those who have failed will not vote: the rest is what waits.
         let all = arrived + waiting;

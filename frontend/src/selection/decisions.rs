@@ -125,7 +125,7 @@ fn lock(shard: &Shard) -> MutexGuard<'_, Recent> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use clipper_selection::log::Decision;
 
     use super::*;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use clipper_rpc::output::Output;
-use clipper_rpc::selection::{OutputKind, Uid, Verdict};
+use clipper_rpc::selection::{Loss, OutputKind, Uid, Verdict};
 use clipper_selection::combine::same_label;
 use clipper_selection::loss::loss;
 use serde::Serialize;
@@ -110,7 +110,7 @@ pub fn judge_input(
     outputs: &[Option<Output>],
     label: Value,
 ) -> Result<Status, FeedbackError> {
-    let losses = losses_by_label(selector, outputs, &label).map_err(FeedbackError::Verdict)?;
+    let losses = losses_by_label(selector.selection.loss, outputs, &label).map_err(FeedbackError::Verdict)?;
     let reserved = selector.states.lessons().reserve().ok_or(FeedbackError::Full)?;
     let known = || losses.iter().flatten();
     let reward = 1.0 - known().sum::<f64>() / known().count().max(1) as f64;
@@ -133,30 +133,26 @@ fn losses(
 ) -> Result<(Vec<Option<f64>>, f64), String> {
     match verdict {
         Verdict::Label(label) => {
-            let losses = losses_by_label(selector, &decided.outputs, label)?;
+            let losses = losses_by_label(selector.selection.loss, &decided.outputs, label)?;
             Ok((losses, 1.0 - loss(selector.selection.loss, &decided.output, label)?))
         }
-        Verdict::Reward(reward) => Ok((losses_by_reward(selector, decided, *reward)?, *reward)),
+        Verdict::Reward(reward) => {
+            Ok((losses_by_reward(selector.selection.output_kind, decided, *reward)?, *reward))
+        }
     }
 }
 
-fn losses_by_label(
-    selector: &Selector,
-    outputs: &[Option<Output>],
-    label: &Value,
-) -> Result<Vec<Option<f64>>, String> {
+fn losses_by_label(of: Loss, outputs: &[Option<Output>], label: &Value) -> Result<Vec<Option<f64>>, String> {
     // A label that does not fit the loss is wrong, whether any model answered or not.
-    loss(selector.selection.loss, &Output::text("0"), label)?;
-    let loss_of = |output: &Option<Output>| {
-        output.as_ref().map(|output| loss(selector.selection.loss, output, label)).transpose()
-    };
+    loss(of, &Output::text("0"), label)?;
+    let loss_of = |output: &Option<Output>| output.as_ref().map(|output| loss(of, output, label)).transpose();
     outputs.iter().map(loss_of).collect()
 }
 
 /// A reward is the answer's: it says something of those models that gave it.
-fn losses_by_reward(selector: &Selector, decided: &Decided, reward: f64) -> Result<Vec<Option<f64>>, String> {
+fn losses_by_reward(kind: OutputKind, decided: &Decided, reward: f64) -> Result<Vec<Option<f64>>, String> {
     let outputs = &decided.outputs;
-    if decided.decision.asked.is_none() && are_numbers(selector.selection.output_kind, outputs) {
+    if decided.decision.asked.is_none() && are_numbers(kind, outputs) {
         return Err("a reward says nothing of each of several models whose outputs are averaged; \
              expected 'label', what would have been right"
             .to_owned());
@@ -181,5 +177,61 @@ fn are_numbers(kind: OutputKind, outputs: &[Option<Output>]) -> bool {
             let values: Vec<_> = outputs.iter().flatten().map(OutputJson::value).collect();
             values.iter().all(Value::is_number) && values.iter().any(Value::is_f64)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::selection::decisions::tests::decided;
+
+    /// What rewards say, for outputs of kinds.
+    fn by_reward(
+        kind: OutputKind,
+        outputs: &[&str],
+        asked: Option<usize>,
+    ) -> Result<Vec<Option<f64>>, String> {
+        let mut decided = decided(1);
+        decided.outputs = outputs.iter().map(|text| Some(Output::text(*text))).collect();
+        decided.output = Output::text(outputs[0]);
+        decided.decision.asked = asked;
+        losses_by_reward(kind, &decided, 0.75)
+    }
+
+    #[test]
+    fn a_reward_is_of_the_models_that_gave_the_answer() {
+        let losses = by_reward(OutputKind::Detected, &["cat", "dog", "\"cat\""], None);
+        assert_eq!(losses.unwrap(), [Some(0.25), None, Some(0.25)]);
+        let losses = by_reward(OutputKind::Detected, &["1", "2"], Some(0));
+        assert_eq!(losses.unwrap(), [Some(0.25), None]);
+    }
+
+    #[test]
+    fn a_reward_of_a_mean_is_refused_as_it_says_nothing_of_each_model() {
+        for (kind, outputs) in [(OutputKind::Detected, ["1.5", "2"]), (OutputKind::Numbers, ["1", "2"])] {
+            let error = by_reward(kind, &outputs, None).unwrap_err();
+            assert!(error.contains("expected 'label'"), "{error}");
+        }
+        assert!(by_reward(OutputKind::Labels, &["1.5", "2"], None).is_ok());
+        assert!(by_reward(OutputKind::Numbers, &["1", "2"], Some(1)).is_ok());
+    }
+
+    #[test]
+    fn a_reward_of_the_default_output_is_of_no_model() {
+        let mut decided = decided(1);
+        decided.decision.default_reason = Some("low_confidence".to_owned());
+        let losses = losses_by_reward(OutputKind::Labels, &decided, 1.0).unwrap();
+        assert_eq!(losses, [None, None, None]);
+        assert_eq!(status(&losses), Status::NothingLearned);
+    }
+
+    #[test]
+    fn models_that_had_not_answered_have_no_loss() {
+        let losses = losses_by_label(Loss::ZeroOne, &decided(1).outputs, &json!("cat"));
+        assert_eq!(losses.unwrap(), [Some(0.0), None, Some(1.0)]);
+        let error = losses_by_label(Loss::Absolute { scale: 1.0 }, &[None], &json!("cat")).unwrap_err();
+        assert!(error.contains("must be a number"), "{error}");
     }
 }

@@ -93,7 +93,7 @@ impl Learning {
             former => former,
         };
         let learner = Learner::new(&selection.policy, candidates);
-        let log = selection.log_decisions.then(|| facilities.log.as_ref()).flatten();
+        let log = selection.log_decisions.then_some(facilities.log.as_ref()).flatten();
         let log = log.map(|log| Arc::new(log.of(application.clone(), Arc::clone(metrics))));
         let (version, number) =
             former.as_ref().map_or((0, None), |former| (former.version, Some(former.states.number)));
@@ -341,7 +341,7 @@ impl Learning {
     }
 
     fn count_unsent(&self) {
-        self.metrics.feedback.set_unsent(self.unsent.len());
+        self.metrics.feedback.set_unsent(self.unsent.states());
     }
 }
 
@@ -530,7 +530,7 @@ mod tests {
                 for uid in ["u", "v"] {
                     assert_close(&side.own(uid).unwrap(), &store.states[&side.key(Some(uid))]);
                 }
-                assert_eq!(side.learning.unsent.len(), 0);
+                assert_eq!(side.learning.unsent.states(), 0);
             }
         }
     }
@@ -635,7 +635,7 @@ mod tests {
             }
             dropped += unsent.shed();
         }
-        assert!(dropped > 900 && unsent.len() < 100, "{dropped} {}", unsent.len());
+        assert!(dropped > 900 && unsent.states() < 100, "{dropped} {}", unsent.states());
         assert!(unsent.state(&None).is_some() && unsent.state(&Uid::new("u0")).is_some());
     }
 }

@@ -24,7 +24,6 @@ use std::sync::Arc;
 
 use clipper_rpc::selection::{Selection, Uid};
 use clipper_selection::learner::{Beliefs, Learner};
-
 use tokio::sync::Notify;
 
 use self::ballot::Ballot;
@@ -35,6 +34,8 @@ use self::users::UserStates;
 use crate::metrics::CandidateMetrics;
 use crate::view::ModelView;
 
+/// Confidences are told, and compared with a threshold, in so many parts: the rest is noise.
+const CONFIDENCE_PARTS: f64 = 1e4;
 /// What the selection of all applications of a frontend shares.
 pub struct Facilities {
     /// The users' states that are in memory.
@@ -104,6 +105,12 @@ impl Read {
     fn own(&self) -> Option<&Beliefs> {
         self.own.as_ref().map(|own| &own.beliefs)
     }
+}
+
+/// A confidence as it is told, and compared.
+fn rounded(confidence: f64) -> f64 {
+    let confidence = (confidence * CONFIDENCE_PARTS).round() / CONFIDENCE_PARTS;
+    if confidence.is_nan() { 0.0 } else { confidence.clamp(0.0, 1.0) }
 }
 
 #[cfg(test)]

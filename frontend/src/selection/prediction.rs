@@ -18,15 +18,12 @@ use tokio::time::timeout_at;
 use super::ballot::{Absence, Ballot, Ended};
 use super::decisions::Decided;
 use super::explanation::Course;
-use super::{Read, Selector};
+use super::{Read, Selector, rounded};
 use crate::failure::Failure;
 use crate::prediction::{
     Answer, Origin, Prediction, Predictor, Selected, Terms, TermsError, Timing, route, too_slow,
 };
 use crate::view::{ApplicationView, VersionView};
-
-/// Confidences are told, and compared with a threshold, in so many parts: beyond is rounding.
-const CONFIDENCE_PARTS: f64 = 1e4;
 
 /// The version of each candidate that answers, or why none does.
 type Versions<'a> = SmallVec<[Result<&'a VersionView, Failure>; 8]>;
@@ -153,7 +150,7 @@ impl Request<'_> {
                 confidence: selector.trust(&self.read, model),
             }),
         };
-        let confidence = combined.as_ref().map_or(0.0, |combined| tell(combined.confidence));
+        let confidence = combined.as_ref().map_or(0.0, |combined| rounded(combined.confidence));
         let too_low = selector.selection.confidence_threshold.filter(|&threshold| confidence < threshold);
         let default =
             |failure, unused| (application.default_output.clone(), Origin::Failure(failure), unused);
@@ -241,12 +238,6 @@ fn reach(failure: &Failure) -> u8 {
         | Failure::TooManyRequests { .. }
         | Failure::LowConfidence { .. } => 0,
     }
-}
-
-/// A confidence as it is told, and compared.
-fn tell(confidence: f64) -> f64 {
-    let confidence = (confidence * CONFIDENCE_PARTS).round() / CONFIDENCE_PARTS;
-    if confidence.is_nan() { 0.0 } else { confidence.clamp(0.0, 1.0) }
 }
 
 #[cfg(test)]

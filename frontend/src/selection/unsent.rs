@@ -41,7 +41,7 @@ impl Unsent {
     }
 
     /// How many states have changes that are not stored.
-    pub fn len(&self) -> usize {
+    pub fn states(&self) -> usize {
         self.states.len()
     }
 

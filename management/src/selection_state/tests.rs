@@ -106,7 +106,7 @@ fn a_frontend_hears_what_another_learned_and_nothing_of_its_own() {
     let learned = change(key(None), 1.0, &[1.0, 0.5]);
     fixture.exchange(&ExchangeRequest { changes: vec![learned.clone()], ..request(2, 1) });
     let own = change(key(Some("u")), 1.0, &[1.0]);
-    let second = ExchangeRequest { known, changes: vec![own.clone()], ..request(1, 2) };
+    let second = ExchangeRequest { known, changes: vec![own], ..request(1, 2) };
     let response = fixture.exchange(&second);
     assert_eq!((response.reset, response.changes), (false, vec![learned]));
     assert_eq!(response.position.sequence, 2);

@@ -15,7 +15,9 @@ from ..function_check import check_function, saved_function
 
 if TYPE_CHECKING:
     from ..clipper_connection import ClipperConnection
-    from ..cluster import Batching, Cluster, Version
+    from ..cluster import Cluster
+    from ..connected import Version
+    from ..models import Batching
 
 
 def deploy_python_closure(
