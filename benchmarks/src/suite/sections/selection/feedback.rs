@@ -1,5 +1,6 @@
 //! Feedback in numbers: how much of it is taken, what it does to predictions meanwhile, and when another frontend knows.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
@@ -16,7 +17,10 @@ use crate::section::{Section, median};
 const MODELS: usize = 5;
 const OBJECTIVE_MS: u64 = 1000;
 const CLIENTS: usize = 32;
-const APP: &str = "taught";
+const APP: &str = "ensemble";
+/// Learns of one model from each feedback, so that they can be counted: an ensemble that is certain learns nothing of the models
+/// that it did not wait for.
+const COUNTED: &str = "bandit";
 /// Predictions a second, beside feedback.
 const BESIDE: u64 = 1000;
 /// Feedbacks a second, beside predictions.
@@ -35,46 +39,55 @@ pub fn measure(section: &mut Section) -> anyhow::Result<()> {
         cluster.deploy(name, &command, json!({"cache": false}))?;
     }
     cluster.add_selecting_app(APP, &names, OBJECTIVE_MS, "exp4")?;
+    cluster.add_selecting_app(COUNTED, &names, OBJECTIVE_MS, "exp3")?;
     cluster.add_selecting_app("between", &names[..2], OBJECTIVE_MS, "exp4")?;
     let client = Client::new(cluster.query())?;
     client.until_served(APP, MODELS)?;
-    section.say("### Feedback\n");
-    let told = sustained(section, &cluster, &client)?;
-    let told = told + beside(section, &cluster, &client)?;
-    nothing_lost(section, &cluster, told)?;
+    section.say("### Feedback");
+    sustained(section, &cluster, &client)?;
+    beside(section, &cluster, &client)?;
     across(section, &mut cluster, &client)
 }
 
 /// Answers to judge.
-fn answered(client: &Client, first: u64, count: u64) -> anyhow::Result<Vec<(u64, Question)>> {
-    client.each(CLIENTS, first..first + count, |asker, id| async move {
+fn answered(client: &Client, app: &'static str, ids: Range<u64>) -> anyhow::Result<Vec<(u64, Question)>> {
+    client.each(CLIENTS, ids, |asker, id| async move {
         let question = Question { id, case: 0 };
-        Ok((asker.predict(APP, question, None).await?.query_id, question))
+        Ok((asker.predict(app, question, None).await?.query_id, question))
     })
 }
 
-fn sustained(section: &mut Section, cluster: &Cluster, client: &Client) -> anyhow::Result<u64> {
+fn sustained(section: &mut Section, cluster: &Cluster, client: &Client) -> anyhow::Result<()> {
     let count = if section.options.quick { 5_000 } else { 50_000 };
-    let answers = answered(client, 0, count)?;
-    let (begun, cpu) = (Instant::now(), cluster.server().cpu_time()?);
-    let refused = client.each(CLIENTS, answers, |asker, (query_id, question)| async move {
-        asker.tell(APP, query_id, question.label()).await
-    })?;
-    let seconds = begun.elapsed().as_secs_f64();
-    let cpu = (cluster.server().cpu_time()? - cpu).as_secs_f64() / count as f64;
-    let refused: u64 = refused.iter().sum();
+    let mut rows = Vec::new();
+    for app in [APP, COUNTED] {
+        let answers = answered(client, app, 0..count)?;
+        let (begun, cpu) = (Instant::now(), cluster.server().cpu_time()?);
+        let refused = client.each(CLIENTS, answers, |asker, (query_id, question)| async move {
+            asker.tell(app, query_id, question.label()).await
+        })?;
+        let per_second = count as f64 / begun.elapsed().as_secs_f64();
+        let cpu = (cluster.server().cpu_time()? - cpu).as_secs_f64() / count as f64;
+        eprintln!("{app}: {per_second:.0} feedbacks/s");
+        let policy = if app == APP { "`exp4`" } else { "`exp3`" };
+        let refused = refused.iter().sum::<u64>();
+        rows.push(vec![
+            policy.to_owned(),
+            rate(per_second),
+            format!("{:.0} us", cpu * 1e6),
+            refused.to_string(),
+        ]);
+    }
     section.say(&format!(
-        "One frontend took {} feedbacks/s by `query_id` from {CLIENTS} clients in a closed loop, `exp4` over {MODELS} models, {} in all; it asked {refused} \
-         times to come again. Each cost it {:.0} us of processor time.",
-        rate(count as f64 / seconds),
-        rate(count as f64),
-        cpu * 1e6,
+        "{} feedbacks by `query_id` to one frontend, over {MODELS} models, from {CLIENTS} clients in a closed loop in one thread, which is what limits it:",
+        rate(count as f64)
     ));
-    Ok(count)
+    section.table(&["", "feedbacks/s", "processor time of each", "asked to come again"], &rows);
+    nothing_lost(section, cluster, count)
 }
 
 /// The latency of predictions without feedback beside them, and with it, in turns.
-fn beside(section: &mut Section, cluster: &Cluster, client: &Client) -> anyhow::Result<u64> {
+fn beside(section: &mut Section, cluster: &Cluster, client: &Client) -> anyhow::Result<()> {
     let inputs = tempfile::NamedTempFile::new()?;
     let lines: Vec<String> =
         (0..10_000).map(|id| Question { id: 30_000_000 + id, case: 0 }.input().to_string()).collect();
@@ -87,11 +100,10 @@ fn beside(section: &mut Section, cluster: &Cluster, client: &Client) -> anyhow::
     let measurement = Measurement::new("beside", &cluster.query(), &format!("{APP}/predict"), &flags);
     section.commands(&[measurement.command.replace(&file, "INPUTS")]);
     let (mut alone, mut with) = (Vec::new(), Vec::new());
-    let mut told = 0;
     for round in 0..section.rounds() as u64 {
         alone.push(measurement.run()?);
-        let answers = answered(client, 10_000_000 * (round + 1), FEEDBACKS * (seconds + 1))?;
-        told += answers.len() as u64;
+        let first = 10_000_000 * (round + 1);
+        let answers = answered(client, APP, first..first + FEEDBACKS * (seconds + 1))?;
         let started = measurement.start()?;
         client.paced(FEEDBACKS as f64, answers, |asker, (query_id, question)| async move {
             asker.tell(APP, query_id, question.label()).await
@@ -121,29 +133,22 @@ fn beside(section: &mut Section, cluster: &Cluster, client: &Client) -> anyhow::
         &["predictions", "p50", "to alone", "p99", "to alone"],
         &[row("alone", &alone), row("beside feedback", &with)],
     );
-    Ok(told)
+    Ok(())
 }
 
-/// How many feedbacks the application has learned from, of each model.
-fn feedbacks(cluster: &Cluster, app: &str) -> anyhow::Result<Vec<f64>> {
-    let state = cluster.read("get_state", &json!({"app_name": app}))?;
-    let models = state["state"]["models"].as_array().cloned().unwrap_or_default();
-    Ok(models.iter().filter_map(|model| model["feedbacks"].as_f64()).collect())
-}
-
+/// Waits until management has counted as many feedbacks.
 fn nothing_lost(section: &mut Section, cluster: &Cluster, told: u64) -> anyhow::Result<()> {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
-        let counts = feedbacks(cluster, APP)?;
-        if counts == vec![told as f64; MODELS] {
-            section.say(&format!(
-                "Of all {} feedbacks, management's state counts each once, for each of the {MODELS} models.",
-                rate(told as f64)
-            ));
+        let state = cluster.read("get_state", &json!({"app_name": COUNTED}))?;
+        let models = state["state"]["models"].as_array().cloned().unwrap_or_default();
+        let counted: f64 = models.iter().filter_map(|model| model["feedbacks"].as_f64()).sum();
+        if counted == told as f64 {
+            section.say(&format!("None is lost: `/admin/get_state` of the second counts {}.", rate(counted)));
             return Ok(());
         }
         if Instant::now() > deadline {
-            bail!("{told} feedbacks were applied, but management counts {counts:?}");
+            bail!("{told} feedbacks were applied, but management counts {counted}");
         }
         std::thread::sleep(Duration::from_millis(50));
     }

@@ -33,7 +33,7 @@ pub fn measure(section: &mut Section) -> anyhow::Result<()> {
     }
     section.commands(cluster.transcript());
     let client = Client::new(cluster.query())?;
-    let (seconds, lessons) = if section.options.quick { (4, 100) } else { (15, 500) };
+    let (seconds, lessons) = if section.options.quick { (4, 100) } else { (8, 500) };
     for policy in POLICIES {
         for kind in ["in-time", "blocking"] {
             client.until_served(&format!("{policy}-{kind}"), 1)?;
