@@ -9,13 +9,15 @@ use crate::report::{Latency, Report};
 use crate::search::{Round, Search};
 
 const SIZE: (u32, u32) = (820, 420);
-const COLOURS: [RGBColor; 6] = [
+const COLOURS: [RGBColor; 8] = [
     RGBColor(31, 119, 180),
     RGBColor(214, 39, 40),
     RGBColor(44, 160, 44),
     RGBColor(148, 103, 189),
     RGBColor(255, 127, 14),
     RGBColor(90, 90, 90),
+    RGBColor(140, 86, 75),
+    RGBColor(23, 190, 207),
 ];
 
 /// A plot that could not be written.

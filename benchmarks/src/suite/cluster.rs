@@ -17,6 +17,7 @@ const STARTING: Duration = Duration::from_secs(120);
 
 /// Where commands of the report say that a cluster listens.
 const DOCUMENTED_QUERY: &str = "http://127.0.0.1:1337";
+const DOCUMENTED_SECOND: &str = "http://127.0.0.1:1347";
 const DOCUMENTED_ADMIN: &str = "127.0.0.1:1338";
 const DOCUMENTED_BARE: &str = "http://127.0.0.1:8080";
 
@@ -141,6 +142,47 @@ impl Cluster {
         settings: Value,
     ) -> anyhow::Result<()> {
         self.must("add_app", &app(name, model, objective_ms, settings))
+    }
+
+    /// Adds an application of doubles over several models that answer labels, with a selection policy.
+    pub fn add_selecting_app(
+        &mut self,
+        name: &str,
+        models: &[String],
+        objective_ms: u64,
+        policy: &str,
+    ) -> anyhow::Result<()> {
+        let settings = json!({"linked_models": models, "selection_policy": policy, "output_kind": "labels"});
+        self.must("add_app", &merged(app(name, "", objective_ms, json!({})), settings))
+    }
+
+    /// Starts one more frontend; where it answers.
+    pub fn join_frontend(&mut self) -> anyhow::Result<(Running, Place)> {
+        let management = format!("http://{}", self.addresses.admin);
+        let mut command = Command::new(program("clipper")?);
+        command.args(["frontend", "--management", &management]).current_dir(self.directory.path());
+        command.args(["--query-address", "127.0.0.1:0", "--rpc-address", "127.0.0.1:0"]);
+        let log = self.directory.path().join("frontend.log");
+        let mut running = Running::start(command, &log)?;
+        let url = running.until("the frontend listens", STARTING, || {
+            let printed = std::fs::read_to_string(&log).ok()?;
+            printed.lines().find_map(|line| line.strip_prefix("query ").map(str::to_owned))
+        })?;
+        let ready = format!("{url}/readyz");
+        running.until("the frontend is ready", STARTING, || {
+            let answer = self.runtime.block_on(async { self.http.get(&ready).send().await }).ok()?;
+            answer.status().is_success().then_some(())
+        })?;
+        self.transcript.push(format!("clipper frontend --management http://{DOCUMENTED_ADMIN} --query-address 127.0.0.1:1347 --rpc-address 127.0.0.1:7010 &"));
+        Ok((running, Place { url, documented: DOCUMENTED_SECOND }))
+    }
+
+    /// What management answers.
+    pub fn read(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
+        let url = format!("http://{}/admin/{path}", self.addresses.admin);
+        Ok(self.runtime.block_on(async {
+            self.http.post(&url).json(body).send().await?.error_for_status()?.json().await
+        })?)
     }
 
     /// Starts one more container of a model by hand, beside those that are deployed.

@@ -10,6 +10,7 @@ mod idle;
 mod overload;
 mod payload;
 mod replicas;
+mod selection;
 mod soak;
 mod stragglers;
 
@@ -22,7 +23,7 @@ type Measure = fn(&mut Section) -> anyhow::Result<()>;
 pub const SOAK: &str = "soak";
 
 /// All of them.
-pub const ALL: [(&str, Measure); 11] = [
+pub const ALL: [(&str, Measure); 12] = [
     ("bare", bare::measure),
     ("batching", batching::measure),
     ("cache", cache::measure),
@@ -33,6 +34,7 @@ pub const ALL: [(&str, Measure); 11] = [
     ("connections", connections::measure),
     ("payload", payload::measure),
     ("idle", idle::measure),
+    ("selection", selection::measure),
     (SOAK, soak::measure),
 ];
 
@@ -49,6 +51,7 @@ pub fn title(name: &str) -> &str {
         "connections" => "1 to 4,096 connections",
         "payload" => "64 bytes to 4 MB",
         "idle" => "At rest",
+        "selection" => "Selection among models",
         SOAK => "Load and redeployments for long",
         name => name,
     }
