@@ -31,7 +31,7 @@ fn select(learner: &Learner, shared: &Beliefs, own: Option<&Beliefs>, outputs: &
     let Ok(choice) = learner.choose(shared, own, None, 1, query_id) else { return };
     match choice.asked {
         Asked::One(model) => {
-            drop(black_box((outputs[model].clone(), learner.mean_reward(shared, own, model))))
+            drop(black_box((outputs[model].clone(), learner.mean_reward(shared, own, model))));
         }
         Asked::All => {
             let votes: Vec<Vote<'_>> = outputs
