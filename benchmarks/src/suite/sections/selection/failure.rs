@@ -4,7 +4,7 @@ use clipper_benchmarks::report::plot::{Curve, Plot};
 use serde_json::json;
 
 use super::client::{Client, Question, mean};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, app};
 use crate::section::Section;
 
 const ACCURACIES: [f64; 5] = [0.75, 0.64, 0.82, 0.54, 0.90];
@@ -46,7 +46,7 @@ impl Errors {
         let width = self.segments[0].len() / POINTS;
         let points = all.chunks(width).enumerate();
         let points = points.map(|(index, errors)| (((index + 1) * width) as f64, mean(errors)));
-        Curve { name: self.name.clone(), points: points.collect() }
+        Curve { name: self.name.replace('`', ""), points: points.collect() }
     }
 }
 
@@ -67,12 +67,13 @@ pub fn measure(section: &mut Section) -> anyhow::Result<()> {
             command.extend(["--in-case", "1=0.1"]);
         }
         cluster.deploy(name, &command, json!({"cache": false}))?;
-        cluster.add_app(&format!("only-{name}"), name, OBJECTIVE_MS, json!({}))?;
+        let alone = app(&format!("only-{name}"), name, OBJECTIVE_MS, json!({}));
+        cluster.must_silently("add_app", &alone)?;
     }
     for policy in POLICIES {
         cluster.add_selecting_app(policy, &names, OBJECTIVE_MS, policy)?;
     }
-    cluster.note("queries and feedback by clients of the suite");
+    cluster.note("an application of each model alone; queries and feedback by clients of the suite");
     section.commands(cluster.transcript());
     let client = Client::new(cluster.query())?;
     for name in &names {

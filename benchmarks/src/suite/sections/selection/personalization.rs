@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::client::{Client, Question, mean};
 use super::failure::reached;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, app};
 use crate::section::Section;
 
 const GROUPS: u64 = 8;
@@ -38,10 +38,11 @@ pub fn measure(section: &mut Section) -> anyhow::Result<()> {
         let (own, seed) = (format!("{group}={OWN}"), (group + 1).to_string());
         let command = ["labeller", "--accuracy", OTHER, "--in-case", &own, "--seed", &seed];
         cluster.deploy(name, &command, json!({"cache": false}))?;
-        cluster.add_app(&format!("only-{name}"), name, OBJECTIVE_MS, json!({}))?;
+        let alone = app(&format!("only-{name}"), name, OBJECTIVE_MS, json!({}));
+        cluster.must_silently("add_app", &alone)?;
     }
     cluster.add_selecting_app(APP, &names, OBJECTIVE_MS, "exp4")?;
-    cluster.note("queries and feedback by clients of the suite");
+    cluster.note("an application of each model alone; queries and feedback by clients of the suite");
     section.commands(cluster.transcript());
     let client = Client::new(cluster.query())?;
     for name in &names {
@@ -101,7 +102,7 @@ pub fn measure(section: &mut Section) -> anyhow::Result<()> {
     let (after_eight, of_model) =
         (personal[4].1, mean(&best.iter().map(|(_, error)| *error).collect::<Vec<_>>()));
     section.say(&format!(
-        "After one feedback a user's error is below the shared state's: {}. After eight it is {:.2} of that of the group's best model (at most 1.10): {}.",
+        "After one feedback a user's error is below the shared state's: {}. After eight it is {:.2} of that of the group's model, in the mean of the last column (at most 1.10): {}.",
         reached(personal[1].1 < shared[1].1),
         after_eight / of_model,
         reached(after_eight <= of_model * 1.1),

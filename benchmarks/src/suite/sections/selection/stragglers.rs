@@ -97,7 +97,7 @@ pub fn measure(section: &mut Section) -> anyhow::Result<()> {
     section.say(&format!(
         "### Models that stall\n\nEight models, right in {ACCURACIES:?} of all queries, stall for 500 ms in 10 % of the time, each at random moments of its own, \
          so that all eight answer at once in 43 % of the time. {RATE} queries/s; in time with an objective of {OBJECTIVE_MS} ms, blocking with one of \
-         {PATIENT_MS} ms. `INPUTS` are lines `[id, label, 0]`; the accuracies are of {} other queries each, at the same rate.",
+         {PATIENT_MS} ms, which waits until the missing votes could change nothing. `INPUTS` are lines `[id, label, 0]`; the accuracies are of {} other queries each, at the same rate.",
         RATE * seconds
     ));
     section.table(&["", "p50", "p99", "defaults", "right"], &rows);
