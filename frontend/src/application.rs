@@ -137,6 +137,7 @@ impl Lasting<'_> {
         let selection: &Selection = &application.selection;
         if selection.policy == Policy::DefaultOutput {
             *learning = None;
+            self.metrics.feedback.set_unsent(0);
             return None;
         }
         let models: Vec<_> = models.iter().filter(|model| model.current().is_ok()).map(Arc::clone).collect();

@@ -14,7 +14,7 @@ use clipper_rpc::catalog::{FollowError, Management};
 use clipper_rpc::selection::{ExchangePosition, ExchangeRequest, ExchangeResponse, ForwardedFeedback};
 use serde_json::Value;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{info, warn};
 use uuid::Uuid;
 
@@ -33,8 +33,6 @@ const FIGURES: usize = 200_000;
 const LEAST_PAUSE: Duration = Duration::from_millis(10);
 /// How long management may take for an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long feedback of others waits for room.
-const ROOM_PAUSE: Duration = Duration::from_millis(5);
 
 /// What is given to the exchange, and what is counted of it.
 #[derive(Default)]
@@ -75,6 +73,8 @@ struct Course {
     more: bool,
     /// What the next one is to explain.
     explain: Vec<u64>,
+    /// Feedback that others received, for which there was no room yet.
+    received: Vec<ForwardedFeedback>,
     /// Whether the last call failed.
     failing: bool,
 }
@@ -180,6 +180,7 @@ impl Exchange {
         }
         let forward = std::mem::take(&mut *self.outbox.lock());
         if !any && forward.is_empty() && course.explain.is_empty() {
+            course.more = false;
             return None;
         }
         let explain =
@@ -220,25 +221,28 @@ impl Exchange {
             // An actor that has ended needs no news.
             let _ = applications[name].actor.send(TakeIn(news)).await;
         }
-        for feedback in feedback {
-            self.receive(feedback).await;
-        }
+        let any_feedback = !feedback.is_empty();
+        course.received.extend(feedback);
+        course.received.retain(|feedback| !self.receive(feedback));
+        // What was learned of it just now is to be stored, and what had no room is to be tried again.
+        course.more |= any_feedback || !course.received.is_empty();
     }
 
-    /// Handles feedback that came to another frontend as if it had come here.
-    async fn receive(&self, feedback: ForwardedFeedback) {
+    /// Handles feedback that came to another frontend as if it had come here; whether there was room for it.
+    fn receive(&self, feedback: &ForwardedFeedback) -> bool {
         let ForwardedFeedback { application, query_id, verdict } = feedback;
-        loop {
-            let Some(view) = self.directory.application(application.as_str()) else { return };
-            let Some(selector) = &view.selector else { return };
-            let decided = self.facilities.decisions.get(query_id);
-            let Some(decided) = decided.filter(|decided| decided.application == application) else { return };
-            match judge(selector, &decided, verdict.clone()) {
-                Ok(status) => return view.metrics.feedback.record(status),
-                Err(FeedbackError::Verdict(_)) => return view.metrics.feedback.refuse(),
-                Err(FeedbackError::Full) => sleep(ROOM_PAUSE).await,
-            }
+        let Some(view) = self.directory.application(application.as_str()) else { return true };
+        let Some(selector) = &view.selector else { return true };
+        let decided = self.facilities.decisions.get(*query_id);
+        let Some(decided) = decided.filter(|decided| decided.application == *application) else {
+            return true;
+        };
+        match judge(selector, &decided, verdict.clone()) {
+            Ok(status) => view.metrics.feedback.record(status),
+            Err(FeedbackError::Verdict(_)) => view.metrics.feedback.refuse(),
+            Err(FeedbackError::Full) => return false,
         }
+        true
     }
 
     fn actors(&self) -> Vec<Addr<Application>> {
@@ -264,6 +268,8 @@ mod tests {
     use clipper_rpc::selection::{Policy, Selection, StateKey, Statistics, Verdict};
     use futures_util::FutureExt;
     use futures_util::future::{self, BoxFuture};
+
+    use tokio::time::sleep;
 
     use super::*;
     use crate::application::{ApplicationHandle, Configure};

@@ -78,7 +78,13 @@ impl SelectionUpdate {
     /// What comes of a selection, in an edit that leads to `revision`.
     fn of(self, before: &Selection, revision: u64) -> Selection {
         let policy = self.policy.unwrap_or_else(|| before.policy.clone());
-        let is_other = discriminant(&policy) != discriminant(&before.policy);
+        let is_another = match (&policy, &before.policy) {
+            // What it learned is laid out by the number of features.
+            (Policy::LinUcb { dimensions, .. }, Policy::LinUcb { dimensions: before, .. }) => {
+                dimensions != before
+            }
+            (policy, before) => discriminant(policy) != discriminant(before),
+        };
         Selection {
             policy,
             confidence_threshold: self.confidence_threshold.unwrap_or(before.confidence_threshold),
@@ -86,7 +92,7 @@ impl SelectionUpdate {
             output_kind: self.output_kind.unwrap_or(before.output_kind),
             log_decisions: self.log_decisions.unwrap_or(before.log_decisions),
             seed: self.seed.unwrap_or(before.seed),
-            since: if is_other { revision } else { before.since },
+            since: if is_another { revision } else { before.since },
         }
     }
 }
@@ -339,8 +345,12 @@ pub(crate) mod tests {
         let log = ApplicationUpdate { selection: log, ..ApplicationUpdate::default() };
         let catalog = edited(catalog.clone(), update(&catalog, name.clone(), log));
         assert_eq!(since(&catalog), 6);
-        let catalog = edited(catalog.clone(), update(&catalog, name, policy(Policy::Mean {})));
+        let linear = |dimensions, alpha| policy(Policy::LinUcb { dimensions, alpha, ridge: 1.0 });
+        let catalog = edited(catalog.clone(), update(&catalog, name.clone(), linear(3, 1.0)));
+        let catalog = edited(catalog.clone(), update(&catalog, name.clone(), linear(3, 2.0)));
         assert_eq!(since(&catalog), 9);
+        let catalog = edited(catalog.clone(), update(&catalog, name, linear(2, 2.0)));
+        assert_eq!(since(&catalog), 11, "figures of three features are of no use with two");
     }
 
     #[test]

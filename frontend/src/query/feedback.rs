@@ -19,6 +19,11 @@ const FIELDS: &[&str] = &["query_id", "label", "reward", "uid", "input", "contex
 /// The first id that no query has: numbers above are not exact in every client.
 const QUERY_IDS: u64 = 1 << 53;
 
+/// The largest label, in bytes of JSON, and the deepest: some thousands may wait to be passed on to other frontends, in
+/// messages that must themselves be within the bounds of what is read.
+const LONGEST_LABEL: usize = 16 << 10;
+const DEEPEST_LABEL: usize = 32;
+
 /// Parsed feedback.
 #[derive(Debug, PartialEq)]
 pub enum Feedback {
@@ -127,7 +132,29 @@ fn id<E: de::Error>(query_id: u64) -> Result<u64, E> {
 }
 
 fn given<E: de::Error>(label: Value) -> Result<Value, E> {
-    if label.is_null() { Err(E::custom("null is no label; expected what would be right")) } else { Ok(label) }
+    if label.is_null() {
+        return Err(E::custom("null is no label; expected what would be right"));
+    }
+    if depth(&label) > DEEPEST_LABEL {
+        return Err(E::custom(format_args!(
+            "it is nested too deep, expected at most {DEEPEST_LABEL} levels"
+        )));
+    }
+    let length = label.to_string().len();
+    if length > LONGEST_LABEL {
+        let cause = format_args!("{length} bytes are too many, expected at most {LONGEST_LABEL}");
+        return Err(E::custom(cause));
+    }
+    Ok(label)
+}
+
+/// How many lists and objects are around the innermost value.
+fn depth(value: &Value) -> usize {
+    match value {
+        Value::Array(values) => 1 + values.iter().map(depth).max().unwrap_or(0),
+        Value::Object(fields) => 1 + fields.values().map(depth).max().unwrap_or(0),
+        _ => 0,
+    }
 }
 
 fn unit<E: de::Error>(reward: f64) -> Result<f64, E> {
@@ -153,6 +180,20 @@ mod tests {
 
     fn parse(body: &str) -> Result<Feedback, String> {
         Feedback::parse(body.as_bytes(), InputType::Ints).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_label_that_could_not_be_passed_on_is_refused() {
+        let parse = |label: String| {
+            let body = format!(r#"{{"query_id": 1, "label": {label}}}"#);
+            Feedback::parse(body.as_bytes(), InputType::Doubles).map_err(|error| error.to_string())
+        };
+        let nested = |levels| format!("{}1{}", "[".repeat(levels), "]".repeat(levels));
+        assert!(parse(nested(DEEPEST_LABEL)).is_ok());
+        assert!(parse(nested(DEEPEST_LABEL + 1)).unwrap_err().contains("label: it is nested too deep"));
+        let text = |bytes| format!("\"{}\"", "x".repeat(bytes - 2));
+        assert!(parse(text(LONGEST_LABEL)).is_ok());
+        assert!(parse(text(LONGEST_LABEL + 1)).unwrap_err().contains("label: 16385 bytes are too many"));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What was decided for recent queries, by query id: what feedback is joined to, and what can be explained.
 //!
-//! Requests record on their own threads, feedback reads on its own. Invariant: bounded in number and in age; where there is no
-//! more room, the oldest are forgotten first.
+//! Requests record on their own threads, feedback reads on its own. Invariant: bounded in number, in bytes and in age; where
+//! there is no more room, the oldest are forgotten first.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::AtomicBool;
@@ -11,11 +11,15 @@ use std::time::{Duration, Instant};
 use clipper_rpc::names::AppName;
 use clipper_rpc::output::Output;
 use serde_json::Value;
+use smallvec::SmallVec;
 
 use super::explanation::{self, Course};
 
 /// How long a decision is kept at most.
 const MAX_AGE: Duration = Duration::from_secs(600);
+
+/// The most bytes of outputs and contexts that are kept with them.
+const MOST_BYTES: usize = 256 << 20;
 
 /// So many locks share the decisions, where there is room for as many.
 const SHARDS: usize = 16;
@@ -51,6 +55,16 @@ struct Recent {
     known: HashMap<u64, (Instant, Arc<Decided>)>,
     /// The same by age, the oldest first.
     order: VecDeque<(Instant, u64)>,
+    /// What they hold.
+    bytes: usize,
+}
+
+impl Decided {
+    /// What it holds besides itself, in bytes.
+    fn size(&self) -> usize {
+        let outputs = self.outputs.iter().flatten().chain([&self.output]).map(Output::size).sum::<usize>();
+        outputs + size_of_val(self.decision.context.as_deref().unwrap_or_default())
+    }
 }
 
 impl Decisions {
@@ -89,21 +103,28 @@ impl Decisions {
         if self.capacity == 0 {
             return;
         }
-        let query_id = decided.decision.query_id;
+        let (query_id, size) = (decided.decision.query_id, decided.size());
+        let most_bytes = MOST_BYTES / self.shards.len();
         // Dropped after the lock: that is most of the work. For each that comes two may go, so that what is too old soon has.
-        let mut forgotten = [None, None];
+        let mut forgotten: SmallVec<[Arc<Decided>; 2]> = SmallVec::new();
         let mut shard = lock(self.shard(query_id));
-        for place in &mut forgotten {
-            let oldest = shard.order.front();
-            let goes = oldest.is_some_and(|&(since, _)| {
-                shard.order.len() >= self.capacity || now.saturating_duration_since(since) > MAX_AGE
-            });
-            if goes && let Some((_, oldest)) = shard.order.pop_front() {
-                *place = shard.known.remove(&oldest);
+        while let Some(&(since, oldest)) = shard.order.front() {
+            let full = shard.order.len() >= self.capacity || shard.bytes + size > most_bytes;
+            let old = now.saturating_duration_since(since) > MAX_AGE && forgotten.len() < 2;
+            if !full && !old {
+                break;
+            }
+            shard.order.pop_front();
+            if let Some((_, decided)) = shard.known.remove(&oldest) {
+                shard.bytes -= decided.size();
+                forgotten.push(decided);
             }
         }
+        shard.bytes += size;
         shard.order.push_back((now, query_id));
-        shard.known.insert(query_id, (now, decided));
+        if let Some((_, same)) = shard.known.insert(query_id, (now, decided)) {
+            shard.bytes -= same.size();
+        }
         drop(shard);
     }
 
@@ -169,6 +190,18 @@ pub(crate) mod tests {
         assert!(decisions.get(1000).is_none(), "nobody asked");
         let kept: Vec<_> = (0..1000).filter(|&id| decisions.get(id).is_some()).collect();
         assert!(kept[0] > 700, "the oldest go first: {}", kept[0]);
+    }
+
+    #[test]
+    fn large_outputs_push_out_the_oldest_as_many_small_ones_do() {
+        let decisions = Decisions::new(16 * 1000);
+        let large = Output::text("x".repeat(MOST_BYTES / 160));
+        for id in 0..1000 {
+            let outputs = vec![Some(large.clone()), None, None];
+            decisions.record(Arc::new(Decided { outputs, ..decided(id) }));
+        }
+        assert!((100..=160).contains(&decisions.len()), "{}", decisions.len());
+        assert!(decisions.get(999).is_some() && decisions.get(0).is_none());
     }
 
     #[test]

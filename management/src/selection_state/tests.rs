@@ -119,13 +119,17 @@ fn a_frontend_hears_what_another_learned_and_nothing_of_its_own() {
 fn what_is_loaded_has_the_changes_of_the_request_and_is_not_heard_as_changes_too() {
     let mut fixture = Fixture::new();
     let known = Some(fixture.exchange(&request(1, 1)).position);
-    fixture.exchange(&ExchangeRequest { changes: vec![change(key(None), 1.0, &[8.0])], ..request(2, 1) });
+    fixture.exchange(&ExchangeRequest {
+        changes: vec![change(key(None), 1.0, &[8.0, 0.0, 8.0])],
+        ..request(2, 1)
+    });
     let load = vec![key(None), key(Some("nobody")), key(None)];
-    let changes = vec![change(key(None), 0.5, &[1.0])];
+    let changes = vec![change(key(None), 0.5, &[1.0, 0.0, 1.0])];
     let response = fixture.exchange(&ExchangeRequest { known, changes, load, ..request(1, 2) });
     assert_eq!(response.changes, []);
     let nothing = (key(Some("nobody")), Statistics::default());
-    assert_eq!(response.loaded, [(key(None), statistics(&[5.0])), nothing]);
+    // Counts are summed whatever a policy forgets.
+    assert_eq!(response.loaded, [(key(None), statistics(&[9.0, 0.0, 5.0])), nothing]);
 }
 
 #[test]
@@ -256,7 +260,7 @@ enum Event {
 fn event() -> impl Strategy<Value = Event> {
     let scale = prop_oneof![Just(1.0), Just(0.9)];
     let user = prop::option::of("[ab]");
-    let learn = (0..2usize, user, scale, prop::collection::vec(-9.0..9.0, 0..3))
+    let learn = (0..2usize, user, scale, prop::collection::vec(-9.0..9.0, 0..5))
         .prop_map(|(frontend, user, scale, add)| Event::Learn { frontend, user, scale, add });
     let exchange = (0..2usize, prop::bool::weighted(0.8), prop::bool::weighted(0.7))
         .prop_map(|(frontend, arrives, is_answered)| Event::Exchange { frontend, arrives, is_answered });
