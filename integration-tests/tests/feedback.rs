@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "all of this is a test")]
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use clipper_integration_tests::container::Serves;
@@ -25,9 +26,11 @@ async fn serve(cluster: &Cluster, selection: Value) -> [Container; 2] {
     body.as_object_mut().unwrap().extend(selection.as_object().unwrap().clone());
     cluster.must("add_app", body).await;
     for frontend in 0..cluster.frontends.len().max(1) {
-        eventually("a model answers", async || {
+        let mut answered = BTreeSet::new();
+        eventually("both models have answered", async || {
             let answer = cluster.predict_at(frontend, "app", json!({"input": [1]})).await;
-            answer["default"] == false
+            answered.extend(answer["models"].as_array().unwrap().iter().map(Value::to_string));
+            answered.len() == 2
         })
         .await;
     }
