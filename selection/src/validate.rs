@@ -15,7 +15,7 @@ pub fn validate(selection: &Selection) -> Result<(), String> {
     }
     match selection.loss {
         Loss::ZeroOne => {}
-        Loss::Absolute { scale } | Loss::Squared { scale } => Parameter("scale", scale).above_0()?,
+        Loss::Absolute { scale } | Loss::Squared { scale } => Parameter("loss: scale", scale).above_0()?,
     }
     match selection.policy {
         Policy::DefaultOutput | Policy::Exp3Ix {} => {}
