@@ -4,8 +4,9 @@
 //! - [`names`]: validated names of applications, models and versions.
 //! - [`input`] and [`output`]: what models are asked, and what they answer.
 //! - [`message`] and [`codec`]: the container protocol (`docs/protocol.md`) as types, and as frames.
-//! - [`router`]: the frontend's end, one thread around a ROUTER socket.
+//! - [`router`]: the frontend's end, one task around a ROUTER socket.
 //! - [`session`]: the container's end, a DEALER socket that registers, reconnects and keeps alive.
+//! - `endpoint`: where a frontend is reached, from afar and on its own host.
 //! - `multipart`: a message's frames off a socket.
 //! - [`excerpt`]: what may be repeated of what others said.
 //! - [`catalog`]: what management stores and every frontend follows.
@@ -13,6 +14,7 @@
 
 pub mod catalog;
 pub mod codec;
+mod endpoint;
 pub mod excerpt;
 pub mod input;
 pub mod message;

@@ -20,6 +20,7 @@ use tracing::{debug, warn};
 use zmq::{DONTWAIT, SNDMORE, SocketEvent};
 
 use crate::codec::{CodecError, Frames};
+use crate::endpoint;
 use crate::message::{FromContainer, ToContainer};
 use crate::multipart;
 
@@ -102,7 +103,7 @@ enum Command {
 }
 
 impl BoundRouter {
-    /// Binds a TCP address; port 0 takes a free one.
+    /// Binds a TCP address, and the Unix sockets of the same name; port 0 takes a free one.
     ///
     /// # Errors
     /// If the address is in use or not of this host.
@@ -128,15 +129,18 @@ impl BoundRouter {
             SocketAddr::V4(v4) => v4.ip().to_string(),
             SocketAddr::V6(v6) => format!("[{}]", v6.ip()),
         };
-        socket.bind(&format!("tcp://{host}:{port}"))?;
-        let endpoint = socket.get_last_endpoint()?.unwrap_or_default();
-        let bound = endpoint.strip_prefix("tcp://").and_then(|bound| bound.parse().ok());
+        socket.bind(&endpoint::tcp(format_args!("{host}:{port}")))?;
+        let bound = socket.get_last_endpoint()?.unwrap_or_default();
+        let address = bound.strip_prefix("tcp://").and_then(|bound| bound.parse().ok()).unwrap_or(address);
+        for endpoint in endpoint::local(address) {
+            socket.bind(&endpoint)?;
+        }
         let (sender, commands) = mpsc::unbounded_channel();
         Ok(Self {
             socket,
             monitor,
             _context: context,
-            address: bound.unwrap_or(address),
+            address,
             handle: RouterHandle { commands: sender },
             commands,
         })
@@ -197,6 +201,8 @@ impl<R: Reception> Worker<R> {
     async fn run(&mut self, commands: &mut mpsc::UnboundedReceiver<Command>) -> std::io::Result<()> {
         let socket_events = readable(&self.socket)?;
         let monitor_events = readable(&self.monitor)?;
+        // A socket that was never found empty says nothing of its first message.
+        self.plan_probes();
         loop {
             while let Ok(command) = commands.try_recv() {
                 match command {
@@ -204,9 +210,7 @@ impl<R: Reception> Worker<R> {
                     Command::ShutDown => return Ok(()),
                 }
             }
-            let drained = self.receive();
-            self.watch();
-            if !drained {
+            if !self.receive() {
                 // Those who hear have their turn, too.
                 tokio::task::yield_now().await;
                 continue;
@@ -214,13 +218,16 @@ impl<R: Reception> Worker<R> {
             let probe = self.probes.front().copied();
             tokio::select! {
                 biased;
+                ready = monitor_events.readable() => {
+                    ready?.clear_ready();
+                    self.plan_probes();
+                }
+                () = probe_due(probe) => self.probe(),
                 command = commands.recv() => match command {
                     Some(Command::Send { peer, frames }) => self.send(peer, frames),
                     Some(Command::ShutDown) | None => return Ok(()),
                 },
                 ready = socket_events.readable() => ready?.clear_ready(),
-                ready = monitor_events.readable() => ready?.clear_ready(),
-                () = probe_due(probe) => {}
             }
         }
     }
@@ -252,23 +259,25 @@ impl<R: Reception> Worker<R> {
         self.reception.lost(peer, loss);
     }
 
-    /// Looks for peers that have gone, if a connection broke lately.
-    fn watch(&mut self) {
+    /// Notes when to look for peers that have gone, if a connection broke.
+    fn plan_probes(&mut self) {
         let mut broken = false;
         while self.monitor.recv_msg(DONTWAIT).is_ok() {
             broken = true;
         }
-        let now = Instant::now();
         if broken {
+            let now = Instant::now();
             self.probes = PROBE_DELAYS.iter().map(|&delay| now + delay).collect();
         }
-        if self.probes.front().is_some_and(|&at| at <= now) {
-            self.probes.pop_front();
-            debug!(peers = self.peers.len(), "a connection broke, looking whose");
-            let heartbeat = ToContainer::Heartbeat { frontends: None }.encode();
-            for peer in self.peers.clone() {
-                self.send(peer, heartbeat.clone());
-            }
+    }
+
+    /// Looks for peers that have gone.
+    fn probe(&mut self) {
+        self.probes.pop_front();
+        debug!(peers = self.peers.len(), "a connection broke, looking whose");
+        let heartbeat = ToContainer::Heartbeat { frontends: None }.encode();
+        for peer in self.peers.clone() {
+            self.send(peer, heartbeat.clone());
         }
     }
 }

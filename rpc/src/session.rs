@@ -10,6 +10,7 @@ use tracing::{debug, info, warn};
 use zmq::{DONTWAIT, SNDMORE};
 
 use crate::codec::Frames;
+use crate::endpoint;
 use crate::message::{Feedback, FromContainer, Predict, Register, Registered, ToContainer};
 use crate::multipart;
 
@@ -250,7 +251,7 @@ impl Session {
         let socket = self.context.socket(zmq::DEALER)?;
         socket.set_linger(LINGER_MILLIS)?;
         socket.set_ipv6(true)?;
-        socket.connect(&format!("tcp://{}", self.address))?;
+        socket.connect(&endpoint::nearest(&self.address))?;
         Ok(socket)
     }
 

@@ -30,16 +30,20 @@ class Received(NamedTuple):
 
 
 class FakeFrontend:
-    """Binds a random port, or a given one to stand in for a frontend that was there before."""
+    """Binds a random port, or a given one to stand in for a frontend that was there before.
 
-    def __init__(self, port: int | None = None) -> None:
+    With `unix` it binds, instead of the port, the Unix socket that goes with it: a frontend that listens on
+    both is two of these, which tells a test by which of them a container came.
+    """
+
+    def __init__(self, port: int | None = None, *, unix: bool = False) -> None:
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self.port = port or self._socket.bind_to_random_port("tcp://127.0.0.1")
         if port is not None:
-            self._bind_again(port)
+            self._bind_again(f"ipc://@clipper/{self.address}" if unix else f"tcp://{self.address}")
 
     def __enter__(self) -> FakeFrontend:
         return self
@@ -122,13 +126,13 @@ class FakeFrontend:
         assert len(outputs) == answer.header["count"] == len(inputs)
         return outputs
 
-    def _bind_again(self, port: int) -> None:
+    def _bind_again(self, endpoint: str) -> None:
         deadline = time.monotonic() + DEADLINE_SECONDS
         while True:
             try:
-                self._socket.bind(f"tcp://127.0.0.1:{port}")
+                self._socket.bind(endpoint)
             except zmq.ZMQError:
-                assert time.monotonic() < deadline, f"port {port} is still taken"
+                assert time.monotonic() < deadline, f"{endpoint} is still taken"
             else:
                 return
 

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 
 import msgpack
 import pytest
 
 from fake_frontend import FakeFrontend, unpack_outputs
 from process import wait_until
+
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has abstract Unix sockets")
 
 
 def test_registers_with_what_it_was_told(frontend, start):
@@ -221,6 +224,32 @@ def test_waits_for_a_frontend_that_is_not_there_yet(start):
     start("noop", f"127.0.0.1:{port}")
     with FakeFrontend(port) as frontend:
         assert len(frontend.outputs(frontend.accept(), "doubles", [[1]])) == 1
+
+
+@on_linux
+def test_a_frontend_that_offers_a_unix_socket_is_reached_over_it(frontend, start):
+    with FakeFrontend(frontend.port, unix=True) as unix_side:
+        start("noop", frontend)
+        peer = unix_side.accept(frontends=[frontend.address])
+        assert len(unix_side.outputs(peer, "doubles", [[1]])) == 1
+        assert unix_side.receive().type == "heartbeat", "the container knows it by its address"
+        assert frontend.hears_nothing_for(0)
+
+
+def test_a_frontend_that_listens_by_tcp_only_is_reached(frontend, start):
+    start("noop", frontend)
+    assert len(frontend.outputs(frontend.accept(), "doubles", [[1]])) == 1
+
+
+@on_linux
+def test_a_fresh_session_chooses_between_unix_socket_and_tcp_anew(frontend, start):
+    container = start("noop", frontend)
+    peer = frontend.accept()
+    with FakeFrontend(frontend.port, unix=True) as unix_side:
+        frontend.send(peer, "drain")
+        unix_side.accept(timeout_millis=100)
+    assert len(frontend.outputs(frontend.accept(), "doubles", [[1]])) == 1
+    assert f"lost the frontend {frontend.address}: " in container.log
 
 
 def test_comes_back_when_it_is_rejected_for_now(frontend, start):

@@ -4,7 +4,7 @@
 
 * `container`: the sockets and the one thread; `session`, `membership` and `stop_signal` decide what it does.
 * `adapter`: the call of the model; `outputs`: what it may return.
-* `codec`: the wire form of `messages`; `multipart`: its way through a socket.
+* `codec`: the wire form of `messages`; `multipart`: its way through a socket; `endpoint`: where that leads.
 * `config`: the settings; `kinds`: ready models.
 * `closure`: functions on disk; `preflight`: the check of a function before it is deployed.
 

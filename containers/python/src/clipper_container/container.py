@@ -18,6 +18,7 @@ import zmq
 from . import codec, multipart
 from .adapter import Adapter, Model
 from .config import Address, Config
+from .endpoint import endpoint_of
 from .errors import CodecError, RejectedError
 from .membership import Membership
 from .messages import (
@@ -192,7 +193,7 @@ class Container:
         self._listening[socket] = session
         self._poller.register(socket, zmq.POLLIN)
         try:
-            socket.connect(f"tcp://{session.address}")
+            socket.connect(endpoint_of(session.address))
         except zmq.ZMQError as error:
             self._carry_out(session.fail(self._clock(), str(error)), session)
         else:
