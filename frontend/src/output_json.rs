@@ -1,12 +1,10 @@
 //! Outputs as JSON: in answers, in explanations and in what is logged of decisions.
 
-use std::borrow::Cow;
-
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use clipper_rpc::input::InputType;
+use clipper_rpc::number::Number;
 use clipper_rpc::output::Output;
-use serde::ser::{Serialize, SerializeSeq, Serializer};
+use serde::ser::{Serialize, Serializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -28,42 +26,8 @@ impl Serialize for OutputJson {
                 Err(_) => serializer.serialize_str(text),
             },
             Output::Bytes(bytes) => serializer.serialize_str(&BASE64_STANDARD.encode(bytes)),
-            Output::Number(dtype, data) => Element { dtype: *dtype, data }.serialize(serializer),
-            Output::Numbers(dtype, data) => {
-                let elements = data.chunks_exact(dtype.element_size());
-                let mut sequence = serializer.serialize_seq(Some(elements.len()))?;
-                for data in elements {
-                    sequence.serialize_element(&Element { dtype: *dtype, data })?;
-                }
-                sequence.end()
-            }
-        }
-    }
-}
-
-/// One little-endian number. JSON has no NaN and no infinities: they become null.
-struct Element<'a> {
-    dtype: InputType,
-    data: &'a [u8],
-}
-
-impl Serialize for Element<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        const WIDTH: &str = "elements are cut to their type's size";
-        match self.dtype {
-            InputType::Ints => {
-                serializer.serialize_i32(i32::from_le_bytes(self.data.try_into().expect(WIDTH)))
-            }
-            InputType::Floats => {
-                serializer.serialize_f32(f32::from_le_bytes(self.data.try_into().expect(WIDTH)))
-            }
-            InputType::Doubles => {
-                serializer.serialize_f64(f64::from_le_bytes(self.data.try_into().expect(WIDTH)))
-            }
-            InputType::Bytes | InputType::Strings => {
-                let text: Cow<'_, str> = String::from_utf8_lossy(self.data);
-                serializer.serialize_str(&text)
-            }
+            Output::Number(number) => number.serialize(serializer),
+            Output::Numbers(dtype, data) => serializer.collect_seq(Number::all(*dtype, data)),
         }
     }
 }
@@ -71,6 +35,7 @@ impl Serialize for Element<'_> {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use clipper_rpc::input::InputType;
 
     use super::*;
 
@@ -92,7 +57,7 @@ mod tests {
     #[test]
     fn numbers_become_json_numbers_and_what_is_none_becomes_null() {
         let doubles = |values: &[f64]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Bytes>();
-        assert_eq!(json(Output::Number(InputType::Doubles, doubles(&[0.1]))), "0.1");
+        assert_eq!(json(Output::Number(Number::Double(0.1))), "0.1");
         assert_eq!(json(Output::Numbers(InputType::Doubles, doubles(&[1.0, f64::NAN]))), "[1.0,null]");
         assert_eq!(json(Output::Numbers(InputType::Ints, Bytes::new())), "[]");
     }

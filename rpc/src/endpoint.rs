@@ -74,8 +74,8 @@ mod tests {
     use super::*;
 
     fn listen(name: &str) -> UnixListener {
-        let name = UnixAddress::from_abstract_name(name).unwrap();
-        UnixListener::bind_addr(&name).unwrap()
+        let name = UnixAddress::from_abstract_name(name).expect("it is short");
+        UnixListener::bind_addr(&name).expect("nobody else has it")
     }
 
     #[test]
@@ -94,7 +94,7 @@ mod tests {
 
     #[test]
     fn a_frontend_listens_under_every_loopback_address_that_it_has() {
-        let of = |address: &str| local(address.parse().unwrap());
+        let of = |address: &str| local(address.parse().expect("it is an address"));
         assert_eq!(of("127.0.0.2:7"), ["ipc://@clipper/127.0.0.2:7"]);
         assert_eq!(of("0.0.0.0:7"), ["ipc://@clipper/127.0.0.1:7"]);
         assert_eq!(of("[::]:7"), ["ipc://@clipper/[::1]:7", "ipc://@clipper/127.0.0.1:7"]);

@@ -5,11 +5,13 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::excerpt::excerpt;
+use crate::number::Number;
 
 /// The type of an application's, and of its models', inputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -107,7 +109,7 @@ impl<'de> Deserialize<'de> for InputType {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Input {
     input_type: InputType,
-    data: Bytes,
+    data: Arc<[u8]>,
 }
 
 impl Input {
@@ -127,12 +129,12 @@ impl Input {
     }
 
     /// One text.
-    pub fn string(text: impl Into<String>) -> Self {
-        Self { input_type: InputType::Strings, data: text.into().into() }
+    pub fn string(text: &str) -> Self {
+        Self { input_type: InputType::Strings, data: text.as_bytes().into() }
     }
 
     /// Opaque bytes.
-    pub fn bytes(data: impl Into<Bytes>) -> Self {
+    pub fn bytes(data: impl Into<Arc<[u8]>>) -> Self {
         Self { input_type: InputType::Bytes, data: data.into() }
     }
 
@@ -140,9 +142,9 @@ impl Input {
     ///
     /// # Panics
     /// If `input_type` is not numeric or `data` is not a whole number of its elements.
-    pub fn from_little_endian(input_type: InputType, data: Bytes) -> Self {
+    pub fn from_little_endian(input_type: InputType, data: &[u8]) -> Self {
         assert!(input_type.is_numeric() && data.len().is_multiple_of(input_type.element_size()));
-        Self { input_type, data }
+        Self { input_type, data: data.into() }
     }
 
     /// The type.
@@ -151,7 +153,7 @@ impl Input {
     }
 
     /// The encoded data: little-endian numbers, UTF-8 text, or the bytes themselves.
-    pub fn data(&self) -> &Bytes {
+    pub fn data(&self) -> &[u8] {
         &self.data
     }
 
@@ -260,24 +262,9 @@ impl InputBatch {
     /// The inputs as vectors of doubles, converted from whichever numeric type; `None` for texts and bytes.
     pub fn numbers(&self) -> Option<impl Iterator<Item = Vec<f64>>> {
         let input_type = self.input_type;
-        input_type.is_numeric().then(|| {
-            self.iter().map(move |input| {
-                input
-                    .chunks_exact(input_type.element_size())
-                    .map(|element| number(input_type, element))
-                    .collect()
-            })
-        })
-    }
-}
-
-fn number(input_type: InputType, element: &[u8]) -> f64 {
-    const WIDTH: &str = "elements are cut to their type's size";
-    match input_type {
-        InputType::Ints => f64::from(i32::from_le_bytes(element.try_into().expect(WIDTH))),
-        InputType::Floats => f64::from(f32::from_le_bytes(element.try_into().expect(WIDTH))),
-        InputType::Doubles => f64::from_le_bytes(element.try_into().expect(WIDTH)),
-        InputType::Bytes | InputType::Strings => unreachable!("only numeric inputs have numbers"),
+        input_type
+            .is_numeric()
+            .then(|| self.iter().map(move |input| Number::all(input_type, input).map(f64::from).collect()))
     }
 }
 

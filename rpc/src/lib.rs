@@ -2,7 +2,7 @@
 //!
 //! # Layout
 //! - [`names`]: validated names of applications, models and versions.
-//! - [`input`] and [`output`]: what models are asked, and what they answer.
+//! - [`input`] and [`output`]: what models are asked, and what they answer; [`number`]: an element of either.
 //! - [`message`] and [`codec`]: the container protocol (`docs/protocol.md`) as types, and as frames.
 //! - [`router`]: the frontend's end, one task around a ROUTER socket.
 //! - [`session`]: the container's end, a DEALER socket that registers, reconnects and keeps alive.
@@ -20,6 +20,7 @@ pub mod input;
 pub mod message;
 mod multipart;
 pub mod names;
+pub mod number;
 pub mod output;
 pub mod router;
 pub mod selection;

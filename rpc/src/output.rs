@@ -8,16 +8,17 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::input::InputType;
+use crate::number::Number;
 
 /// One model's output for one input. Cheap to clone.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Output {
     /// Text: a JSON document, or any other.
     Text(Arc<str>),
     /// Opaque bytes.
     Bytes(Bytes),
-    /// One number, as one little-endian element of the type.
-    Number(InputType, Bytes),
+    /// One number.
+    Number(Number),
     /// A vector of numbers, as little-endian elements of the type.
     Numbers(InputType, Bytes),
 }
@@ -32,16 +33,17 @@ impl Output {
     pub fn size(&self) -> usize {
         match self {
             Self::Text(text) => text.len(),
-            Self::Bytes(data) | Self::Number(_, data) | Self::Numbers(_, data) => data.len(),
+            Self::Bytes(data) | Self::Numbers(_, data) => data.len(),
+            Self::Number(number) => size_of_val(number),
         }
     }
 
-    /// The same in memory of its own: numbers that came in a batch hold on to the whole batch.
+    /// The same in memory of its own: vectors that came in a batch hold on to the whole batch.
     pub fn detached(&self) -> Self {
         match self {
             Self::Text(text) => Self::Text(Arc::clone(text)),
             Self::Bytes(data) => Self::Bytes(data.clone()),
-            Self::Number(dtype, data) => Self::Number(*dtype, Bytes::copy_from_slice(data)),
+            Self::Number(number) => Self::Number(*number),
             Self::Numbers(dtype, data) => Self::Numbers(*dtype, Bytes::copy_from_slice(data)),
         }
     }
@@ -121,10 +123,7 @@ impl OutputBatch {
                 })
                 .collect(),
             Self::Scalars { dtype, data } => {
-                let size = dtype.element_size();
-                (0..data.len() / size)
-                    .map(|i| Some(Output::Number(dtype, data.slice(i * size..(i + 1) * size))))
-                    .collect()
+                Number::all(dtype, &data).map(|number| Some(Output::Number(number))).collect()
             }
             Self::Vectors { dtype, lengths, mut data } => lengths
                 .into_iter()

@@ -3,7 +3,7 @@
 //! Called for every query of an application that asks several models, when an answer may be given. Invariant: what is
 //! missing never counts for anything: it lowers the confidence, and nothing else.
 
-use clipper_rpc::input::InputType;
+use clipper_rpc::number::Number;
 use clipper_rpc::output::Output;
 use clipper_rpc::selection::OutputKind;
 use serde_json::Value;
@@ -155,7 +155,7 @@ impl<'a> Ballot<'a> {
             1.0
         };
         Some(Combined {
-            output: Output::Number(InputType::Doubles, mean.to_le_bytes().to_vec().into()),
+            output: Output::Number(Number::Double(mean)),
             confidence: ((1.0 - spread) * voted).clamp(0.0, 1.0),
         })
     }
@@ -174,12 +174,11 @@ mod tests {
     }
 
     fn ints(values: &[i32]) -> Vec<Output> {
-        let int = |value: &i32| Output::Number(InputType::Ints, value.to_le_bytes().to_vec().into());
-        values.iter().map(int).collect()
+        values.iter().map(|&value| Output::Number(Number::Int(value))).collect()
     }
 
     fn double(value: f64) -> Output {
-        Output::Number(InputType::Doubles, value.to_le_bytes().to_vec().into())
+        Output::Number(Number::Double(value))
     }
 
     #[test]

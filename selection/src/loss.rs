@@ -39,13 +39,13 @@ fn distance(output: &Output, label: &Value) -> Result<f64, String> {
 
 #[cfg(test)]
 mod tests {
-    use clipper_rpc::input::InputType;
+    use clipper_rpc::number::Number;
     use serde_json::json;
 
     use super::*;
 
     fn double(value: f64) -> Output {
-        Output::Number(InputType::Doubles, value.to_le_bytes().to_vec().into())
+        Output::Number(Number::Double(value))
     }
 
     #[test]

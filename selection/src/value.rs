@@ -5,9 +5,9 @@
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use clipper_rpc::input::InputType;
+use clipper_rpc::number::Number;
 use clipper_rpc::output::Output;
-use serde_json::{Number, Value};
+use serde_json::Value;
 
 /// An output as the JSON value that it is, or that stands for it: text that is no JSON becomes a string, bytes become
 /// base64, a number that JSON does not have becomes null.
@@ -15,10 +15,8 @@ pub fn output_json(output: &Output) -> Value {
     match output {
         Output::Text(text) => serde_json::from_str(text).unwrap_or_else(|_| Value::from(&**text)),
         Output::Bytes(bytes) => Value::from(BASE64_STANDARD.encode(bytes)),
-        Output::Number(dtype, data) => element_json(*dtype, data),
-        Output::Numbers(dtype, data) => {
-            data.chunks_exact(dtype.element_size()).map(|element| element_json(*dtype, element)).collect()
-        }
+        Output::Number(number) => number_json(*number),
+        Output::Numbers(dtype, data) => Number::all(*dtype, data).map(number_json).collect(),
     }
 }
 
@@ -43,29 +41,23 @@ pub(crate) fn same(one: &Value, other: &Value) -> bool {
 }
 
 /// Integers are compared as such, since not every one of them is a double.
-fn same_number(one: &Number, other: &Number) -> bool {
+fn same_number(one: &serde_json::Number, other: &serde_json::Number) -> bool {
     one == other || ((one.is_f64() || other.is_f64()) && one.as_f64() == other.as_f64())
 }
 
-/// One little-endian number as JSON. A 32-bit float is the double of its shortest decimal form, which is what the
-/// client was shown.
-fn element_json(dtype: InputType, data: &[u8]) -> Value {
-    match dtype {
-        InputType::Ints => data.try_into().map_or(Value::Null, |data| Value::from(i32::from_le_bytes(data))),
-        InputType::Floats => data.try_into().map_or(Value::Null, |data| {
-            let number = f32::from_le_bytes(data);
-            number.to_string().parse::<f64>().map_or(Value::Null, Value::from)
-        }),
-        InputType::Doubles => {
-            data.try_into().map_or(Value::Null, |data| Value::from(f64::from_le_bytes(data)))
-        }
-        InputType::Bytes | InputType::Strings => Value::from(String::from_utf8_lossy(data)),
+/// A 32-bit float is the double of its shortest decimal form, which is what the client was shown.
+fn number_json(number: Number) -> Value {
+    match number {
+        Number::Int(number) => Value::from(number),
+        Number::Float(number) => number.to_string().parse::<f64>().map_or(Value::Null, Value::from),
+        Number::Double(number) => Value::from(number),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use clipper_rpc::input::InputType;
     use serde_json::json;
 
     use super::*;
@@ -77,8 +69,7 @@ mod tests {
         assert_eq!(output_json(&Output::text("\"cat\"")), json!("cat"));
         assert_eq!(output_json(&Output::text("NaN")), json!("NaN"));
         assert_eq!(output_json(&Output::Bytes(Bytes::from_static(&[0, 255]))), json!("AP8="));
-        let float = Bytes::copy_from_slice(&0.1f32.to_le_bytes());
-        assert_eq!(output_json(&Output::Number(InputType::Floats, float)), json!(0.1));
+        assert_eq!(output_json(&Output::Number(Number::Float(0.1))), json!(0.1));
         let doubles: Bytes = [1.0, f64::NAN].iter().flat_map(|v: &f64| v.to_le_bytes()).collect();
         assert_eq!(output_json(&Output::Numbers(InputType::Doubles, doubles)), json!([1.0, null]));
     }

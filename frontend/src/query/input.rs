@@ -7,7 +7,6 @@ use std::fmt;
 use base64::Engine;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use bytes::Bytes;
 use clipper_rpc::input::{Input, InputType};
 use serde::de::{self, DeserializeSeed, Deserializer, SeqAccess, Visitor};
 
@@ -17,6 +16,9 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
+
+/// Numbers of so many bytes are gathered without a further allocation.
+const USUAL_BYTES: usize = 256;
 
 /// Reads a list of inputs of the given type.
 pub(super) struct BatchSeed {
@@ -91,13 +93,6 @@ impl<'de> Visitor<'de> for InputSeed {
         }
     }
 
-    fn visit_string<E: de::Error>(self, text: String) -> Result<Input, E> {
-        match self.input_type {
-            InputType::Strings => Ok(Input::string(text)),
-            _ => self.visit_str(&text),
-        }
-    }
-
     fn visit_seq<A: SeqAccess<'de>>(self, sequence: A) -> Result<Input, A::Error> {
         let data = match self.input_type {
             InputType::Ints => elements::<IntSeed, 4, A>(sequence)?,
@@ -107,8 +102,7 @@ impl<'de> Visitor<'de> for InputSeed {
                 return Err(de::Error::invalid_type(de::Unexpected::Seq, &self));
             }
         };
-        // A list that has grown has room for up to as much again, which the queue and the cache would hold uncounted.
-        Ok(Input::from_little_endian(self.input_type, Bytes::copy_from_slice(&data)))
+        Ok(Input::from_little_endian(self.input_type, &data))
     }
 }
 
@@ -118,7 +112,7 @@ where
     S: DeserializeSeed<'de, Value = [u8; WIDTH]> + Default,
     A: SeqAccess<'de>,
 {
-    let mut data = Vec::new();
+    let mut data = Vec::with_capacity(USUAL_BYTES);
     loop {
         match sequence.next_element_seed(S::default()) {
             Ok(Some(element)) => data.extend_from_slice(&element),

@@ -351,15 +351,6 @@ mod tests {
         assert!(error.contains("expected a number at line 1"), "{error}");
     }
 
-    #[test]
-    fn a_list_takes_no_more_memory_than_its_numbers() {
-        let body = serde_json::json!({ "input": vec![0.5; 784] }).to_string();
-        let input = one(&body, InputType::Doubles);
-        let data = input.data().clone();
-        drop(input);
-        assert_eq!(data.try_into_mut().unwrap().capacity(), 784 * 8);
-    }
-
     proptest! {
         #[test]
         fn doubles_arrive_bit_for_bit(values in proptest::collection::vec(any::<f64>().prop_filter("finite", |v| v.is_finite()), 0..20)) {
