@@ -2,12 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, web};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use clipper_rpc::catalog::OnOverload;
 use clipper_rpc::input::InputType;
 use clipper_server::hangup::hung_up;
+use futures_util::StreamExt;
 use tokio::time::{sleep, timeout};
 use utoipa::ToSchema;
 
@@ -166,22 +167,42 @@ pub(super) async fn read(
     request: &HttpRequest,
     payload: web::Payload,
 ) -> Result<Bytes, ApiError> {
-    let header = |name| request.headers().get(name).map(|value| String::from_utf8_lossy(value.as_bytes()));
+    let header = |name| request.headers().get(name).map(HeaderValue::as_bytes);
+    let shown = |found| String::from_utf8_lossy(found).into_owned();
     if let Some(found) = header(CONTENT_TYPE).filter(|found| !may_be_json(found)) {
-        return Err(ApiError::ContentType { found: found.into_owned() });
+        return Err(ApiError::ContentType { found: shown(found) });
     }
-    if let Some(found) = header(CONTENT_ENCODING).filter(|found| found != "identity") {
-        return Err(ApiError::ContentEncoding { found: found.into_owned() });
+    if let Some(found) = header(CONTENT_ENCODING).filter(|&found| found != b"identity") {
+        return Err(ApiError::ContentEncoding { found: shown(found) });
     }
     let limit = state.max_body_bytes;
-    let announced = header(CONTENT_LENGTH).and_then(|length| length.parse::<usize>().ok());
-    if announced.is_some_and(|length| length > limit) {
+    let announced = header(CONTENT_LENGTH).and_then(|length| str::from_utf8(length).ok()?.parse().ok());
+    if announced.is_some_and(|length: usize| length > limit) {
         return Err(ApiError::TooLarge { limit });
     }
-    match timeout(BODY_TIMEOUT, payload.to_bytes_limited(limit)).await {
-        Ok(Ok(body)) => body.map_err(ApiError::Unreadable),
-        Ok(Err(_)) => Err(ApiError::TooLarge { limit }),
+    match timeout(BODY_TIMEOUT, gather(payload, announced.unwrap_or(0), limit)).await {
+        Ok(body) => body,
         Err(_) => Err(ApiError::Stalled { waited: BODY_TIMEOUT }),
+    }
+}
+
+/// A body of at most `limit` bytes, about `announced` of them. One that comes in one piece, as nearly all do, is not copied.
+async fn gather(mut payload: web::Payload, announced: usize, limit: usize) -> Result<Bytes, ApiError> {
+    let mut next =
+        async || payload.next().await.transpose().map_err(|error| ApiError::Unreadable(error.into()));
+    let fits = |length| if length <= limit { Ok(()) } else { Err(ApiError::TooLarge { limit }) };
+    let first = next().await?.unwrap_or_default();
+    fits(first.len())?;
+    let Some(mut piece) = next().await? else { return Ok(first) };
+    let mut body = BytesMut::with_capacity(announced.max(first.len()));
+    body.extend_from_slice(&first);
+    loop {
+        fits(body.len() + piece.len())?;
+        body.extend_from_slice(&piece);
+        match next().await? {
+            Some(next) => piece = next,
+            None => return Ok(body.freeze()),
+        }
     }
 }
 
@@ -195,9 +216,11 @@ async fn parse(body: Bytes, input_type: InputType) -> Result<Query, ApiError> {
 }
 
 /// Whether a body of this content type may be meant as JSON: `curl -d` calls it a form, and many clients plain text.
-fn may_be_json(content_type: &str) -> bool {
-    let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    essence.ends_with("json")
-        || ["", "text/plain", "application/x-www-form-urlencoded", "application/octet-stream"]
-            .contains(&essence.as_str())
+fn may_be_json(content_type: &[u8]) -> bool {
+    let essence = content_type.split(|&byte| byte == b';').next().unwrap_or_default().trim_ascii();
+    let is = |name: &[u8]| essence.eq_ignore_ascii_case(name);
+    essence.last_chunk::<4>().is_some_and(|end| end.eq_ignore_ascii_case(b"json"))
+        || [&b""[..], b"text/plain", b"application/x-www-form-urlencoded", b"application/octet-stream"]
+            .into_iter()
+            .any(is)
 }
