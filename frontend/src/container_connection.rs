@@ -266,7 +266,9 @@ impl ContainerConnection {
     fn check_for_stall(&mut self, ctx: &mut Context<Self>) {
         self.stall_check = None;
         let (Some(seat), Some(first)) = (self.seat, self.in_flight.front()) else { return };
-        let Some(overdue) = self.controller.overdue(first.batch.computations.len()) else { return };
+        // Before its first answer, others had better begin at half time.
+        let overdue =
+            self.controller.overdue(first.batch.computations.len()).unwrap_or(first.batch.budget / 2);
         let spent = first.dispatched.max(self.last_answer).elapsed();
         if let Some(rest) = overdue.checked_sub(spent).filter(|rest| !rest.is_zero()) {
             self.stall_check = Some(ctx.run_later(rest, |connection, ctx| connection.check_for_stall(ctx)));

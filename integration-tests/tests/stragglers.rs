@@ -57,6 +57,22 @@ async fn what_a_stalled_replica_holds_is_answered_by_another_within_the_objectiv
 }
 
 #[tokio::test]
+async fn what_a_replica_holds_that_never_answers_from_the_beginning_is_answered_by_another() {
+    let cluster = Cluster::start().await;
+    cluster.serve("m", "doubles", Duration::from_secs(4)).await;
+    let silent = Automaton::serve(&cluster, "m").await;
+    silent.hold();
+    let other = Automaton::serve(&cluster, "m").await;
+    cluster.connected("m", 2).await;
+    let load = Load::start(&cluster, 0, "m", &json!({"input": [1]}), 4);
+    eventually("both are given some", async || [&silent, &other].iter().all(|one| !one.batches().is_empty()))
+        .await;
+    load.answered(50).await;
+    load.finish().await.assert_flawless();
+    assert_eq!(silent.batches().len(), 1, "it is given nothing more");
+}
+
+#[tokio::test]
 async fn the_queries_of_a_lone_replica_that_stalls_get_the_default_and_its_late_answer_harms_nobody() {
     let cluster = Cluster::start().await;
     cluster.serve("m", "doubles", OBJECTIVE).await;
