@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
 use std::pin::pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -21,6 +22,7 @@ use uuid::Uuid;
 
 use crate::cache::PredictionCache;
 use crate::container_connection::Terms;
+use crate::departures::Departures;
 use crate::directory::Directory;
 use crate::exchange::{Exchange, Outbox};
 use crate::follower::{Follower, FollowerConfig, StandDown};
@@ -224,10 +226,11 @@ impl Frontend {
             let state = state.clone();
             // Called once by each worker, on its own thread.
             move || {
-                let mailbox = Arc::new(Mailbox::default());
+                let (departures, mailbox) = (Rc::<Departures>::default(), Arc::<Mailbox>::default());
+                actix_rt::spawn(Rc::clone(&departures).run());
                 actix_rt::spawn(Arc::clone(&mailbox).deliver());
                 let (cache, query_ids) = (Arc::clone(&cache), Arc::clone(&state.query_ids));
-                let worker = http::Worker { predictor: Predictor { cache, mailbox, query_ids } };
+                let worker = http::Worker { predictor: Predictor { cache, departures, mailbox, query_ids } };
                 App::new().app_data(state.clone()).app_data(web::Data::new(worker)).configure(http::configure)
             }
         })

@@ -5,6 +5,7 @@
 //! - `http`: the REST interface; [`query`] parses a body straight into what will travel.
 //! - [`prediction`]: asks the right queue, and answers by the deadline whatever happens.
 //! - [`selection`]: asks several models, where the application selects among them.
+//! - [`departures`]: what one turn of an HTTP worker asks, on its way to the queues.
 //! - [`queue`] and [`computation`]: the queries that wait for a model, and what it is asked for them.
 //! - [`container_connection`]: pulls batches, and hands them to the router.
 //! - [`batching`]: how many inputs go into a batch, and when.
@@ -26,6 +27,7 @@ pub mod batching;
 pub mod cache;
 pub mod computation;
 pub mod container_connection;
+pub mod departures;
 pub mod directory;
 pub mod exchange;
 pub mod failure;

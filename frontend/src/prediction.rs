@@ -3,6 +3,7 @@
 //! Invariant: every query is answered exactly once, and at its deadline at the latest (to the millisecond of a timer): with a
 //! model's output, or with the default output and why.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,7 @@ use tokio::time::timeout_at;
 
 use crate::cache::{Claim, PredictionCache};
 use crate::computation::{Bond, Computation, Waiter};
+use crate::departures::Departures;
 use crate::failure::{Failure, Verdict};
 use crate::metrics::CacheLookup;
 use crate::query_ids::QueryIds;
@@ -128,6 +130,8 @@ impl Timing {
 pub struct Predictor {
     /// What was answered before.
     pub cache: Arc<PredictionCache>,
+    /// Where its queries leave for the queues.
+    pub departures: Rc<Departures>,
     /// Where the worker's outcomes arrive.
     pub mailbox: Arc<Mailbox>,
     /// Where its queries' ids come from.
@@ -218,9 +222,10 @@ impl Predictor {
         let answers = inputs.map(ask).collect();
         let now = Instant::now();
         if keep_together && !new.is_empty() {
-            queue.push([Entry::together(new, deadline, now)], now);
+            self.departures.add(queue, [Entry::together(new, deadline, now)], now);
         } else if !new.is_empty() {
-            queue.push(new.into_iter().map(|computation| Entry::new(computation, deadline, now)), now);
+            let entries = new.into_iter().map(|computation| Entry::new(computation, deadline, now));
+            self.departures.add(queue, entries, now);
         }
         answers
     }

@@ -242,10 +242,11 @@ fn reach(failure: &Failure) -> u8 {
 
 #[cfg(test)]
 mod tests {
-    use actix::Arbiter;
     use std::collections::BTreeMap;
+    use std::rc::Rc;
     use std::sync::Arc;
 
+    use actix::Arbiter;
     use clipper_rpc::catalog::{self, Batching, BatchingStrategy};
     use clipper_rpc::input::InputType;
     use clipper_rpc::names::ModelId;
@@ -317,6 +318,7 @@ mod tests {
                 Application::launch(configure, &facilities, &Arbiter::current()).view.load_full();
             let predictor = Predictor {
                 cache: Arc::new(PredictionCache::new(1 << 20)),
+                departures: Rc::default(),
                 mailbox: Arc::new(Mailbox::default()),
                 query_ids: Arc::default(),
             };
@@ -324,7 +326,7 @@ mod tests {
         }
 
         async fn predict_all(&self, inputs: &[&str], terms: Terms) -> Result<Vec<Prediction>, TermsError> {
-            let inputs = inputs.iter().map(|text| Input::string(*text)).collect();
+            let inputs = inputs.iter().map(|text| Input::string(text)).collect();
             self.predictor.predict(&self.application, inputs, &terms, Instant::now()).await
         }
 
@@ -334,6 +336,7 @@ mod tests {
 
         /// What a model is given now.
         fn take(&self, model: usize) -> Vec<Arc<Computation>> {
+            self.predictor.departures.depart();
             let batching = Batching { strategy: BatchingStrategy::Fixed, ..Batching::default() };
             let work = self.queues[model].take(&mut Readiness {
                 replica: 1,
@@ -543,7 +546,12 @@ mod tests {
         let prediction = fixture.while_they(|models| models.fail(1)).await;
         assert_eq!(reason(&prediction), "container_error");
         fixture.queues[1].leave(1);
-        let prediction = fixture.while_they(|models| models.predictor.mailbox.hand_out()).await;
+        let prediction = fixture
+            .while_they(|models| {
+                models.predictor.departures.depart();
+                models.predictor.mailbox.hand_out();
+            })
+            .await;
         assert_eq!(reason(&prediction), "no_connected_replicas");
     }
 
@@ -553,6 +561,7 @@ mod tests {
         for fails in [false, true] {
             let mut chosen = None;
             let (prediction, ()) = tokio::join!(fixture.predict(if fails { "y" } else { "x" }), async {
+                fixture.predictor.departures.depart();
                 let asked: Vec<_> = fixture.queues.iter().map(|queue| queue.depth().queries).collect();
                 assert_eq!(asked.iter().sum::<usize>(), 1, "{asked:?}");
                 let model = asked.iter().position(|&queries| queries == 1).unwrap();
