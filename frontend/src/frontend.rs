@@ -90,7 +90,7 @@ impl Default for Config {
             state_flush: Duration::from_millis(500),
             decision_log: None,
             max_batch_size: 4096,
-            heartbeat: Duration::from_millis(500),
+            heartbeat: Duration::from_secs(1),
             container_timeout: Duration::from_secs(5),
             drain_timeout: Duration::from_secs(30),
         }

@@ -24,7 +24,12 @@ pub fn ms(value: f64) -> String {
 
 /// A relation of two numbers.
 pub fn ratio(value: f64, to: f64) -> String {
-    format!("{:.2}", value / to)
+    times(value / to)
+}
+
+/// A relation.
+pub fn times(value: f64) -> String {
+    format!("{value:.2}")
 }
 
 /// A part of all.

@@ -13,8 +13,8 @@ const BEGIN: &str = "\
 # What Clipper costs and what it holds
 
 Written by `make bench`. Every number is the median of several short rounds of `clipper bench` ([docs/bench.md](../../docs/bench.md)), in which
-whatever is compared took turns. Server, containers and generator share the machine, so trust ratios more than numbers. The programs of the commands
-are in `target/release/`; `bare` (`benchmarks/src/bin/bare.rs`) prints where it listens, written here as port 8080.
+whatever is compared took turns; every ratio of answers is the median of the rounds' own. Server, containers and generator share the machine, so trust ratios more
+than numbers. The programs of the commands are in `target/release/`; `bare` (`benchmarks/src/bin/bare.rs`) prints where it listens, written here as port 8080.
 ";
 
 /// Where one part is.

@@ -36,6 +36,13 @@ impl Rounds {
         self.median(|report| report.throughput_per_second)
     }
 
+    /// By how many times there were more answers a second than of another: the median over the rounds, as a machine that is slow for a
+    /// while is slow for both.
+    pub fn to(&self, other: &Self) -> f64 {
+        let pairs = self.reports.iter().zip(&other.reports);
+        median(pairs.map(|(one, other)| one.throughput_per_second / other.throughput_per_second).collect())
+    }
+
     /// Median of the median latencies, in milliseconds.
     pub fn p50(&self) -> f64 {
         self.median(|report| report.latency_ms.map_or(f64::NAN, |latency| latency.p50))
@@ -70,12 +77,12 @@ impl Section {
 
     /// How long one round is, as a flag.
     pub fn duration(&self) -> &'static str {
-        if self.options.quick { "--duration 1s --warm-up 200ms" } else { "--duration 2s --warm-up 500ms" }
+        if self.options.quick { "--duration 1s --warm-up 200ms" } else { "--duration 1s --warm-up 300ms" }
     }
 
     /// How often each thing is measured.
     pub fn rounds(&self) -> usize {
-        if self.options.quick { 1 } else { 3 }
+        if self.options.quick { 1 } else { 7 }
     }
 
     /// Runs measurements in turns, so that what disturbs the machine disturbs all of them.

@@ -3,7 +3,7 @@
 use clipper_benchmarks::report::plot::{Curve, Plot};
 use serde_json::json;
 
-use crate::cell::{ms, rate, ratio};
+use crate::cell::{ms, rate, times};
 use crate::cluster::{Bare, Cluster, app};
 use crate::generator::Measurement;
 use crate::section::Section;
@@ -39,7 +39,7 @@ pub fn measure(section: &mut Section) -> anyhow::Result<()> {
         rows.push(vec![
             rate(f64::from(count)),
             rate(rounds[1].throughput()),
-            ratio(rounds[1].throughput(), rounds[0].throughput()),
+            times(rounds[1].to(&rounds[0])),
             ms(rounds[1].p50()),
             format!("{:.0} MB", cluster.server().megabytes()?),
         ]);

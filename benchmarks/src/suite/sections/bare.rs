@@ -3,7 +3,7 @@
 use clipper_benchmarks::report::plot::Bars;
 use serde_json::json;
 
-use crate::cell::{ms, rate, ratio};
+use crate::cell::{ms, rate, ratio, times};
 use crate::cluster::{Bare, Cluster};
 use crate::generator::Measurement;
 use crate::section::{Rounds, Section};
@@ -77,7 +77,7 @@ fn tell(section: &mut Section, file: &str, title: &str, rounds: &[Rounds]) -> an
             vec![
                 round.name.clone(),
                 rate(round.throughput()),
-                ratio(round.throughput(), bare.throughput()),
+                times(round.to(bare)),
                 ms(round.p50()),
                 ratio(round.p50(), bare.p50()),
                 ms(round.p99()),

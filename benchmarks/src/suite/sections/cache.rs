@@ -3,7 +3,7 @@
 use clipper_benchmarks::report::plot::Bars;
 use serde_json::json;
 
-use crate::cell::{ms, rate, ratio};
+use crate::cell::{ms, rate, times};
 use crate::cluster::Cluster;
 use crate::generator::Measurement;
 use crate::section::Section;
@@ -40,7 +40,7 @@ pub fn measure(section: &mut Section) -> anyhow::Result<()> {
                 load.to_owned(),
                 rate(on.throughput()),
                 rate(off.throughput()),
-                ratio(on.throughput(), off.throughput()),
+                times(on.to(off)),
                 ms(on.p50()),
                 ms(off.p50()),
             ]);

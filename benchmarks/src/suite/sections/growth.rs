@@ -2,7 +2,7 @@
 
 use clipper_benchmarks::report::plot::{Curve, Plot};
 
-use crate::cell::{ms, rate, ratio};
+use crate::cell::{ms, rate, times};
 use crate::section::{Rounds, Section};
 
 /// Tells of steps: what has grown how far, and the rounds of the bare server and of Clipper.
@@ -20,7 +20,7 @@ pub fn tell(
                 rate(*step),
                 rate(bare.throughput()),
                 rate(clipper.throughput()),
-                ratio(clipper.throughput(), bare.throughput()),
+                times(clipper.to(bare)),
                 ms(bare.p50()),
                 ms(clipper.p50()),
                 ms(clipper.p99()),

@@ -3,7 +3,7 @@
 use clipper_benchmarks::report::plot::{Curve, Plot};
 use serde_json::json;
 
-use crate::cell::{ms, rate, ratio};
+use crate::cell::{ms, rate, ratio, times};
 use crate::cluster::{Bare, Cluster};
 use crate::generator::Measurement;
 use crate::section::Section;
@@ -46,7 +46,7 @@ pub fn measure(section: &mut Section) -> anyhow::Result<()> {
         rows.push(vec![
             count.to_string(),
             rate(rounds[1].throughput()),
-            ratio(rounds[1].throughput(), rounds[0].throughput()),
+            times(rounds[1].to(&rounds[0])),
             ms(rounds[1].p50()),
             rate(rounds[2].throughput()),
             ratio(rounds[2].throughput(), possible),

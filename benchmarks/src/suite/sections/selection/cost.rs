@@ -3,7 +3,7 @@
 use clipper_benchmarks::report::plot::Bars;
 use serde_json::json;
 
-use crate::cell::{ms, rate, ratio};
+use crate::cell::{ms, rate, times};
 use crate::cluster::Cluster;
 use crate::generator::Measurement;
 use crate::section::Section;
@@ -44,7 +44,7 @@ pub fn measure(section: &mut Section) -> anyhow::Result<()> {
                 vec![
                     format!("`{}`", round.name),
                     rate(round.throughput()),
-                    ratio(round.throughput(), plain.throughput()),
+                    times(round.to(plain)),
                     ms(round.p50()),
                     ms(round.p99()),
                 ]
