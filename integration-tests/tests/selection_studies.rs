@@ -77,8 +77,10 @@ async fn an_ensemble_leaves_a_model_that_fails_takes_it_back_and_loses_no_feedba
     let mut models = Vec::new();
     for (number, accuracy) in accuracies.iter().enumerate() {
         let name = format!("model-{number}");
-        let fails: &[&str] = if number == 4 { &["--in-case", "1=0.1"] } else { &[] };
-        deploy(&cluster, &name, &[&["--accuracy", accuracy], fails].concat()).await;
+        // The one that fails answers first: of a model that the others are certain without, an ensemble learns nothing.
+        let flags: &[&str] =
+            if number == 4 { &["--in-case", "1=0.1"] } else { &["--stall-share", "0.9", "--stall-ms", "2"] };
+        deploy(&cluster, &name, &[&["--accuracy", accuracy], flags].concat()).await;
         models.push(name);
     }
     add_app(&cluster, "study", &models, PATIENT, "exp4").await;
