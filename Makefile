@@ -44,7 +44,7 @@ test-python: $(VENV)/tests
 	cd containers/python && $(abspath $(BIN))/python -m pytest
 	cd clipper_admin && CLIPPER_BINARY=$(abspath target/debug/clipper) $(abspath $(BIN))/python -m pytest
 
-# Measures everything on this machine, in some 30 minutes, and writes benchmarks/results/REPORT.md.
+# Measures everything on this machine, in some 45 minutes, and writes benchmarks/results/REPORT.md.
 bench: $(VENV)/tests
 	cargo build --release --locked --package clipper-cli --package clipper-benchmarks --bins
 	cargo build --release --locked --package clipper-container --examples
