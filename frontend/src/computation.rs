@@ -217,6 +217,7 @@ pub(crate) mod tests {
         let mut delivery = Delivery::default();
         shared.finish(&Ok(Output::text("1")), &mut delivery);
         shared.finish(&Ok(Output::text("2")), &mut delivery);
+        drop(delivery);
         mailbox.hand_out();
         for outcome in [&mut first, &mut second_outcome] {
             assert_eq!(outcome.try_recv().unwrap(), Ok(Output::text("1")));
@@ -240,12 +241,11 @@ pub(crate) mod tests {
         let later = due + Duration::from_secs(1);
         let (second, mut second_outcome) = waiter(&mailbox, later);
         assert!(shared.join(second).is_ok());
-        let mut delivery = Delivery::default();
-        assert_eq!(shared.give_up(due, &failure(), &mut delivery), Some(later));
+        assert_eq!(shared.give_up(due, &failure(), &mut Delivery::default()), Some(later));
         mailbox.hand_out();
         assert_eq!(first.try_recv().unwrap(), Err(failure()));
         assert!(second_outcome.try_recv().is_err());
-        assert_eq!(shared.give_up(later, &failure(), &mut delivery), None);
+        assert_eq!(shared.give_up(later, &failure(), &mut Delivery::default()), None);
         assert!(shared.join(waiter(&mailbox, later).0).is_err(), "it is abandoned");
     }
 

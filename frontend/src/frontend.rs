@@ -22,7 +22,6 @@ use uuid::Uuid;
 
 use crate::cache::PredictionCache;
 use crate::container_connection::Terms;
-use crate::departures::Departures;
 use crate::directory::Directory;
 use crate::exchange::{Exchange, Outbox};
 use crate::follower::{Follower, FollowerConfig, StandDown};
@@ -31,7 +30,6 @@ use crate::prediction::Predictor;
 use crate::query_ids::QueryIds;
 use crate::queue::Capacity;
 use crate::reception::Reception;
-use crate::reply::Mailbox;
 use crate::selection::Facilities;
 use crate::selection::decision_log::{DecisionLog, DecisionLogConfig};
 use crate::selection::decisions::Decisions;
@@ -178,7 +176,7 @@ impl Frontend {
             wake: Arc::default(),
         });
         let outbox = Arc::new(Outbox::default());
-        let state = web::Data::new(http::State {
+        let state = Arc::new(http::State {
             directory: Arc::clone(&directory),
             facilities: Arc::clone(&facilities),
             outbox: Arc::clone(&outbox),
@@ -223,15 +221,22 @@ impl Frontend {
 
         let workers = config.http_workers.map_or_else(num_cpus, NonZeroUsize::get);
         let server = HttpServer::new({
-            let state = state.clone();
+            let state = Arc::clone(&state);
             // Called once by each worker, on its own thread.
             move || {
-                let (departures, mailbox) = (Rc::<Departures>::default(), Arc::<Mailbox>::default());
-                actix_rt::spawn(Rc::clone(&departures).run());
-                actix_rt::spawn(Arc::clone(&mailbox).deliver());
-                let (cache, query_ids) = (Arc::clone(&cache), Arc::clone(&state.query_ids));
-                let worker = http::Worker { predictor: Predictor { cache, departures, mailbox, query_ids } };
-                App::new().app_data(state.clone()).app_data(web::Data::new(worker)).configure(http::configure)
+                let predictor = Predictor {
+                    cache: Arc::clone(&cache),
+                    alarms: Rc::default(),
+                    departures: Rc::default(),
+                    mailbox: Arc::default(),
+                    query_ids: Arc::clone(&state.query_ids),
+                };
+                actix_rt::spawn(Rc::clone(&predictor.alarms).run());
+                actix_rt::spawn(Rc::clone(&predictor.departures).run());
+                actix_rt::spawn(Arc::clone(&predictor.mailbox).deliver());
+                let worker = Rc::new(http::Worker { state: Arc::clone(&state), predictor });
+                let serve = move |request, payload| http::serve(Rc::clone(&worker), request, payload);
+                App::new().default_service(web::to(serve))
             }
         })
         .on_connect(move |connection, data| {

@@ -3,7 +3,7 @@
 //! # Layout
 //! The path of a prediction, from the door to the container:
 //! - `http`: the REST interface; [`query`] parses a body straight into what will travel.
-//! - [`prediction`]: asks the right queue, and answers by the deadline whatever happens.
+//! - [`prediction`]: asks the right queue, and answers by the deadline whatever happens, for which it has [`alarms`].
 //! - [`selection`]: asks several models, where the application selects among them.
 //! - [`departures`]: what one turn of an HTTP worker asks, on its way to the queues.
 //! - [`queue`] and [`computation`]: the queries that wait for a model, and what it is asked for them.
@@ -22,6 +22,7 @@
 //! The rule of the hot path: per query function calls, per batch one message, per change messages.
 
 pub mod admission;
+pub mod alarms;
 pub mod application;
 pub mod batching;
 pub mod cache;

@@ -13,8 +13,8 @@ use clipper_rpc::output::Output;
 use clipper_rpc::selection::Uid;
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
-use tokio::time::timeout_at;
 
+use crate::alarms::Alarms;
 use crate::cache::{Claim, PredictionCache};
 use crate::computation::{Bond, Computation, Waiter};
 use crate::departures::Departures;
@@ -130,6 +130,8 @@ impl Timing {
 pub struct Predictor {
     /// What was answered before.
     pub cache: Arc<PredictionCache>,
+    /// What ends its waiting.
+    pub alarms: Rc<Alarms>,
     /// Where its queries leave for the queues.
     pub departures: Rc<Departures>,
     /// Where the worker's outcomes arrive.
@@ -171,11 +173,11 @@ impl Predictor {
         for answer in answers {
             predictions.push(match answer {
                 Answer::Kept(output) => self.prediction(output, Origin::Cache),
-                Answer::Later(verdict) => match timeout_at(deadline.into(), verdict).await {
-                    Ok(Ok(Ok(output))) => self.prediction(output, Origin::Model),
-                    Ok(Ok(Err(failure))) => self.default(application, failure),
-                    // Whoever drops a query has seen its deadline pass, a moment before this timer does.
-                    Ok(Err(_)) | Err(_) => {
+                Answer::Later(verdict) => match self.alarms.by(deadline, verdict).await {
+                    Some(Ok(Ok(output))) => self.prediction(output, Origin::Model),
+                    Some(Ok(Err(failure))) => self.default(application, failure),
+                    // Whoever drops a query has seen its deadline pass, a moment before this alarm does.
+                    Some(Err(_)) | None => {
                         self.default(application, too_slow(&version.queue, timing.objective))
                     }
                 },

@@ -67,20 +67,14 @@ pub(crate) struct FeedbackAnswer {
     )
 )]
 pub(crate) async fn feedback(
-    state: web::Data<State>,
-    worker: web::Data<Worker>,
-    request: HttpRequest,
-    name: web::Path<String>,
+    worker: &Worker,
+    request: &HttpRequest,
+    app: &str,
     payload: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
     let arrived = Instant::now();
-    if !state.is_ready() {
-        return Err(ApiError::NotReady);
-    }
-    let Some(application) = state.directory.application(&name) else {
-        return Err(ApiError::UnknownApplication { name: name.into_inner() });
-    };
-    let handled = handle(&state, &worker, &request, payload, &application, arrived).await;
+    let application = worker.state.application(app)?;
+    let handled = handle(worker, request, payload, &application, arrived).await;
     match &handled {
         Ok(status) => application.metrics.feedback.record(*status),
         Err(_) => application.metrics.feedback.refuse(),
@@ -108,28 +102,28 @@ pub(crate) async fn feedback(
     )
 )]
 pub(crate) async fn update(
-    state: web::Data<State>,
-    worker: web::Data<Worker>,
-    request: HttpRequest,
-    name: web::Path<String>,
+    worker: &Worker,
+    request: &HttpRequest,
+    app: &str,
     payload: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
-    feedback(state, worker, request, name, payload).await
+    feedback(worker, request, app, payload).await
 }
 
 async fn handle(
-    state: &State,
     worker: &Worker,
     request: &HttpRequest,
     payload: web::Payload,
     application: &ApplicationView,
     arrived: Instant,
 ) -> Result<Status, ApiError> {
-    let body = read(state, request, payload).await?;
+    let body = read(worker, request, payload, arrived).await?;
     let feedback = parse(body, application.input_type).await?;
     let Some(selector) = &application.selector else { return Ok(Status::NoPolicy) };
     match feedback {
-        Feedback::Answer { query_id, verdict } => on_answer(state, application, selector, query_id, verdict),
+        Feedback::Answer { query_id, verdict } => {
+            on_answer(&worker.state, application, selector, query_id, verdict)
+        }
         Feedback::Input { uid, input, context, label } => {
             let teaches = selector.learner.check(context.as_deref());
             teaches.map_err(|cause| FeedbackError::Verdict(format!("context: {cause}")))?;

@@ -34,11 +34,8 @@ fn registry(state: &State) -> Registry {
         (Object = "application/json"),
     )))
 )]
-pub(crate) async fn metrics(
-    state: web::Data<State>,
-    request: HttpRequest,
-) -> actix_web::Result<HttpResponse> {
-    let form = Form::asked_by(&request);
+pub(crate) async fn metrics(state: Arc<State>, request: &HttpRequest) -> actix_web::Result<HttpResponse> {
+    let form = Form::asked_by(request);
     // Some milliseconds of work where much is served: on a thread of its own, it keeps no prediction waiting.
     let body = web::block(move || match form {
         Form::Text => text(&registry(&state)),

@@ -1,26 +1,29 @@
 //! The query frontend's REST interface: thin over the [`prediction`](crate::prediction) path.
 
 mod answer;
+mod endpoint;
 mod error;
 mod feedback;
 mod metrics;
 mod predict;
 
-use std::future;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use actix_web::{HttpRequest, HttpResponse, Route, guard, web};
+use actix_web::{HttpRequest, HttpResponse, web};
 use clipper_server::Connections;
 use serde_json::json;
 use utoipa::OpenApi;
 
+use self::endpoint::Endpoint;
 use self::error::ApiError;
 use crate::directory::Directory;
 use crate::exchange::Outbox;
 use crate::prediction::Predictor;
 use crate::query_ids::QueryIds;
 use crate::selection::Facilities;
+use crate::view::ApplicationView;
 
 /// What every HTTP worker shares.
 pub(crate) struct State {
@@ -36,12 +39,22 @@ pub(crate) struct State {
 
 /// What an HTTP worker has of its own.
 pub(crate) struct Worker {
+    pub(crate) state: Arc<State>,
     pub(crate) predictor: Predictor,
 }
 
 impl State {
     fn is_ready(&self) -> bool {
         self.ready.load(Ordering::Relaxed)
+    }
+
+    /// The application of that name.
+    fn application(&self, name: &str) -> Result<Arc<ApplicationView>, ApiError> {
+        if !self.is_ready() {
+            return Err(ApiError::NotReady);
+        }
+        let application = self.directory.application(name);
+        application.ok_or_else(|| ApiError::UnknownApplication { name: name.to_owned() })
     }
 }
 
@@ -64,36 +77,34 @@ impl State {
 )]
 struct ApiDocument;
 
-/// Declares every path, the most frequent first: they are tried in order.
-pub(crate) fn configure(service: &mut web::ServiceConfig) {
-    service
-        .service(resource("/{app}/predict", "POST").route(web::post().to(predict::predict)))
-        .service(resource("/{app}/feedback", "POST").route(web::post().to(feedback::feedback)))
-        .service(resource("/{app}/update", "POST").route(web::post().to(feedback::update)))
-        .service(resource("/", "GET").route(get_or_head().to(about)))
-        .service(resource("/livez", "GET").route(get_or_head().to(live)))
-        .service(resource("/readyz", "GET").route(get_or_head().to(ready)))
-        .service(resource("/openapi.json", "GET").route(get_or_head().to(open_api)))
-        .service(resource("/metrics", "GET").route(get_or_head().to(metrics::metrics)))
-        .default_service(web::to(unknown_path));
-}
-
-/// Probes ask by HEAD.
-fn get_or_head() -> Route {
-    web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
-}
-
-/// A path that says which method it answers when it is asked by another.
-fn resource(path: &str, allowed: &'static str) -> actix_web::Resource {
-    web::resource(path).default_service(web::to(move |request: HttpRequest| {
+/// Answers a request, whatever its path.
+pub(crate) async fn serve(
+    worker: Rc<Worker>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> actix_web::Result<HttpResponse> {
+    let Some(endpoint) = Endpoint::of(request.path()) else {
+        return Err(ApiError::UnknownPath { path: request.path().to_owned() }.into());
+    };
+    if !endpoint.takes(request.method()) {
         let (path, method) = (request.path().to_owned(), request.method().to_string());
-        future::ready::<Result<HttpResponse, ApiError>>(Err(ApiError::Method { path, method, allowed }))
-    }))
+        return Err(ApiError::Method { path, method, allowed: endpoint.allowed() }.into());
+    }
+    match endpoint {
+        Endpoint::Predict { app } => Ok(predict::predict(&worker, &request, &app, payload).await?),
+        Endpoint::Feedback { app } => Ok(feedback::feedback(&worker, &request, &app, payload).await?),
+        Endpoint::Update { app } => Ok(feedback::update(&worker, &request, &app, payload).await?),
+        Endpoint::About => Ok(about()),
+        Endpoint::Live => Ok(live()),
+        Endpoint::Ready => Ok(ready(&worker.state)?),
+        Endpoint::OpenApi => Ok(open_api()),
+        Endpoint::Metrics => metrics::metrics(Arc::clone(&worker.state), &request).await,
+    }
 }
 
 /// Says what this is, and where to look.
 #[utoipa::path(get, path = "/", responses((status = 200, description = "What this is", body = Object)))]
-async fn about() -> HttpResponse {
+fn about() -> HttpResponse {
     HttpResponse::Ok().json(json!({
         "service": "Clipper query frontend",
         "version": env!("CARGO_PKG_VERSION"),
@@ -107,7 +118,7 @@ async fn about() -> HttpResponse {
 
 /// Says that the process runs.
 #[utoipa::path(get, path = "/livez", responses((status = 200, description = "It does", body = Object)))]
-async fn live() -> HttpResponse {
+fn live() -> HttpResponse {
     HttpResponse::Ok().json(json!({"status": "live"}))
 }
 
@@ -120,7 +131,7 @@ async fn live() -> HttpResponse {
         (status = 503, description = "Management has not been heard from yet", body = error::Refusal),
     )
 )]
-async fn ready(state: web::Data<State>) -> Result<HttpResponse, ApiError> {
+fn ready(state: &State) -> Result<HttpResponse, ApiError> {
     if state.is_ready() {
         Ok(HttpResponse::Ok().json(json!({"status": "ready"})))
     } else {
@@ -130,10 +141,6 @@ async fn ready(state: web::Data<State>) -> Result<HttpResponse, ApiError> {
 
 /// Describes this interface.
 #[utoipa::path(get, path = "/openapi.json", responses((status = 200, description = "OpenAPI 3.1", body = Object)))]
-async fn open_api() -> HttpResponse {
+fn open_api() -> HttpResponse {
     HttpResponse::Ok().json(ApiDocument::openapi())
-}
-
-async fn unknown_path(request: HttpRequest) -> Result<HttpResponse, ApiError> {
-    Err(ApiError::UnknownPath { path: request.path().to_owned() })
 }

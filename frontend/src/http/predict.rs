@@ -9,12 +9,12 @@ use clipper_rpc::catalog::OnOverload;
 use clipper_rpc::input::InputType;
 use clipper_server::hangup::hung_up;
 use futures_util::StreamExt;
-use tokio::time::{sleep, timeout};
 use utoipa::ToSchema;
 
+use super::Worker;
 use super::answer::{Answer, BatchAnswer, PredictAnswer};
 use super::error::{ApiError, Refusal};
-use super::{State, Worker};
+use crate::alarms::Alarms;
 use crate::failure::Failure;
 use crate::metrics::Outcome;
 use crate::prediction::{Origin, Prediction};
@@ -71,27 +71,20 @@ pub(crate) struct PredictRequest {
     )
 )]
 pub(crate) async fn predict(
-    state: web::Data<State>,
-    worker: web::Data<Worker>,
-    request: HttpRequest,
-    name: web::Path<String>,
+    worker: &Worker,
+    request: &HttpRequest,
+    app: &str,
     payload: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
     let arrived = Instant::now();
-    if !state.is_ready() {
-        return Err(ApiError::NotReady);
-    }
-    let Some(application) = state.directory.application(&name) else {
-        return Err(ApiError::UnknownApplication { name: name.into_inner() });
-    };
+    let application = worker.state.application(app)?;
     application.metrics.request();
-    let answered = answer(&state, &worker, &request, payload, &application, arrived).await;
+    let answered = answer(worker, request, payload, &application, arrived).await;
     answered.inspect_err(|_| application.metrics.refuse())
 }
 
 /// Answers a request to an application, or says why it is refused.
 async fn answer(
-    state: &State,
     worker: &Worker,
     request: &HttpRequest,
     payload: web::Payload,
@@ -105,7 +98,7 @@ async fn answer(
     {
         return Err(ApiError::TooManyRequests { limit });
     }
-    let body = read(state, request, payload).await?;
+    let body = read(worker, request, payload, arrived).await?;
     let query = parse(body, application.input_type).await?;
     let (inputs, is_batch) = match query.inputs {
         Inputs::One(input) => (vec![input], false),
@@ -116,7 +109,7 @@ async fn answer(
         Ok(_) => tokio::select! {
             biased;
             predictions = predictor.predict(application, inputs, &query.terms, arrived) => predictions?,
-            () = client_gone(request) => return Err(ApiError::ClientGone),
+            () = client_gone(request, &predictor.alarms, arrived) => return Err(ApiError::ClientGone),
         },
         Err(limit) => predictor.defaults(application, inputs.len(), &Failure::TooManyRequests { limit }),
     };
@@ -157,15 +150,17 @@ fn refusal(predictions: &[Prediction], refuses: bool) -> Option<ApiError> {
 }
 
 /// Returns once the client has hung up. What takes no longer than [`WATCHED_AFTER`] is not worth the watch.
-async fn client_gone(request: &HttpRequest) {
-    sleep(WATCHED_AFTER).await;
+async fn client_gone(request: &HttpRequest, alarms: &Alarms, arrived: Instant) {
+    alarms.at(arrived + WATCHED_AFTER).await;
     hung_up(request).await;
 }
 
+/// The body of a request that `arrived` then.
 pub(super) async fn read(
-    state: &State,
+    worker: &Worker,
     request: &HttpRequest,
     payload: web::Payload,
+    arrived: Instant,
 ) -> Result<Bytes, ApiError> {
     let header = |name| request.headers().get(name).map(HeaderValue::as_bytes);
     let shown = |found| String::from_utf8_lossy(found).into_owned();
@@ -175,15 +170,14 @@ pub(super) async fn read(
     if let Some(found) = header(CONTENT_ENCODING).filter(|&found| found != b"identity") {
         return Err(ApiError::ContentEncoding { found: shown(found) });
     }
-    let limit = state.max_body_bytes;
+    let limit = worker.state.max_body_bytes;
     let announced = header(CONTENT_LENGTH).and_then(|length| str::from_utf8(length).ok()?.parse().ok());
     if announced.is_some_and(|length: usize| length > limit) {
         return Err(ApiError::TooLarge { limit });
     }
-    match timeout(BODY_TIMEOUT, gather(payload, announced.unwrap_or(0), limit)).await {
-        Ok(body) => body,
-        Err(_) => Err(ApiError::Stalled { waited: BODY_TIMEOUT }),
-    }
+    let body = gather(payload, announced.unwrap_or(0), limit);
+    let body = worker.predictor.alarms.by(arrived + BODY_TIMEOUT, body).await;
+    body.unwrap_or(Err(ApiError::Stalled { waited: BODY_TIMEOUT }))
 }
 
 /// A body of at most `limit` bytes, about `announced` of them. One that comes in one piece, as nearly all do, is not copied.

@@ -778,6 +778,7 @@ mod tests {
         let mut delivery = Delivery::default();
         hedged[0].finish(&Ok(Output::text("2")), &mut delivery);
         held[0].finish(&Ok(Output::text("1")), &mut delivery);
+        drop(delivery);
         f.mailbox.hand_out();
         assert_eq!(outcome.try_recv().unwrap(), Ok(Output::text("2")));
     }

@@ -14,9 +14,9 @@ use clipper_selection::combine::{self, Combined, Vote};
 use clipper_selection::learner::{Asked, Choice};
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
-use tokio::time::timeout_at;
 
 use super::rounded;
+use crate::alarms::Alarms;
 use crate::failure::{Failure, Verdict};
 use crate::metrics::Contribution;
 use crate::prediction::Answer;
@@ -100,12 +100,12 @@ impl Ballot {
     }
 
     /// Waits for the models: until all have answered, the answer is certain, or the deadline passes.
-    pub(super) async fn close(&mut self, selection: &Selection, deadline: Instant) -> Ended {
+    pub(super) async fn close(&mut self, selection: &Selection, alarms: &Alarms, deadline: Instant) -> Ended {
         if !self.is_waiting() {
             return Ended::Complete;
         }
         let closed = poll_fn(|context| self.poll(selection, context));
-        if let Ok(ended) = timeout_at(deadline.into(), closed).await {
+        if let Some(ended) = alarms.by(deadline, closed).await {
             return ended;
         }
         // A task that was kept from running may find the deadline passed, and answers that were there in time.

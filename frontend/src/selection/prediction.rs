@@ -13,7 +13,6 @@ use clipper_selection::learner::Asked;
 use clipper_selection::log::Decision;
 use serde_json::Value;
 use smallvec::{SmallVec, smallvec};
-use tokio::time::timeout_at;
 
 use super::ballot::{Absence, Ballot, Ended};
 use super::decisions::Decided;
@@ -76,7 +75,7 @@ impl Predictor {
         self.ask_chosen(&request, inputs, &mut ballots);
         let mut predictions = Vec::with_capacity(ballots.len());
         for mut ballot in ballots {
-            let ended = ballot.close(&selector.selection, timing.deadline()).await;
+            let ended = ballot.close(&selector.selection, &self.alarms, timing.deadline()).await;
             predictions.push(request.conclude(&ballot, ended));
         }
         Ok(predictions)
@@ -124,8 +123,8 @@ impl Predictor {
             outputs.push(match answer {
                 None => None,
                 Some(Answer::Kept(output)) => Some(output),
-                Some(Answer::Later(verdict)) => match timeout_at(deadline.into(), verdict).await {
-                    Ok(Ok(Ok(output))) => Some(output),
+                Some(Answer::Later(verdict)) => match self.alarms.by(deadline, verdict).await {
+                    Some(Ok(Ok(output))) => Some(output),
                     _ => None,
                 },
             });
@@ -254,6 +253,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::alarms::Alarms;
     use crate::application::{Application, Configure};
     use crate::batching::Controller;
     use crate::cache::PredictionCache;
@@ -316,8 +316,11 @@ mod tests {
             };
             let application =
                 Application::launch(configure, &facilities, &Arbiter::current()).view.load_full();
+            let alarms = Rc::<Alarms>::default();
+            actix_rt::spawn(Rc::clone(&alarms).run());
             let predictor = Predictor {
                 cache: Arc::new(PredictionCache::new(1 << 20)),
+                alarms,
                 departures: Rc::default(),
                 mailbox: Arc::new(Mailbox::default()),
                 query_ids: Arc::default(),
