@@ -31,7 +31,10 @@ pub struct Mailbox {
 }
 
 /// What one delivery has for one mailbox.
-type Parcel = vec::IntoIter<(oneshot::Sender<Verdict>, Verdict)>;
+type Parcel = vec::IntoIter<Letter>;
+
+/// An outcome, and the request that it is for.
+type Letter = (oneshot::Sender<Verdict>, Verdict);
 
 /// Where one query's outcome goes.
 pub struct Reply {
@@ -43,7 +46,7 @@ pub struct Reply {
 #[derive(Default)]
 pub struct Delivery {
     /// Only a few workers.
-    parcels: Vec<(Arc<Mailbox>, Vec<(oneshot::Sender<Verdict>, Verdict)>)>,
+    parcels: Vec<(Arc<Mailbox>, Vec<Letter>)>,
 }
 
 impl Mailbox {

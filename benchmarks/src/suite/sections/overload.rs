@@ -8,8 +8,8 @@ use clipper_benchmarks::report::plot::{Curve, Plot};
 use serde_json::json;
 
 use crate::cell::{ms, percent, rate, ratio};
-use crate::cluster::Cluster;
-use crate::generator::Measurement;
+use crate::cluster::{Cluster, Place};
+use crate::generator::{Measurement, Started};
 use crate::section::{Section, median};
 
 const OBJECTIVE_MS: u64 = 100;
@@ -28,10 +28,10 @@ pub fn measure(section: &mut Section) -> anyhow::Result<()> {
     cluster.add_app("neighbour", "neighbour", OBJECTIVE_MS, json!({}))?;
     let query = cluster.query();
     let duration = section.duration();
-    let load = |app: &str, rate: f64| {
+    let load = |place: &Place, app: &str, rate: f64| {
         let flags =
             format!("--unique --rate {rate:.0} --objective {OBJECTIVE_MS}ms --connections 2048 {duration}");
-        Measurement::new(app, &query, &format!("{app}/predict"), &flags)
+        Measurement::new(app, place, &format!("{app}/predict"), &flags)
     };
 
     let search = format!(
@@ -52,7 +52,7 @@ pub fn measure(section: &mut Section) -> anyhow::Result<()> {
     let mut rows = Vec::new();
     let loads = if section.options.quick { vec![0.5, 1.0, 3.0] } else { LOADS.to_vec() };
     for factor in loads {
-        let measurements = POLICIES.map(|policy| load(policy, capacity * factor));
+        let measurements = POLICIES.map(|policy| load(&query, policy, capacity * factor));
         let rounds = section.compare(&measurements)?;
         let mut row = vec![format!("{factor}"), rate(capacity * factor)];
         for (round, curve) in rounds.iter().zip(&mut curves) {
@@ -88,26 +88,42 @@ pub fn measure(section: &mut Section) -> anyhow::Result<()> {
         curves,
     };
     section.plot("overload", &plot)?;
-    neighbour(section, &load("neighbour", 500.0), &load("default", capacity * 3.0))
+    let before = cluster.transcript().len();
+    let (_second, elsewhere) = cluster.join_frontend()?;
+    section.commands(&cluster.transcript()[before..]);
+    let overload = |place| load(place, "default", capacity * 3.0);
+    neighbour(section, &load(&query, "neighbour", 500.0), &overload(&query), &overload(&elsewhere))
 }
 
-/// What an application feels while another is overloaded.
-fn neighbour(section: &mut Section, neighbour: &Measurement, overload: &Measurement) -> anyhow::Result<()> {
-    section.commands(&[format!("{} &", overload.command), neighbour.command.clone()]);
-    let (mut alone, mut beside): (Vec<Report>, Vec<Report>) = (Vec::new(), Vec::new());
-    for _ in 0..section.rounds() {
-        alone.push(neighbour.run()?);
-        let overloading = overload.start()?;
-        beside.push(neighbour.run()?);
-        overloading.finish::<Report>()?;
+/// What an application feels while another is overloaded: at the same frontend, and, to tell the frontend's part in it from what
+/// two cores have to do besides, elsewhere on the machine.
+fn neighbour(
+    section: &mut Section,
+    neighbour: &Measurement,
+    here: &Measurement,
+    elsewhere: &Measurement,
+) -> anyhow::Result<()> {
+    for overload in [here, elsewhere] {
+        section.commands(&[format!("{} &", overload.command), neighbour.command.clone()]);
     }
-    section.say("An application of another model, 500/s, alone and while the first is offered three times its capacity:");
+    let mut reports: [(&str, Vec<Report>); 3] =
+        ["alone", "beside the overload", "beside the same at another frontend"]
+            .map(|name| (name, Vec::new()));
+    for _ in 0..section.rounds() {
+        for ((_, reports), overload) in reports.iter_mut().zip([None, Some(here), Some(elsewhere)]) {
+            let overloading = overload.map(Measurement::start).transpose()?;
+            reports.push(neighbour.run()?);
+            overloading.map(Started::finish::<Report>).transpose()?;
+        }
+    }
+    section.say("An application of another model, 500/s, alone and while the first is offered three times its capacity, by the same frontend or by another one on the same machine:");
     let p99 = |reports: &[Report]| {
         median(reports.iter().filter_map(|report| report.latency_ms).map(|latency| latency.p99).collect())
     };
     let good = |reports: &[Report]| median(reports.iter().map(|report| report.good_share).collect());
-    let rows = [("alone", &alone), ("beside the overload", &beside)].map(|(name, reports)| {
-        vec![name.to_owned(), ms(p99(reports)), ratio(p99(reports), p99(&alone)), percent(good(reports))]
+    let alone = p99(&reports[0].1);
+    let rows = reports.each_ref().map(|(name, reports)| {
+        vec![(*name).to_owned(), ms(p99(reports)), ratio(p99(reports), alone), percent(good(reports))]
     });
     section.table(&["", "p99", "to alone", "good"], &rows);
     Ok(())
