@@ -2,11 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "all of this is a test")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use clipper_integration_tests::container::Serves;
-use clipper_integration_tests::{Cluster, Container, eventually, program};
+use clipper_integration_tests::{Cluster, Container, RawContainer, eventually, program};
+use clipper_rpc::message::{FromContainer, Predict, Prediction};
+use clipper_rpc::output::OutputBatch;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
@@ -188,6 +190,37 @@ async fn what_was_learned_last_is_stored_at_a_shutdown() {
     }
     assert_eq!(cluster.frontends[0].terminate().await, 0);
     assert_eq!(feedbacks(&cluster, "5").await, [20.0; 2]);
+}
+
+#[tokio::test]
+async fn an_explanation_travels_as_deep_as_an_output_is_nested() {
+    let cluster = Cluster::split(1).await;
+    cluster.add_model("a", "1", "doubles").await;
+    let body = json!({
+        "name": "app", "input_type": "doubles", "default_output": "-1.0", "linked_models": ["a"],
+        "latency_slo_micros": 20_000_000, "selection_policy": "exp4",
+    });
+    cluster.must("add_app", body).await;
+    let mut container = RawContainer::register(&cluster, "a").await;
+    // As deep as an output is JSON for the frontend: with what is around it, deeper than a parser of the whole would go.
+    let nested = format!("{}{}", "[".repeat(127), "]".repeat(127));
+    let (answer, ()) = tokio::join!(cluster.ask(0, "app", json!({"input": [1]})), async {
+        let Predict { id, .. } = container.batch().await;
+        let outputs = OutputBatch::texts([nested.as_str()]);
+        container.send(&FromContainer::Prediction(Prediction {
+            id,
+            elapsed_micros: 1,
+            outputs,
+            errors: BTreeMap::new(),
+        }));
+    });
+    let answer = answer.success();
+    let (_, query) = answer.split_once("\"query_id\":").unwrap();
+    let (query, _) = query.split_once(',').unwrap();
+    let explained =
+        cluster.http().get(format!("{}/app/explain/{query}", cluster.admin_url())).send().await.unwrap();
+    let explanation = explained.text().await.unwrap();
+    assert!(explanation.contains(&nested), "{explanation}");
 }
 
 #[tokio::test]

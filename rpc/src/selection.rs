@@ -287,8 +287,9 @@ pub struct ExchangeRequest {
     pub load: Vec<StateKey>,
     /// Feedback for other frontends.
     pub forward: Vec<ForwardedFeedback>,
-    /// Answers to [`ExchangeResponse::explain`], as JSON; null for a query of which it knows nothing.
-    pub explanations: Vec<(u64, serde_json::Value)>,
+    /// Answers to [`ExchangeResponse::explain`]: JSON, as a text, since what a model said in it may be nested as deep as a parser
+    /// goes; none for a query of which it knows nothing.
+    pub explanations: Vec<(u64, Option<String>)>,
 }
 
 /// A place in the sequence of changes that one run of management has seen.

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use actix_web::{get, post, web};
+use actix_web::http::header::ContentType;
+use actix_web::{HttpResponse, get, post, web};
 use clipper_rpc::catalog::Application;
 use clipper_rpc::names::{AppName, ModelName};
 use clipper_rpc::selection::{Policy, StateKey, Statistics};
 use clipper_selection::learner::Learner;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::answer::{Empty, Found, Refused};
@@ -180,6 +180,13 @@ fn models(
         .collect()
 }
 
+/// Which application an explanation is of.
+#[derive(Deserialize)]
+struct Answered {
+    #[serde(rename = "application")]
+    by: String,
+}
+
 /// Says how the answer to a query came about: what was asked, with which weights, what the models answered and when.
 ///
 /// The frontend that answered the query is asked, which takes up to some seconds.
@@ -196,7 +203,7 @@ fn models(
 pub(super) async fn explain(
     admin: web::Data<Admin>,
     path: web::Path<(String, String)>,
-) -> Result<web::Json<Value>, ApiError> {
+) -> Result<HttpResponse, ApiError> {
     let (app, query) = path.into_inner();
     let Some(query_id) = query.parse().ok().filter(|query_id| *query_id < SEEDS) else {
         let sentence = format!("query_id must be a whole number from 0 to below 2^53; it is '{query}'");
@@ -210,8 +217,10 @@ pub(super) async fn explain(
     };
     let explanation = admin.follow.states.explain(query_id).await.map_err(unexplained)?;
     // The frontend knows a query by its id alone.
-    match explanation.get("application") {
-        Some(answered_by) if *answered_by != app.as_str() => Err(unexplained(NoExplanation::Unknown)),
-        _ => Ok(web::Json(explanation)),
+    match serde_json::from_str(&explanation) {
+        Ok(Answered { by }) if by == app => {
+            Ok(HttpResponse::Ok().content_type(ContentType::json()).body(explanation))
+        }
+        _ => Err(unexplained(NoExplanation::Unknown)),
     }
 }

@@ -20,7 +20,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use clipper_rpc::selection::{ExchangeRequest, ExchangeResponse, StateKey, Statistics};
-use serde_json::Value;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -85,7 +84,7 @@ pub struct SelectionStates {
 enum Order {
     Exchange(Box<ExchangeRequest>, Answer<ExchangeResponse>),
     Read(Vec<StateKey>, Answer<Vec<Option<Statistics>>>),
-    Explain(u64, oneshot::Sender<Result<Value, NoExplanation>>),
+    Explain(u64, oneshot::Sender<Result<String, NoExplanation>>),
     /// The applications may be others now.
     CatalogChanged,
     Close(Answer<()>),
@@ -132,11 +131,11 @@ impl SelectionStates {
         self.ask(|answer| Order::Read(keys, answer)).await
     }
 
-    /// Asks the frontend that answered a query how it came to that, and waits for some seconds.
+    /// Asks the frontend that answered a query how it came to that, and waits for some seconds for the JSON.
     ///
     /// # Errors
     /// If that frontend is gone, or knows nothing of the query.
-    pub async fn explain(&self, query_id: u64) -> Result<Value, NoExplanation> {
+    pub async fn explain(&self, query_id: u64) -> Result<String, NoExplanation> {
         let (answer, answered) = oneshot::channel();
         self.orders.send(Order::Explain(query_id, answer)).map_err(|_| NoExplanation::FrontendGone)?;
         match timeout(EXPLAIN_TIME, answered).await {

@@ -35,7 +35,7 @@ pub(super) struct Peers {
 }
 
 /// Whom an explanation is sent to.
-pub(super) type Explained = oneshot::Sender<Result<Value, NoExplanation>>;
+pub(super) type Explained = oneshot::Sender<Result<String, NoExplanation>>;
 
 #[derive(Debug)]
 struct Peer {
@@ -63,10 +63,7 @@ impl Peers {
         peer.number = number;
         peer.heard = now;
         for (query_id, explanation) in &request.explanations {
-            let explained = match explanation {
-                Value::Null => Err(NoExplanation::Unknown),
-                known => Ok(known.clone()),
-            };
+            let explained = explanation.clone().ok_or(NoExplanation::Unknown);
             for waiting in self.waiting.remove(query_id).into_iter().flatten() {
                 // It may have waited long enough.
                 let _ = waiting.send(explained.clone());
@@ -224,10 +221,10 @@ mod tests {
         let (mut known, mut again) = (asked(&mut peers, query, now), asked(&mut peers, query, now));
         let mut unknown = asked(&mut peers, query + 1, now);
         assert_eq!(answer(&mut peers, 1).explain, [query, query + 1]);
-        let explanations = vec![(query, Value::from("because")), (query + 1, Value::Null)];
+        let explanations = vec![(query, Some("because".to_owned())), (query + 1, None)];
         peers.hear(&ExchangeRequest { explanations, ..request(1, 2) }, now);
         for known in [&mut known, &mut again] {
-            assert_eq!(known.try_recv().unwrap(), Ok(Value::from("because")));
+            assert_eq!(known.try_recv().unwrap(), Ok("because".to_owned()));
         }
         assert_eq!(unknown.try_recv().unwrap(), Err(NoExplanation::Unknown));
 

@@ -374,11 +374,11 @@ async fn a_query_is_explained_in_the_next_exchange_but_one() {
     states.exchange(request(1, 1)).await.unwrap();
     let frontend = async {
         let asked = states.exchange(request(1, 2)).await.unwrap().explain;
-        let explanations = asked.into_iter().map(|query| (query, Value::from("because"))).collect();
+        let explanations = asked.into_iter().map(|query| (query, Some("because".to_owned()))).collect();
         states.exchange(ExchangeRequest { explanations, ..request(1, 3) }).await.unwrap();
     };
     let (explained, ()) = tokio::join!(states.explain(query), frontend);
-    assert_eq!(explained, Ok(Value::from("because")));
+    assert_eq!(explained, Ok("because".to_owned()));
 }
 
 #[tokio::test]
