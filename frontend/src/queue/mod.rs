@@ -7,6 +7,7 @@
 mod arrivals;
 mod entry;
 mod replica;
+mod state;
 mod waiting;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,29 +16,16 @@ use std::time::{Duration, Instant};
 use clipper_rpc::input::InputType;
 use clipper_rpc::names::ModelId;
 
-use self::arrivals::Arrivals;
 pub use self::entry::Entry;
-use self::replica::{Activity, Pace, Replica};
+use self::replica::Replica;
 pub use self::replica::{ReplicaId, WakeUp};
+use self::state::{EXPLORATION_INTERVAL, State};
 pub use self::waiting::Batch;
-use self::waiting::Waiting;
 use crate::batching::Controller;
 use crate::computation::{Computation, MAX_ATTEMPTS};
 use crate::failure::Failure;
 use crate::metrics::ModelMetrics;
 use crate::reply::Delivery;
-
-/// A replica leaves a query to others only if they are so many times faster.
-const FASTER: u32 = 2;
-
-/// A replica that got nothing for so long, as others are faster, is lent a query to see whether they still are.
-const EXPLORATION_INTERVAL: Duration = Duration::from_secs(2);
-
-/// Each query that is handed out pays for so much of one that is hedged,
-const HEDGES_PER_QUERY: f64 = 0.05;
-
-/// up to so many.
-const MOST_HEDGES: f64 = 256.0;
 
 /// What may wait at most.
 #[derive(Debug, Clone, Copy)]
@@ -56,15 +44,6 @@ pub struct Queue {
     capacity: Capacity,
     metrics: Arc<ModelMetrics>,
     state: Mutex<State>,
-}
-
-struct State {
-    waiting: Waiting,
-    arrivals: Arrivals,
-    replicas: Vec<Replica>,
-    /// How many queries may be hedged.
-    hedges: f64,
-    closed: bool,
 }
 
 /// What a replica says of itself when it asks for work.
@@ -110,15 +89,8 @@ impl Queue {
     /// An empty queue. No other queue of this frontend has ever had its `number`.
     pub fn new(number: u64, model: ModelId, input_type: InputType, capacity: Capacity) -> Self {
         let now = Instant::now();
-        let state = State {
-            waiting: Waiting::new(now),
-            arrivals: Arrivals::new(now),
-            replicas: Vec::new(),
-            hedges: MOST_HEDGES,
-            closed: false,
-        };
         let metrics = Arc::new(ModelMetrics::new(now));
-        Self { number, model, input_type, capacity, metrics, state: Mutex::new(state) }
+        Self { number, model, input_type, capacity, metrics, state: Mutex::new(State::new(now)) }
     }
 
     /// Tells this queue from every other that the frontend has had.
@@ -208,14 +180,10 @@ impl Queue {
         let now = Instant::now();
         let mut state = self.lock();
         let mut hedged = 0;
-        for replica in &mut state.replicas {
-            if replica.id == stalled {
-                replica.stalled = true;
-            } else if let Activity::Idle { at_least, .. } = &mut replica.activity {
-                // It may have left work to the one that is stalled now.
-                *at_least = 1;
-            }
+        if let Some(replica) = state.replica(stalled) {
+            replica.stalled = true;
         }
+        state.leave_nothing_to_others();
         if state.replicas.iter().any(|replica| !replica.stalled) {
             for mut entry in Entry::regroup(held.cloned(), now) {
                 let cost = entry.len() as f64;
@@ -344,11 +312,7 @@ impl Queue {
         state.replicas.retain(|replica| replica.id != id);
         if !state.replicas.is_empty() {
             // It may have been woken for what it will not take now, and others have left work to it.
-            for replica in &mut state.replicas {
-                if let Activity::Idle { at_least, .. } = &mut replica.activity {
-                    *at_least = 1;
-                }
-            }
+            state.leave_nothing_to_others();
             state.wake_one();
             return;
         }
@@ -367,153 +331,6 @@ impl Queue {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl State {
-    fn depth(&self) -> Depth {
-        Depth { queries: self.waiting.queries, bytes: self.waiting.bytes, replicas: self.replicas.len() }
-    }
-
-    /// Notes how fast a replica is by now, and wakes those that would be better asked than it.
-    fn compare(&mut self, ready: &Readiness<'_>, budget: Duration, now: Instant) {
-        if self.replicas.len() < 2 {
-            return;
-        }
-        let one = ready.controller.expected(1);
-        for replica in &mut self.replicas {
-            if replica.id == ready.replica {
-                replica.pace = Some(Pace::of(ready.controller, budget));
-            } else if replica.activity != Activity::Busy
-                && !replica.is_unusable(now)
-                && replica.is_faster_than(one, FASTER)
-            {
-                replica.wake();
-            }
-        }
-    }
-
-    /// How many queries others will have answered before `ready` could answer the first: those who are much faster.
-    fn answered_sooner_by_others(&self, ready: &Readiness<'_>, budget: Duration, now: Instant) -> usize {
-        if self.replicas.len() < 2 {
-            return 0;
-        }
-        let one = ready.controller.expected(1);
-        let size = self.waiting.queries.min(ready.controller.limit(budget.saturating_sub(ready.lead))).max(1);
-        let then = now + ready.lead + ready.controller.expected(size);
-        // Idle ones do not count: work that is left to them might be left for good.
-        let faster = self.replicas.iter().filter(|replica| {
-            replica.id != ready.replica
-                && replica.activity == Activity::Busy
-                && replica.shunned_until <= now
-                && replica.is_faster_than(one, FASTER)
-        });
-        faster.map(|replica| replica.answers_by(then, now)).fold(0, usize::saturating_add)
-    }
-
-    /// Gives a replica copies of the queries with the most time, which stay for others: it costs them nothing should it
-    /// be too slow.
-    fn lend(&mut self, ready: &Readiness<'_>, most: usize, now: Instant) -> Work {
-        let mut batch = Batch { computations: Vec::new(), budget: Duration::ZERO, last_deadline: now };
-        for (&(due, _), entry) in self.waiting.entries.iter().rev() {
-            if batch.computations.len() + entry.len() > most {
-                break;
-            }
-            batch.computations.extend(entry.lend());
-            batch.budget = due.saturating_duration_since(now);
-            batch.last_deadline = batch.last_deadline.max(due);
-        }
-        if batch.computations.is_empty() {
-            return self.rest(ready, 1);
-        }
-        self.engage(ready, &batch, now);
-        Work::Batch(batch)
-    }
-
-    /// Whether a replica is to leave its work to others, of which at least one can be used.
-    fn is_shunned(&self, id: ReplicaId, now: Instant) -> bool {
-        self.replicas.iter().any(|replica| replica.id == id && replica.shunned_until > now)
-            && self.replicas.iter().any(|replica| !replica.is_unusable(now))
-    }
-
-    /// Whether another replica answers a query sooner, once it is free; if it rests, it is woken.
-    fn leaves_to_faster(&mut self, ready: &Readiness<'_>, now: Instant) -> bool {
-        let one = ready.controller.expected(1);
-        let faster = self.replicas.iter_mut().find(|replica| {
-            replica.id != ready.replica
-                && !replica.is_unusable(now)
-                && replica.pace.is_some()
-                && replica.latency() < one
-        });
-        let Some(faster) = faster else { return false };
-        if faster.activity != Activity::Busy {
-            faster.wake();
-        }
-        true
-    }
-
-    fn replica(&mut self, id: ReplicaId) -> Option<&mut Replica> {
-        self.replicas.iter_mut().find(|replica| replica.id == id)
-    }
-
-    /// Notes that a replica has nothing to do until `at_least` queries wait, as far as is known.
-    fn rest(&mut self, ready: &Readiness<'_>, at_least: usize) -> Work {
-        self.rest_until(ready, at_least, Instant::now() + EXPLORATION_INTERVAL);
-        Work::Idle
-    }
-
-    fn rest_until(&mut self, ready: &Readiness<'_>, at_least: usize, patience: Instant) {
-        if let Some(replica) = self.replica(ready.replica) {
-            replica.activity = Activity::Idle { at_least, patience };
-            if ready.in_flight == 0 {
-                replica.busy_until = Instant::now();
-            }
-        }
-    }
-
-    /// Has every replica of a closed and empty queue know.
-    fn end(&mut self, ready: &Readiness<'_>) -> Work {
-        if let Some(replica) = self.replica(ready.replica) {
-            // Not idle, or those that hold something would wake each other until they are done.
-            replica.activity = Activity::Busy;
-        }
-        self.wake_all();
-        if ready.in_flight == 0 { Work::Closed } else { Work::Idle }
-    }
-
-    /// Notes what a replica is given.
-    fn engage(&mut self, ready: &Readiness<'_>, batch: &Batch, now: Instant) {
-        let size = batch.computations.len();
-        self.hedges = (self.hedges + HEDGES_PER_QUERY * size as f64).min(MOST_HEDGES);
-        let busy_until = now + ready.lead + ready.controller.expected(size);
-        if let Some(replica) = self.replica(ready.replica) {
-            replica.activity = Activity::Busy;
-            replica.busy_until = busy_until;
-        }
-    }
-
-    /// Wakes the idle replica that answers soonest, if there is enough work for it; once a closed queue is empty, all.
-    fn wake_one(&mut self) {
-        let queries = self.waiting.queries;
-        if queries == 0 {
-            if self.closed {
-                self.wake_all();
-            }
-            return;
-        }
-        let now = Instant::now();
-        let all_shunned = self.replicas.iter().all(|replica| replica.is_unusable(now));
-        let idle = self.replicas.iter_mut().filter(|replica| {
-            replica.is_to_be_woken(queries, now) && (all_shunned || replica.shunned_until <= now)
-        });
-        if let Some(replica) = idle.min_by_key(|replica| replica.answers_at(now)) {
-            replica.wake();
-        }
-    }
-
-    fn wake_all(&mut self) {
-        let idle = self.replicas.iter_mut().filter(|replica| replica.activity != Activity::Busy);
-        idle.for_each(Replica::wake);
     }
 }
 
