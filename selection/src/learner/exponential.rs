@@ -80,10 +80,11 @@ impl Weights {
 pub(super) fn learn(policy: &Policy, figures: &[&[f64]], told: &[Option<Told>]) -> Vec<Affine> {
     let rate = rate(policy, figures);
     let (mut logs, gauge) = read(figures, rate);
+    let heard = usual_loss_of_heard(&logs, figures, told);
     for ((log, told), of) in logs.iter_mut().zip(told).zip(figures) {
         *log -= match (policy, told) {
             (Policy::Exp4 { eta, .. }, Some(Told { loss, .. })) => eta * loss,
-            (Policy::Exp4 { eta, .. }, None) => eta * usual_loss(of),
+            (Policy::Exp4 { eta, .. }, None) => eta * silent_loss(of, heard),
             (_, None) => 0.0,
             (Policy::Exp3 { eta, .. }, Some(Told { loss, propensity })) => eta * loss / propensity,
             // Implicit exploration: the propensity is overstated by half the rate.
@@ -96,7 +97,7 @@ pub(super) fn learn(policy: &Policy, figures: &[&[f64]], told: &[Option<Told>]) 
     logs.iter_mut().for_each(|log| *log -= shift);
     let mut scales = PerModel::from_elem(1.0, logs.len());
     match policy {
-        Policy::Exp4 { share, .. } => deal_out(&mut logs, &mut scales, *share),
+        Policy::Exp4 { share, .. } => deal_out(&mut logs, &mut scales, told, *share),
         Policy::Exp3 { floor, .. } => raise(&mut logs, &mut scales, floor.ln()),
         _ => raise(&mut logs, &mut scales, IX_FLOOR.ln()),
     }
@@ -118,11 +119,26 @@ pub(super) fn learn(policy: &Policy, figures: &[&[f64]], told: &[Option<Told>]) 
         .collect()
 }
 
-/// The mean loss of a model so far, 1/2 if there is none: what a model of an ensemble is taken to have lost where that is not
-/// known. If it were nothing, a model that never answers would win against all that do, and now and then err.
-fn usual_loss(of: &[f64]) -> f64 {
+/// What a model of an ensemble is taken to have lost where that is not known: what it usually loses, 1/2 if it has never been heard.
+/// If it were nothing, a model that never answers would win against all that do, and now and then err. But it is no more than
+/// those usually lose that were `heard`: a model that failed for a while, and is heard now and then, would lose more by its past
+/// in between than it wins by what it does now.
+fn silent_loss(of: &[f64], heard: f64) -> f64 {
+    usual_loss(of).map_or(0.5, |usual| usual.min(heard))
+}
+
+/// The mean loss of a model so far.
+fn usual_loss(of: &[f64]) -> Option<f64> {
     let (count, rewards) = (figure(of, 0), figure(of, 1));
-    if count > 0.0 { 1.0 - (rewards / count).clamp(0.0, 1.0) } else { 0.5 }
+    (count > 0.0).then(|| 1.0 - (rewards / count).clamp(0.0, 1.0))
+}
+
+/// That of the models of which a lesson tells, by their weights. There is one.
+fn usual_loss_of_heard(logs: &[f64], figures: &[&[f64]], told: &[Option<Told>]) -> f64 {
+    let heard = || logs.iter().zip(figures).zip(told).filter(|(_, told)| told.is_some()).map(|(of, _)| of);
+    let weight: f64 = heard().map(|(log, _)| log.exp()).sum();
+    let loss: f64 = heard().map(|(log, of)| log.exp() * usual_loss(of).unwrap_or(0.5)).sum();
+    loss / weight
 }
 
 /// What a figure is multiplied with to be the logarithm of a weight: 1, or the rate of `exp3_ix` at this feedback.
@@ -155,12 +171,15 @@ fn read(figures: &[&[f64]], rate: f64) -> (PerModel, f64) {
     (logs, gauge)
 }
 
-/// Deals out a part of all weight evenly. The scale becomes the part of a model's weight that it had already.
-fn deal_out(logs: &mut [f64], scales: &mut [f64], share: f64) {
-    for (log, scale) in logs.iter_mut().zip(scales) {
+/// Deals out a part of the weight of all models of which the lesson tells evenly among these: who is silent wins nothing by that.
+/// The scale becomes the part of a model's weight that it had already.
+fn deal_out(logs: &mut [f64], scales: &mut [f64], told: &[Option<Told>], share: f64) {
+    let heard: PerModel =
+        logs.iter().zip(told).filter(|(_, told)| told.is_some()).map(|(log, _)| *log).collect();
+    let dealt = log_mean_exp(&heard) + share.ln();
+    for ((log, scale), _) in logs.iter_mut().zip(scales).zip(told).filter(|(_, told)| told.is_some()) {
         let kept = *log + (1.0 - share).ln();
-        // The mean weight is 1, so that everybody is dealt `share`.
-        let sum = log_sum_exp(&[kept, share.ln()]);
+        let sum = log_sum_exp(&[kept, dealt]);
         *scale *= (kept - sum).exp();
         *log = sum;
     }

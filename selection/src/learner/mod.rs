@@ -472,6 +472,23 @@ mod tests {
         assert!(before[2] < 0.01 && after[2] < 0.01 && after[0] > 0.9, "{before:?}, {after:?}");
     }
 
+    /// As by its mean loss it would fall in between: that is of the time when it failed.
+    #[test]
+    fn a_model_of_an_ensemble_that_recovers_is_taken_back_though_it_is_seldom_heard() {
+        let mut pupil = Pupil::new("exp4", "ab");
+        let mut learn = |queries: std::ops::Range<u64>, last_fails: bool, every: u64| {
+            for query in queries {
+                let errs = |often: u64| f64::from(u8::from((query / every).is_multiple_of(often)));
+                let last = if last_fails { 1.0 } else { errs(10) };
+                let losses = [Some(errs(3)), query.is_multiple_of(every).then_some(last)];
+                pupil.learn(&Lesson::Full { losses: &losses, context: None });
+            }
+            pupil.choose(0).weights[1]
+        };
+        assert!(learn(0..1000, true, 1) < 0.01);
+        assert!(learn(1000..1800, false, 4) > 0.9);
+    }
+
     #[test]
     fn a_model_that_is_linked_later_has_its_fair_share_and_leaves_the_others_as_they_were() {
         for text in ["exp3", "exp3_ix", "exp4"] {

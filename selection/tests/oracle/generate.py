@@ -136,7 +136,11 @@ def exp3_ix() -> None:
 
 
 def exp4() -> None:
-    """Hedge with fixed share; an unknown loss is taken to be the model's mean so far, at first 1/2."""
+    """Hedge with fixed share among those that are heard.
+
+    An unknown loss is taken to be the model's mean so far, at most what those that are heard usually
+    lose; 1/2 if there is none.
+    """
     eta, share = 0.3, 0.004
     random = np.random.default_rng(9)
     weights, script, steps = np.ones(MODELS) / MODELS, [], []
@@ -144,14 +148,17 @@ def exp4() -> None:
     for step in range(3 * STEPS):
         means = np.linspace(0.8, 0.2, MODELS) if step // STEPS % 2 == 0 else np.linspace(0.2, 0.8, MODELS)
         losses = [float(random.random() < mean) if random.random() < PLAIN else None for mean in means]
-        usual = [np.mean(before) if before else 0.5 for before in known]
-        taken = [mean if loss is None else loss for loss, mean in zip(losses, usual)]
+        usual = np.array([np.mean(before) if before else 0.5 for before in known])
+        heard = np.array([loss is not None for loss in losses])
+        most = np.average(usual[heard], weights=weights[heard])
+        silent = [min(mean, most) if before else 0.5 for before, mean in zip(known, usual)]
+        taken = [mean if loss is None else loss for loss, mean in zip(losses, silent)]
         weights = weights * np.exp([-eta * loss for loss in taken])
         for before, loss in zip(known, losses):
             if loss is not None:
                 before.append(loss)
         weights /= weights.sum()
-        weights = (1 - share) * weights + share / MODELS
+        weights[heard] = (1 - share) * weights[heard] + share * weights[heard].mean()
         script.append(losses)
         steps.append(weights.tolist())
     write("exp4", eta=eta, share=share, lessons=script, expected=steps)
