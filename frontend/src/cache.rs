@@ -76,7 +76,7 @@ pub struct Place {
 /// What is to be done for a query that no kept output answers.
 pub enum Claim {
     /// It waits for a computation that is in progress.
-    Shared,
+    Shared(Arc<Computation>),
     /// Nobody computes this yet: it is to be queued.
     New(Arc<Computation>),
 }
@@ -143,7 +143,7 @@ impl PredictionCache {
             Some(computation) => match computation.join(waiter) {
                 Ok(()) => {
                     metrics.look_up(CacheLookup::Shared);
-                    return Claim::Shared;
+                    return Claim::Shared(Arc::clone(computation));
                 }
                 Err(waiter) => waiter,
             },
@@ -214,7 +214,7 @@ mod tests {
     fn begun(claim: Claim) -> Arc<Computation> {
         match claim {
             Claim::New(computation) => computation,
-            Claim::Shared => panic!("it is shared"),
+            Claim::Shared(_) => panic!("it is shared"),
         }
     }
 
@@ -225,7 +225,7 @@ mod tests {
         let (first, mut first_outcome) = waiter(&mailbox, due());
         let computation = begun(cache.claim(key(1, "x"), first, &metrics()));
         let (second, mut second_outcome) = waiter(&mailbox, due());
-        assert!(matches!(cache.claim(key(1, "x"), second, &metrics()), Claim::Shared));
+        assert!(matches!(cache.claim(key(1, "x"), second, &metrics()), Claim::Shared(_)));
         assert!(matches!(cache.claim(key(1, "y"), waiter(&mailbox, due()).0, &metrics()), Claim::New(_)));
         computation.finish(&Ok(Output::text("1")), &mut Delivery::default());
         mailbox.hand_out();

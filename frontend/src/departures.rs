@@ -26,7 +26,7 @@ pub struct Departures {
     queries: Cell<usize>,
     /// When the first of them was added.
     since: Cell<Option<Instant>>,
-    /// Which queue comes first changes: an ensemble that is certain without its last model would never learn of one that always is.
+    /// Which queue comes first changes: of a model that is always the last, an ensemble would be certain before it has begun, and learn less.
     turns: Cell<usize>,
     worker: Cell<Option<Waker>>,
 }

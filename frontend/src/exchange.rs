@@ -229,7 +229,8 @@ impl Exchange {
         course.more |= any_feedback || !course.received.is_empty();
     }
 
-    /// Handles feedback that came to another frontend as if it had come here; whether there was room for it.
+    /// Handles feedback that came to another frontend as if it had come here, but waits for no model that is still listened to: on its
+    /// way it has given them time enough. Whether there was room for it.
     fn receive(&self, feedback: &ForwardedFeedback) -> bool {
         let ForwardedFeedback { application, query_id, verdict } = feedback;
         let Some(view) = self.directory.application(application.as_str()) else { return true };

@@ -4,7 +4,7 @@
 //! model's output, or with the default output and why.
 
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use clipper_rpc::input::Input;
@@ -143,7 +143,21 @@ pub struct Predictor {
 /// A query's answer, or where it will arrive.
 pub(crate) enum Answer {
     Kept(Output),
-    Later(oneshot::Receiver<Verdict>),
+    Later(Awaited),
+}
+
+/// An answer that is to come.
+pub(crate) struct Awaited {
+    pub(crate) verdict: oneshot::Receiver<Verdict>,
+    /// Weak, as who waits for it does not keep it.
+    computation: Weak<Computation>,
+}
+
+impl Awaited {
+    /// Whether a container was given the query, and may have answered by now.
+    pub(crate) fn is_begun(&self) -> bool {
+        self.computation.upgrade().is_none_or(|computation| computation.attempts() > 0)
+    }
 }
 
 impl Predictor {
@@ -173,7 +187,7 @@ impl Predictor {
         for answer in answers {
             predictions.push(match answer {
                 Answer::Kept(output) => self.prediction(output, Origin::Cache),
-                Answer::Later(verdict) => match self.alarms.by(deadline, verdict).await {
+                Answer::Later(awaited) => match self.alarms.by(deadline, awaited.verdict).await {
                     Some(Ok(Ok(output))) => self.prediction(output, Origin::Model),
                     Some(Ok(Err(failure))) => self.default(application, failure),
                     // Whoever drops a query has seen its deadline pass, a moment before this alarm does.
@@ -202,12 +216,17 @@ impl Predictor {
         let bond = keep_together.then(Bond::default);
         let ask = |input| {
             let wait = || {
-                let (reply, outcome) = self.mailbox.reply();
-                (Waiter { deadline, reply }, Answer::Later(outcome))
+                let (reply, verdict) = self.mailbox.reply();
+                (Waiter { deadline, reply }, verdict)
+            };
+            let later = |verdict, computation: &Arc<Computation>| {
+                Answer::Later(Awaited { verdict, computation: Arc::downgrade(computation) })
             };
             if !kept {
-                let (waiter, answer) = wait();
-                new.push(Arc::new(Computation::new(input, None, waiter).bound_by(bond.clone())));
+                let (waiter, verdict) = wait();
+                let computation = Arc::new(Computation::new(input, None, waiter).bound_by(bond.clone()));
+                let answer = later(verdict, &computation);
+                new.push(computation);
                 return answer;
             }
             let key = self.cache.key(queue.number(), input);
@@ -215,11 +234,15 @@ impl Predictor {
                 queue.metrics().look_up(CacheLookup::Hit);
                 return Answer::Kept(output);
             }
-            let (waiter, answer) = wait();
-            if let Claim::New(computation) = self.cache.claim(key, waiter, queue.metrics()) {
-                new.push(computation);
+            let (waiter, verdict) = wait();
+            match self.cache.claim(key, waiter, queue.metrics()) {
+                Claim::Shared(computation) => later(verdict, &computation),
+                Claim::New(computation) => {
+                    let answer = later(verdict, &computation);
+                    new.push(computation);
+                    answer
+                }
             }
-            answer
         };
         let answers = inputs.map(ask).collect();
         let now = Instant::now();

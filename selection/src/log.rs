@@ -66,6 +66,9 @@ pub enum Record {
         reward: f64,
         /// The loss of each candidate of the decision, where it is known.
         losses: Vec<Option<f64>>,
+        /// What candidates answered after the query was, as JSON, as far as it is judged; null for the others. Empty if none did.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        outputs: Vec<serde_json::Value>,
     },
 }
 

@@ -40,7 +40,8 @@ fn decision(query_id: u64, round: &LoggedRound, with_context: bool) -> (Decision
         shared_version: 0,
         own_version: None,
     };
-    (decision, Judgement { time_micros: query_id, label: None, reward: round.reward, losses: vec![] })
+    let (losses, outputs) = (vec![], vec![]);
+    (decision, Judgement { time_micros: query_id, label: None, reward: round.reward, losses, outputs })
 }
 
 fn events<'a>(rounds: impl IntoIterator<Item = &'a LoggedRound>, with_context: bool) -> Events {

@@ -93,6 +93,7 @@ fn log_of(policy: &Policy, rounds: u64) -> Vec<Record> {
             label: None,
             reward: 0.5,
             losses: losses.clone(),
+            outputs: Vec::new(),
         });
         let mut teach = |key: Option<Uid>, state: &mut Statistics, state_version: &mut u64| {
             let change = learner.learn(state, &lesson);

@@ -122,7 +122,7 @@ async fn handle(
     let Some(selector) = &application.selector else { return Ok(Status::NoPolicy) };
     match feedback {
         Feedback::Answer { query_id, verdict } => {
-            on_answer(&worker.state, application, selector, query_id, verdict)
+            on_answer(&worker.state, application, selector, query_id, verdict).await
         }
         Feedback::Input { uid, input, context, label } => {
             let teaches = selector.learner.check(context.as_deref());
@@ -134,7 +134,7 @@ async fn handle(
     }
 }
 
-fn on_answer(
+async fn on_answer(
     state: &State,
     application: &ApplicationView,
     selector: &Selector,
@@ -150,7 +150,10 @@ fn on_answer(
     }
     let decided = state.facilities.decisions.get(query_id);
     match decided.filter(|decided| decided.application == application.name) {
-        Some(decided) => Ok(judge(selector, &decided, verdict)?),
+        Some(decided) => {
+            decided.listened().await;
+            Ok(judge(selector, &decided, verdict)?)
+        }
         None => Err(ApiError::UnknownQuery { query_id }),
     }
 }

@@ -1,7 +1,8 @@
 //! The models that are asked for one query, and what they answer.
 //!
 //! Owned by the request that waits for them. Invariant: it is closed at the deadline at the latest, and what its worker has
-//! been handed by then counts, even if the request comes to look at it later.
+//! been handed by then counts, even if the request comes to look at it later. Whoever it was closed without has not spoken in vain:
+//! what [`Stragglers`] answer is for feedback to judge.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -13,13 +14,12 @@ use clipper_rpc::selection::Selection;
 use clipper_selection::combine::{self, Combined, Vote};
 use clipper_selection::learner::{Asked, Choice};
 use smallvec::SmallVec;
-use tokio::sync::oneshot;
 
 use super::rounded;
 use crate::alarms::Alarms;
 use crate::failure::{Failure, Verdict};
 use crate::metrics::Contribution;
-use crate::prediction::Answer;
+use crate::prediction::{Answer, Awaited};
 
 /// One query, the models that were chosen for it, and their answers.
 pub struct Ballot {
@@ -27,7 +27,14 @@ pub struct Ballot {
     pub(super) choice: Choice,
     /// One for each model that is asked, in the order of the candidates.
     papers: SmallVec<[Paper; 8]>,
+    /// Those of them that are still listened to, now that it is closed.
+    pub(super) stragglers: Stragglers,
 }
+
+/// Models that containers had begun to compute for when the answer was certain without them, by their indices among the
+/// candidates.
+#[derive(Default)]
+pub(super) struct Stragglers(SmallVec<[(usize, Awaited); 2]>);
 
 /// What one model was asked.
 struct Paper {
@@ -37,7 +44,7 @@ struct Paper {
 }
 
 enum State {
-    Waiting(oneshot::Receiver<Verdict>),
+    Waiting(Awaited),
     Answered {
         output: Output,
         kept: bool,
@@ -46,6 +53,8 @@ enum State {
     Failed(Box<Failure>),
     /// Its queue has seen the deadline pass.
     Late,
+    /// The answer was certain before it had answered.
+    Unneeded,
 }
 
 /// When the answer was given.
@@ -74,7 +83,7 @@ pub enum Absence {
 impl Ballot {
     /// Nobody has been asked yet.
     pub(super) fn new(query_id: u64, choice: Choice) -> Self {
-        Self { query_id, choice, papers: SmallVec::new() }
+        Self { query_id, choice, papers: SmallVec::new(), stragglers: Stragglers::default() }
     }
 
     /// Whether that model is to be asked.
@@ -89,7 +98,7 @@ impl Ballot {
     pub(super) fn add(&mut self, model: usize, answer: Answer) {
         let state = match answer {
             Answer::Kept(output) => State::Answered { output, kept: true },
-            Answer::Later(verdict) => State::Waiting(verdict),
+            Answer::Later(awaited) => State::Waiting(awaited),
         };
         self.papers.push(Paper { model, state });
     }
@@ -106,12 +115,15 @@ impl Ballot {
         }
         let closed = poll_fn(|context| self.poll(selection, context));
         if let Some(ended) = alarms.by(deadline, closed).await {
+            if ended == Ended::Certain {
+                self.dismiss();
+            }
             return ended;
         }
         // A task that was kept from running may find the deadline passed, and answers that were there in time.
         for paper in &mut self.papers {
-            if let State::Waiting(verdict) = &mut paper.state
-                && let Ok(verdict) = verdict.try_recv()
+            if let State::Waiting(awaited) = &mut paper.state
+                && let Ok(verdict) = awaited.verdict.try_recv()
             {
                 paper.hear(Some(verdict));
             }
@@ -122,8 +134,8 @@ impl Ballot {
     fn poll(&mut self, selection: &Selection, context: &mut Context<'_>) -> Poll<Ended> {
         let mut news = false;
         for paper in &mut self.papers {
-            if let State::Waiting(verdict) = &mut paper.state
-                && let Poll::Ready(verdict) = Pin::new(verdict).poll(context)
+            if let State::Waiting(awaited) = &mut paper.state
+                && let Poll::Ready(verdict) = Pin::new(&mut awaited.verdict).poll(context)
             {
                 paper.hear(verdict.ok());
                 news = true;
@@ -133,6 +145,21 @@ impl Ballot {
             return Poll::Ready(self.ended());
         }
         if news && self.is_certain(selection) { Poll::Ready(Ended::Certain) } else { Poll::Pending }
+    }
+
+    /// Waits no more. To be heard of all the same costs nothing where a container is at it already; elsewhere it would cost those who do
+    /// wait: nobody listens there any more, so that the query is dropped from the queue.
+    fn dismiss(&mut self) {
+        for paper in &mut self.papers {
+            if !matches!(paper.state, State::Waiting(_)) {
+                continue;
+            }
+            if let State::Waiting(awaited) = std::mem::replace(&mut paper.state, State::Unneeded)
+                && awaited.is_begun()
+            {
+                self.stragglers.0.push((paper.model, awaited));
+            }
+        }
     }
 
     fn is_waiting(&self) -> bool {
@@ -201,12 +228,12 @@ impl Ballot {
     }
 
     /// The other models, and why they have not.
-    pub(super) fn absences(&self, ended: Ended) -> impl Iterator<Item = (usize, Absence)> {
-        self.papers.iter().filter_map(move |paper| {
+    pub(super) fn absences(&self) -> impl Iterator<Item = (usize, Absence)> {
+        self.papers.iter().filter_map(|paper| {
             let absence = match &paper.state {
                 State::Answered { .. } => return None,
                 State::Failed(failure) => Absence::Failed(Failure::clone(failure)),
-                State::Waiting(_) if ended == Ended::Certain => Absence::Unneeded,
+                State::Unneeded => Absence::Unneeded,
                 State::Waiting(_) | State::Late => Absence::Late,
             };
             Some((paper.model, absence))
@@ -214,16 +241,33 @@ impl Ballot {
     }
 
     /// What is to be counted of each model that was asked.
-    pub(super) fn contributions(&self, ended: Ended) -> impl Iterator<Item = (usize, Contribution)> {
-        self.papers.iter().map(move |paper| {
+    pub(super) fn contributions(&self) -> impl Iterator<Item = (usize, Contribution)> {
+        self.papers.iter().map(|paper| {
             let contribution = match &paper.state {
                 State::Answered { .. } => Contribution::Answered,
                 State::Failed(_) => Contribution::Failed,
-                State::Waiting(_) if ended == Ended::Certain => Contribution::Unneeded,
+                State::Unneeded => Contribution::Unneeded,
                 State::Waiting(_) | State::Late => Contribution::Late,
             };
             (paper.model, contribution)
         })
+    }
+}
+
+impl Stragglers {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// What they answer by the deadline.
+    pub(super) async fn outputs(self, alarms: &Alarms, deadline: Instant) -> Vec<(usize, Output)> {
+        let mut outputs = Vec::new();
+        for (model, awaited) in self.0 {
+            if let Some(Ok(Ok(output))) = alarms.by(deadline, awaited.verdict).await {
+                outputs.push((model, output.detached()));
+            }
+        }
+        outputs
     }
 }
 

@@ -12,6 +12,8 @@ use clipper_rpc::names::AppName;
 use clipper_rpc::output::Output;
 use serde_json::Value;
 use smallvec::SmallVec;
+use tokio::sync::SetOnce;
+use tokio::time::timeout_at;
 
 use super::explanation::{self, Course};
 
@@ -30,8 +32,12 @@ pub struct Decided {
     pub application: AppName,
     /// As it is logged, but for the outputs, which are empty in it.
     pub decision: clipper_selection::log::Decision,
-    /// What each candidate answered in time.
+    /// What each candidate had answered by then.
     pub outputs: Vec<Option<Output>>,
+    /// What others have answered since, by their indices: unset while models are listened to.
+    pub since: SetOnce<Vec<(usize, Output)>>,
+    /// When the query was due: nobody is listened to any longer.
+    pub deadline: Instant,
     /// What was answered.
     pub output: Output,
     /// How it came to that.
@@ -60,10 +66,27 @@ struct Recent {
 }
 
 impl Decided {
+    /// What a candidate has answered by now.
+    pub fn known(&self, model: usize) -> Option<&Output> {
+        self.outputs[model].as_ref().or_else(|| self.known_since(model))
+    }
+
+    /// The same, if it came after the answer.
+    pub fn known_since(&self, model: usize) -> Option<&Output> {
+        self.since.get()?.iter().find(|(of, _)| *of == model).map(|(_, output)| output)
+    }
+
+    /// Waits until every model has answered that is listened to, or none is any longer.
+    pub async fn listened(&self) {
+        // At the deadline those who listened may have gone, as their worker has: then what is known is all.
+        let _ = timeout_at(self.deadline.into(), self.since.wait()).await;
+    }
+
     /// What it holds besides itself, in bytes.
     fn size(&self) -> usize {
         let outputs = self.outputs.iter().flatten().chain([&self.output]).map(Output::size).sum::<usize>();
-        outputs + size_of_val(self.decision.context.as_deref().unwrap_or_default())
+        let since = self.since.get().map_or(0, |since| size(since));
+        outputs + since + size_of_val(self.decision.context.as_deref().unwrap_or_default())
     }
 }
 
@@ -77,6 +100,18 @@ impl Decisions {
     /// Keeps a decision.
     pub fn record(&self, decided: Arc<Decided>) {
         self.record_at(decided, Instant::now());
+    }
+
+    /// Adds what models have answered since, all at once.
+    pub fn add(&self, decided: &Arc<Decided>, since: Vec<(usize, Output)>) {
+        let (query_id, size) = (decided.decision.query_id, size(&since));
+        let mut shard = lock(self.shard(query_id));
+        // Under the lock, so that a decision that is kept holds what is counted of it. The next one makes room for both.
+        let is_first = decided.since.set(since).is_ok();
+        let is_kept = shard.known.get(&query_id).is_some_and(|(_, kept)| Arc::ptr_eq(kept, decided));
+        if is_first && is_kept {
+            shard.bytes += size;
+        }
     }
 
     /// The decision on a query, unless it is forgotten.
@@ -141,6 +176,11 @@ impl Decisions {
     }
 }
 
+/// In bytes.
+fn size(outputs: &[(usize, Output)]) -> usize {
+    outputs.iter().map(|(_, output)| output.size()).sum()
+}
+
 fn lock(shard: &Shard) -> MutexGuard<'_, Recent> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -173,6 +213,8 @@ pub(crate) mod tests {
                 own_version: None,
             },
             outputs: vec![Some(Output::text("cat")), None, Some(Output::text("dog"))],
+            since: SetOnce::new_with(Some(Vec::new())),
+            deadline: Instant::now(),
             output: Output::text("cat"),
             course: Course::default(),
             judged: AtomicBool::new(false),
@@ -202,6 +244,25 @@ pub(crate) mod tests {
         }
         assert!((100..=160).contains(&decisions.len()), "{}", decisions.len());
         assert!(decisions.get(999).is_some() && decisions.get(0).is_none());
+    }
+
+    #[test]
+    fn what_is_added_later_takes_room_as_well() {
+        let decisions = Decisions::new(16 * 1000);
+        let large = Output::text("x".repeat(MOST_BYTES / 160));
+        for id in 0..1000 {
+            let decided = Arc::new(Decided { since: SetOnce::new(), ..decided(id) });
+            decisions.record(Arc::clone(&decided));
+            decisions.add(&decided, vec![(1, large.clone())]);
+            assert_eq!(decided.known(1), Some(&large));
+        }
+        assert!((100..=160).contains(&decisions.len()), "{}", decisions.len());
+
+        let forgotten = Arc::new(Decided { since: SetOnce::new(), ..decided(0) });
+        (0..1000).for_each(|_| decisions.add(&forgotten, vec![(1, large.clone())]));
+        (1000..2000).for_each(|id| decisions.record(Arc::new(decided(id))));
+        assert!(decisions.shards.iter().all(|shard| lock(shard).bytes < 100_000_000), "it is counted once");
+        assert!(decisions.get(999).is_some(), "what is forgotten takes none");
     }
 
     #[test]

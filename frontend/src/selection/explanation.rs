@@ -59,6 +59,7 @@ pub fn explain(decided: &Decided) -> Value {
 /// One of the models that could be asked.
 fn candidate(decided: &Decided, model: usize) -> Value {
     let Decided { decision, outputs, course, .. } = decided;
+    let output = decided.known(model);
     let was_asked = decision.asked.is_none_or(|asked| asked == model);
     let absence = course.absences.iter().find(|(absent, _)| *absent == model).map(|(_, absence)| absence);
     let mut told = json!({
@@ -67,12 +68,15 @@ fn candidate(decided: &Decided, model: usize) -> Value {
         (if decision.asked.is_some() { "probability" } else { "weight" }): decision.propensities.get(model),
         "asked": was_asked,
         "in_time": outputs[model].is_some(),
-        "output": outputs[model].as_ref().map(OutputJson::value),
+        "output": output.map(OutputJson::value),
     });
     if let Some(absence) = absence {
         told["absence"] = match absence {
             Absence::Failed(failure) => json!(format!("{}: {failure}", failure.reason())),
             Absence::Late => json!("it had not answered by the deadline"),
+            Absence::Unneeded if output.is_some() => {
+                json!("it answered after the answer, which was certain without it")
+            }
             Absence::Unneeded => json!("it had not answered when the answer was certain without it"),
         };
     }

@@ -110,7 +110,8 @@ pub fn judge_input(
     outputs: &[Option<Output>],
     label: Value,
 ) -> Result<Status, FeedbackError> {
-    let losses = losses_by_label(selector.selection.loss, outputs, &label).map_err(FeedbackError::Verdict)?;
+    let losses = losses_by_label(selector.selection.loss, outputs.iter().map(Option::as_ref), &label)
+        .map_err(FeedbackError::Verdict)?;
     let reserved = selector.states.lessons().reserve().ok_or(FeedbackError::Full)?;
     let known = || losses.iter().flatten();
     let reward = 1.0 - known().sum::<f64>() / known().count().max(1) as f64;
@@ -133,7 +134,8 @@ fn losses(
 ) -> Result<(Vec<Option<f64>>, f64), String> {
     match verdict {
         Verdict::Label(label) => {
-            let losses = losses_by_label(selector.selection.loss, &decided.outputs, label)?;
+            let known = (0..decided.outputs.len()).map(|model| decided.known(model));
+            let losses = losses_by_label(selector.selection.loss, known, label)?;
             Ok((losses, 1.0 - loss(selector.selection.loss, &decided.output, label)?))
         }
         Verdict::Reward(reward) => {
@@ -142,11 +144,14 @@ fn losses(
     }
 }
 
-fn losses_by_label(of: Loss, outputs: &[Option<Output>], label: &Value) -> Result<Vec<Option<f64>>, String> {
+fn losses_by_label<'a>(
+    of: Loss,
+    outputs: impl Iterator<Item = Option<&'a Output>>,
+    label: &Value,
+) -> Result<Vec<Option<f64>>, String> {
     // A label that does not fit the loss is wrong, whether any model answered or not.
     loss(of, &Output::text("0"), label)?;
-    let loss_of = |output: &Option<Output>| output.as_ref().map(|output| loss(of, output, label)).transpose();
-    outputs.iter().map(loss_of).collect()
+    outputs.map(|output| output.map(|output| loss(of, output, label)).transpose()).collect()
 }
 
 /// A reward is the answer's: it says something of those models that gave it. If it is all there is to have, the answer was
@@ -159,7 +164,7 @@ fn losses_by_reward(kind: OutputKind, decided: &Decided, reward: f64) -> Result<
             .to_owned());
     }
     let loss = 1.0 - reward;
-    let losses = outputs.iter().enumerate().map(|(index, output)| match (decided.decision.asked, output) {
+    let losses = (0..outputs.len()).map(|index| match (decided.decision.asked, decided.known(index)) {
         // The default output is no model's.
         _ if decided.decision.default_reason.is_some() => None,
         (Some(asked), Some(_)) => (asked == index).then_some(loss),
@@ -185,6 +190,7 @@ fn are_numbers(kind: OutputKind, outputs: &[Option<Output>]) -> bool {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
+    use tokio::sync::SetOnce;
 
     use super::*;
     use crate::selection::decisions::tests::decided;
@@ -239,10 +245,24 @@ mod tests {
     }
 
     #[test]
+    fn a_model_that_has_answered_since_is_judged_like_the_others() {
+        let since = SetOnce::new_with(Some(vec![(1, Output::text("cat"))]));
+        let decided = Decided { since, ..decided(1) };
+        let known = (0..3).map(|model| decided.known(model));
+        let losses = losses_by_label(Loss::ZeroOne, known, &json!("cat"));
+        assert_eq!(losses.unwrap(), [Some(0.0), Some(0.0), Some(1.0)]);
+        let losses = losses_by_reward(OutputKind::Labels, &decided, 0.75);
+        assert_eq!(losses.unwrap(), [Some(0.25), Some(0.25), None]);
+    }
+
+    #[test]
     fn models_that_had_not_answered_have_no_loss() {
-        let losses = losses_by_label(Loss::ZeroOne, &decided(1).outputs, &json!("cat"));
+        let decided = decided(1);
+        let known = decided.outputs.iter().map(Option::as_ref);
+        let losses = losses_by_label(Loss::ZeroOne, known, &json!("cat"));
         assert_eq!(losses.unwrap(), [Some(0.0), None, Some(1.0)]);
-        let error = losses_by_label(Loss::Absolute { scale: 1.0 }, &[None], &json!("cat")).unwrap_err();
+        let error =
+            losses_by_label(Loss::Absolute { scale: 1.0 }, [None].into_iter(), &json!("cat")).unwrap_err();
         assert!(error.contains("must be a number"), "{error}");
     }
 }

@@ -173,6 +173,7 @@ impl Learning {
                 label: taught.label.clone(),
                 reward: taught.reward,
                 losses: taught.losses.clone(),
+                outputs: taught.outputs_since(),
             });
         }
         let losses = self.losses(taught);

@@ -9,8 +9,10 @@ use actix::WeakRecipient;
 use actix::prelude::*;
 use clipper_rpc::names::ModelName;
 use clipper_rpc::selection::Uid;
+use serde_json::Value;
 
 use super::decisions::Decided;
+use crate::output_json::OutputJson;
 
 /// How many lessons of one application may wait.
 pub const CAPACITY: usize = 10_000;
@@ -22,7 +24,7 @@ pub struct Taught {
     /// The loss of each candidate of the subject, in [0, 1], where it is known.
     pub losses: Vec<Option<f64>>,
     /// What would have been right, where it was said.
-    pub label: Option<serde_json::Value>,
+    pub label: Option<Value>,
     /// The reward of the answer, in [0, 1].
     pub reward: f64,
     /// When it came: microseconds since 1970.
@@ -42,6 +44,19 @@ pub enum Subject {
         /// The models.
         candidates: Vec<ModelName>,
     },
+}
+
+impl Taught {
+    /// What is judged of what models answered after the answer, as it is logged.
+    pub fn outputs_since(&self) -> Vec<Value> {
+        let Subject::Answer(decided) = &self.subject else { return Vec::new() };
+        let judged = self.losses.iter().enumerate().map(|(model, loss)| {
+            let output = loss.and_then(|_| decided.known_since(model));
+            output.map(OutputJson::value).unwrap_or_default()
+        });
+        let outputs: Vec<_> = judged.collect();
+        if outputs.iter().all(Value::is_null) { Vec::new() } else { outputs }
+    }
 }
 
 impl Subject {
@@ -151,6 +166,11 @@ impl Drop for Reserved<'_> {
 
 #[cfg(test)]
 mod tests {
+    use clipper_rpc::output::Output;
+    use serde_json::json;
+    use tokio::sync::SetOnce;
+
+    use super::super::decisions::tests::decided;
     use super::*;
 
     fn taught(reward: f64) -> Taught {
@@ -170,6 +190,16 @@ mod tests {
         drop(lessons.reserve().unwrap());
         lessons.reserve().unwrap().put(taught(1.0));
         assert!(lessons.reserve().is_none());
+    }
+
+    #[test]
+    fn an_output_that_came_after_the_answer_is_logged_if_it_is_judged() {
+        let since = SetOnce::new_with(Some(vec![(1, Output::text("cat"))]));
+        let subject = Subject::Answer(Arc::new(Decided { since, ..decided(1) }));
+        let mut taught = Taught { subject, losses: vec![Some(0.0), Some(0.0), None], ..taught(1.0) };
+        assert_eq!(taught.outputs_since(), [Value::Null, json!("cat"), Value::Null]);
+        taught.losses[1] = None;
+        assert!(taught.outputs_since().is_empty(), "it came after the feedback, too");
     }
 
     #[test]

@@ -94,10 +94,11 @@ impl Selector {
     }
 
     /// Keeps a decision for feedback and explanations. Every decision of every application passes here.
-    fn record(&self, decided: Decided, read: &Read) {
+    fn record(&self, decided: Decided, read: &Read) -> Arc<Decided> {
         let decided = Arc::new(decided);
         self.states.log(&decided, &read.shared, read.own.as_ref());
-        self.decisions.record(decided);
+        self.decisions.record(Arc::clone(&decided));
+        decided
     }
 }
 

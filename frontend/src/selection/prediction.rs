@@ -3,6 +3,8 @@
 //! Called by [`Predictor::predict`], for applications with a selection policy. Invariant: each query is recorded once, as it was
 //! answered.
 
+use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -13,6 +15,7 @@ use clipper_selection::learner::Asked;
 use clipper_selection::log::Decision;
 use serde_json::Value;
 use smallvec::{SmallVec, smallvec};
+use tokio::sync::SetOnce;
 
 use super::ballot::{Absence, Ballot, Ended};
 use super::decisions::Decided;
@@ -74,9 +77,17 @@ impl Predictor {
         let mut ballots: SmallVec<[Ballot; 1]> = ballots.collect::<Result<_, _>>()?;
         self.ask_chosen(&request, inputs, &mut ballots);
         let mut predictions = Vec::with_capacity(ballots.len());
+        let deadline = timing.deadline();
         for mut ballot in ballots {
-            let ended = ballot.close(&selector.selection, &self.alarms, timing.deadline()).await;
-            predictions.push(request.conclude(&ballot, ended));
+            let ended = ballot.close(&selector.selection, &self.alarms, deadline).await;
+            let (prediction, decided) = request.conclude(&ballot, ended);
+            predictions.push(prediction);
+            if !ballot.stragglers.is_empty() {
+                let (decisions, alarms) = (Arc::clone(&selector.decisions), Rc::clone(&self.alarms));
+                actix_rt::spawn(async move {
+                    decisions.add(&decided, ballot.stragglers.outputs(&alarms, deadline).await);
+                });
+            }
         }
         Ok(predictions)
     }
@@ -123,7 +134,7 @@ impl Predictor {
             outputs.push(match answer {
                 None => None,
                 Some(Answer::Kept(output)) => Some(output),
-                Some(Answer::Later(verdict)) => match self.alarms.by(deadline, verdict).await {
+                Some(Answer::Later(awaited)) => match self.alarms.by(deadline, awaited.verdict).await {
                     Some(Ok(Ok(output))) => Some(output),
                     _ => None,
                 },
@@ -134,10 +145,10 @@ impl Predictor {
 }
 
 impl Request<'_> {
-    /// What is answered to a query, which is recorded.
-    fn conclude(&self, ballot: &Ballot, ended: Ended) -> Prediction {
+    /// What is answered to a query, and what is recorded of it.
+    fn conclude(&self, ballot: &Ballot, ended: Ended) -> (Prediction, Arc<Decided>) {
         let Self { application, selector, .. } = self;
-        for (model, contribution) in ballot.contributions(ended) {
+        for (model, contribution) in ballot.contributions() {
             if let Some(counts) = selector.counts.get(model) {
                 counts.count(contribution);
             }
@@ -154,7 +165,7 @@ impl Request<'_> {
         let default =
             |failure, unused| (application.default_output.clone(), Origin::Failure(failure), unused);
         let (output, origin, unused) = match (combined, too_low) {
-            (None, _) => default(self.why_none(ballot, ended), None),
+            (None, _) => default(self.why_none(ballot), None),
             (Some(combined), Some(threshold)) => {
                 default(Failure::LowConfidence { confidence, threshold }, Some(combined.output))
             }
@@ -165,11 +176,11 @@ impl Request<'_> {
             Origin::Failure(failure) => Some(failure.clone()),
             Origin::Model | Origin::Cache => None,
         };
-        let course = Course { ended, absences: ballot.absences(ended).collect(), unused, failure };
-        selector.record(self.decided(ballot, &output, confidence, course), &self.read);
+        let course = Course { ended, absences: ballot.absences().collect(), unused, failure };
+        let decided = selector.record(self.decided(ballot, &output, confidence, course), &self.read);
         let models = ballot.outputs().map(|(model, _)| selector.models[model].name.clone()).collect();
         let selected = Some(Box::new(Selected { confidence, models }));
-        Prediction { query_id: ballot.query_id, output, origin, selected }
+        (Prediction { query_id: ballot.query_id, output, origin, selected }, decided)
     }
 
     /// What is kept of a query.
@@ -201,6 +212,8 @@ impl Request<'_> {
                 own_version: read.own.as_ref().map(|own| own.version),
             },
             outputs,
+            since: SetOnce::new_with(ballot.stragglers.is_empty().then(Vec::new)),
+            deadline: timing.deadline(),
             output: output.detached(),
             course,
             judged: AtomicBool::new(false),
@@ -208,15 +221,14 @@ impl Request<'_> {
     }
 
     /// The most telling reason why none of the models answered: that of the one with which the query came furthest.
-    fn why_none(&self, ballot: &Ballot, ended: Ended) -> Failure {
-        let absences =
-            ballot.absences(ended).map(|(model, absence)| match (absence, &self.versions[model]) {
-                (Absence::Failed(failure), _) => failure,
-                (_, Err(failure)) => failure.clone(),
-                (Absence::Late | Absence::Unneeded, Ok(version)) => {
-                    too_slow(&version.queue, self.timing.objective)
-                }
-            });
+    fn why_none(&self, ballot: &Ballot) -> Failure {
+        let absences = ballot.absences().map(|(model, absence)| match (absence, &self.versions[model]) {
+            (Absence::Failed(failure), _) => failure,
+            (_, Err(failure)) => failure.clone(),
+            (Absence::Late | Absence::Unneeded, Ok(version)) => {
+                too_slow(&version.queue, self.timing.objective)
+            }
+        });
         let furthest = absences.reduce(|most, other| if reach(&other) > reach(&most) { other } else { most });
         // Somebody is asked.
         furthest.unwrap_or(Failure::NoLinkedModels)
@@ -242,8 +254,6 @@ fn reach(failure: &Failure) -> u8 {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-    use std::rc::Rc;
-    use std::sync::Arc;
 
     use actix::Arbiter;
     use clipper_rpc::catalog::{self, Batching, BatchingStrategy};
@@ -451,7 +461,55 @@ mod tests {
         let decided = fixture.decided(&prediction);
         assert_eq!(decided.course.ended, Ended::Certain);
         assert_eq!(decided.course.absences, [(2, Absence::Unneeded)]);
+        assert!(decided.since.get().is_some(), "it is not listened to");
         assert!(fixture.take(2).is_empty(), "its query has gone as its client has");
+    }
+
+    #[actix::test]
+    async fn a_model_that_is_at_its_answer_when_the_vote_is_certain_is_heard_all_the_same() {
+        let fixture = Fixture::new(4, LONG, majority());
+        let mut held = Vec::new();
+        let prediction = fixture
+            .while_they(|models| {
+                held = models.take(0);
+                (1..4).for_each(|model| models.answer(model, "cat"));
+            })
+            .await;
+        assert_eq!((text(&prediction), selected(&prediction)), ("cat", (0.75, "bcd".to_owned())));
+        let decided = fixture.decided(&prediction);
+        assert_eq!(decided.course.absences, [(0, Absence::Unneeded)]);
+        let mut listened = std::pin::pin!(decided.listened());
+        assert!(futures_util::poll!(&mut listened).is_pending(), "feedback waits for it");
+        assert_eq!(decided.known(0), None);
+        fixture.finish(&held, &Ok(Output::text("dog")));
+        listened.await;
+        assert_eq!((decided.known(0), decided.known(1)), (Some(&Output::text("dog")), decided.known(2)));
+        assert_eq!(decided.outputs[0], None, "the answer was given without it");
+        let told = &fixture.decisions.explain(prediction.query_id).unwrap()["candidates"][0];
+        assert_eq!((&told["in_time"], &told["output"]), (&json!(false), &json!("dog")));
+        assert_eq!(told["absence"], "it answered after the answer, which was certain without it");
+    }
+
+    #[actix::test]
+    async fn nobody_is_listened_to_who_fails_after_the_answer_or_has_not_spoken_by_the_deadline() {
+        for fails in [true, false] {
+            let fixture = Fixture::new(3, if fails { LONG } else { SHORT }, majority());
+            let mut held = Vec::new();
+            let prediction = fixture
+                .while_they(|models| {
+                    held = models.take(2);
+                    (0..2).for_each(|model| models.answer(model, "cat"));
+                })
+                .await;
+            let decided = fixture.decided(&prediction);
+            assert!(decided.since.get().is_none());
+            if fails {
+                fixture.finish(&held, &Err(Failure::NoLinkedModels));
+            }
+            decided.listened().await;
+            assert_eq!(decided.known(2), None);
+            assert_eq!(decided.deadline <= Instant::now(), !fails);
+        }
     }
 
     #[actix::test]

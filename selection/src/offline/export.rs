@@ -33,6 +33,9 @@ pub struct Feedback<'a> {
     pub label: Option<&'a Value>,
     /// The loss of each candidate, where it is known.
     pub losses: &'a [Option<f64>],
+    /// What candidates answered after the query was: nothing, or null for those that did not.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub outputs: &'a [Value],
 }
 
 impl<'a> Joined<'a> {
@@ -43,6 +46,7 @@ impl<'a> Joined<'a> {
             reward: judgement.reward,
             label: judgement.label.as_ref(),
             losses: &judgement.losses,
+            outputs: &judgement.outputs,
         });
         Self { decision, feedback }
     }
@@ -113,7 +117,8 @@ mod tests {
     }
 
     fn judgement() -> Judgement {
-        Judgement { time_micros: 2, label: Some(json!(1)), reward: 0.75, losses: vec![None, Some(0.25)] }
+        let losses = vec![None, Some(0.25)];
+        Judgement { time_micros: 2, label: Some(json!(1)), reward: 0.75, losses, outputs: Vec::new() }
     }
 
     /// Read back by `vowpalwabbit` 9.11: action 2 with its cost and probability, the tag `17`, and three features.

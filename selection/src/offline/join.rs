@@ -19,6 +19,8 @@ pub struct Judgement {
     pub reward: f64,
     /// The loss of each candidate, where it is known.
     pub losses: Vec<Option<f64>>,
+    /// What candidates answered after the query was: empty, or null for those that did not.
+    pub outputs: Vec<Value>,
 }
 
 /// The feedback of a log.
@@ -32,10 +34,10 @@ pub struct Judgements {
 impl Judgements {
     /// Takes in a record, if it is feedback.
     pub fn add(&mut self, record: Record) {
-        if let Record::Feedback { time_micros, query_id, label, reward, losses, .. } = record {
+        if let Record::Feedback { time_micros, query_id, label, reward, losses, outputs, .. } = record {
             match query_id {
                 Some(query_id) => {
-                    let judgement = Judgement { time_micros, label, reward, losses };
+                    let judgement = Judgement { time_micros, label, reward, losses, outputs };
                     self.by_query.entry(query_id).or_insert(judgement);
                 }
                 None => self.without_query += 1,

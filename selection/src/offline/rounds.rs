@@ -160,8 +160,10 @@ impl Round {
         }
         let at = |model: &ModelName| decision.candidates.iter().position(|candidate| candidate == model);
         let output = |model| {
-            let output = decision.outputs.get(at(model)?)?;
-            (!output.is_null()).then(|| Output::Text(Arc::from(output.to_string())))
+            let of = [&decision.outputs, &judgement.outputs].into_iter();
+            let mut of = of.filter_map(|outputs| outputs.get(at(model)?));
+            let output = of.find(|output| !output.is_null())?;
+            Some(Output::Text(Arc::from(output.to_string())))
         };
         Some(Self {
             number: decision.query_id,
@@ -176,6 +178,8 @@ impl Round {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn contents(text: &str) -> Result<Contents, String> {
@@ -197,6 +201,21 @@ mod tests {
         assert_eq!(rounds[0].losses, [None, Some(0.0)]);
         assert_eq!(rounds[0].uid, Uid::new("7"));
         assert_eq!((rounds[1].number, &rounds[1].losses[..]), (3, &[Some(0.0), None][..]));
+    }
+
+    #[test]
+    fn an_output_that_came_between_answer_and_feedback_is_as_good_as_any() {
+        let decision = serde_json::from_value(json!({
+            "query_id": 17, "time_micros": 1, "uid": null, "candidates": ["m", "n", "o"], "propensities": [0.75, 0.25, 0.0],
+            "asked": null, "outputs": [1, null, null], "output": 1, "confidence": 0.75, "latency_micros": 5,
+            "shared_version": 0
+        }));
+        let losses = vec![Some(1.0), Some(0.0), None];
+        let outputs = vec![Value::Null, json!(2), Value::Null];
+        let judgement = Judgement { time_micros: 2, label: Some(json!(2)), reward: 0.0, losses, outputs };
+        let models = ["m", "n", "o"].map(|model| model.parse().unwrap());
+        let round = Round::of_decision(&decision.unwrap(), &judgement, &models).unwrap();
+        assert_eq!(round.outputs, [Some(Output::text("1")), Some(Output::text("2")), None]);
     }
 
     #[test]
