@@ -30,7 +30,7 @@ async fn add_app(cluster: &Cluster, name: &str, models: &[String], objective: Du
     let body = json!({
         "name": name, "input_type": "doubles", "default_output": "none", "linked_models": models,
         "latency_slo_micros": u64::try_from(objective.as_micros()).unwrap(), "selection_policy": policy,
-        "output_kind": "labels",
+        "output_kind": "labels", "log_decisions": true,
     });
     cluster.must("add_app", body).await;
     for model in models {
@@ -93,6 +93,11 @@ async fn an_ensemble_leaves_a_model_that_fails_takes_it_back_and_loses_no_feedba
     let overall = errors.iter().sum::<f64>() / 4.0;
     assert!(overall < 0.18, "{errors:?}");
     assert!(errors[3] < 0.10 + 0.04, "{errors:?}");
+
+    // What it learned can be computed again, also where that was by outputs that came after the answer.
+    let log = cluster.data_dir().join("decisions/study");
+    let replayed = program::isolated(program::clipper()).arg("replay").arg(log).output().unwrap();
+    assert!(replayed.status.success(), "{}", String::from_utf8_lossy(&replayed.stdout));
 
     // An ensemble that is certain learns nothing of those that had not begun; a bandit learns of one model each time.
     add_app(&cluster, "bandit", &models, PATIENT, "exp3").await;
