@@ -561,8 +561,8 @@ async fn a_query_is_explained_by_the_frontend_that_answered_it() {
         for number in 1.. {
             let answer = frontend.answers("exchange", exchange(number, &json!([]), &explanations)).await;
             let asked = answer["explain"].as_array().unwrap().iter().map(|asked| {
-                let known = json!({"application": "a", "output": 1});
-                json!([asked, if *asked == json!(query) { known } else { Value::Null }])
+                let known = json!({"application": "a", "output": 1}).to_string();
+                json!([asked, (*asked == json!(query)).then_some(known)])
             });
             explanations = asked.collect();
             tokio::time::sleep(Duration::from_millis(20)).await;
