@@ -95,13 +95,16 @@ impl Future for Alarm<'_> {
             waker.clone_from(context.waker());
             return Poll::Pending;
         }
+        let is_first = alarms.is_before_timer(self.time);
+        // What is late goes off at once: of the inputs of a large batch, each would otherwise take the worker another turn.
+        if is_first && self.time <= Instant::now() {
+            return Poll::Ready(());
+        }
         let number = alarms.numbers.get();
         alarms.numbers.set(number.wrapping_add(1));
         set.insert((self.time, number), context.waker().clone());
         self.number = Some(number);
-        if alarms.is_before_timer(self.time)
-            && let Some(worker) = alarms.worker.take()
-        {
+        if is_first && let Some(worker) = alarms.worker.take() {
             worker.wake();
         }
         Poll::Pending
@@ -166,6 +169,14 @@ mod tests {
         assert_eq!(alarms.by(begin, ready(7)).await, Some(7), "it is there, if late");
         assert_eq!(alarms.by(begin + NEVER, ready(7)).await, Some(7));
         assert_eq!(alarms.by(begin + TICK, pending::<()>()).await, None);
+    }
+
+    #[actix::test]
+    async fn what_is_late_goes_off_at_once() {
+        let (alarms, begin) = (alarms(), Instant::now());
+        alarms.at(begin + TICK).await;
+        let mut late = Box::pin(alarms.at(begin + TICK));
+        assert!(futures_util::poll!(&mut late).is_ready());
     }
 
     #[actix::test]
