@@ -4,7 +4,7 @@
 //! them what others have learned. Predictions and feedback never wait for it. Invariant: one call is in progress at a
 //! time, and after a failure the same request is sent again, so that nothing is lost or stored twice.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -28,6 +28,8 @@ use crate::selection::learning::News;
 const MOST_FORWARDED: usize = 10_000;
 /// The most figures in one request: a few megabytes as text.
 const FIGURES: usize = 200_000;
+/// From so many bytes of explanations on, the others are for the next request.
+const EXPLANATION_BYTES: usize = 8 << 20;
 /// The least time between two exchanges: states that are wanted at once are asked for together.
 const LEAST_PAUSE: Duration = Duration::from_millis(10);
 /// How long management may take for an answer.
@@ -70,8 +72,8 @@ struct Course {
     request: Option<ExchangeRequest>,
     /// Whether there was more to say than fits into it.
     more: bool,
-    /// What the next one is to explain.
-    explain: Vec<u64>,
+    /// What the next ones are to explain.
+    explain: VecDeque<u64>,
     /// Feedback that others received, for which there was no room yet.
     received: Vec<ForwardedFeedback>,
     /// Whether the last call failed.
@@ -182,11 +184,8 @@ impl Exchange {
             course.more = false;
             return None;
         }
-        let explain = |query_id| {
-            let explanation = self.facilities.decisions.explain(query_id);
-            (query_id, explanation.map(|explanation| explanation.to_string()))
-        };
-        course.more = more;
+        let explanations = self.explain(&mut course.explain);
+        course.more = more || !course.explain.is_empty();
         course.number += 1;
         Some(ExchangeRequest {
             frontend: self.frontend,
@@ -196,15 +195,28 @@ impl Exchange {
             changes,
             load,
             forward,
-            explanations: std::mem::take(&mut course.explain).into_iter().map(explain).collect(),
+            explanations,
         })
+    }
+
+    /// Explains queries, as far as there is room for it in one request.
+    fn explain(&self, queries: &mut VecDeque<u64>) -> Vec<(u64, Option<String>)> {
+        let (mut explanations, mut bytes) = (Vec::new(), 0);
+        while bytes < EXPLANATION_BYTES
+            && let Some(query_id) = queries.pop_front()
+        {
+            let explanation = self.facilities.decisions.explain(query_id).map(|known| known.to_string());
+            bytes += explanation.as_ref().map_or(0, String::len);
+            explanations.push((query_id, explanation));
+        }
+        explanations
     }
 
     async fn take_in(&self, course: &mut Course, response: ExchangeResponse) {
         let ExchangeResponse { position, reset, changes, loaded, feedback, explain } = response;
         course.known = Some(position);
         course.more |= reset || !explain.is_empty();
-        course.explain = explain;
+        course.explain.extend(explain);
         let applications = self.directory.applications.load_full();
         let each = applications.keys().map(|name| (name, News { reset, ..News::default() }));
         let mut news: HashMap<_, News> = each.collect();

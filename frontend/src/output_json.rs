@@ -11,10 +11,26 @@ use serde_json::value::RawValue;
 /// An output as the JSON value that it is, or that stands for it.
 pub(crate) struct OutputJson(pub(crate) Output);
 
+/// How deep a value may be nested: a parser goes 127 levels deep, and there is something around it.
+const DEEPEST: usize = 100;
+
 impl OutputJson {
-    /// As a value.
+    /// As a value, to be told with others. JSON that is nested very deep is told as a text, for others must be able to read it.
     pub(crate) fn value(output: &Output) -> Value {
-        serde_json::to_value(Self(output.clone())).unwrap_or_default()
+        let value = serde_json::to_value(Self(output.clone())).ok();
+        match (value.filter(|value| depth(value) <= DEEPEST), output) {
+            (Some(value), _) => value,
+            (None, Output::Text(text)) => Value::String(text.to_string()),
+            (None, _) => Value::Null,
+        }
+    }
+}
+
+fn depth(value: &Value) -> usize {
+    match value {
+        Value::Array(values) => 1 + values.iter().map(depth).max().unwrap_or_default(),
+        Value::Object(values) => 1 + values.values().map(depth).max().unwrap_or_default(),
+        _ => 0,
     }
 }
 
@@ -52,6 +68,16 @@ mod tests {
         assert_eq!(json(Output::text("")), r#""""#);
         assert_eq!(json(Output::text("say \"hi\"\n")), r#""say \"hi\"\n""#);
         assert_eq!(json(Output::text("[".repeat(100_000))).len(), 100_002);
+    }
+
+    #[test]
+    fn what_is_nested_too_deep_to_be_read_within_something_else_is_told_as_a_text() {
+        let nested = |levels| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+        let value = |levels| OutputJson::value(&Output::text(nested(levels)));
+        assert!(value(DEEPEST).is_array());
+        for levels in [DEEPEST + 1, 127, 128, 100_000] {
+            assert_eq!(value(levels), Value::String(nested(levels)));
+        }
     }
 
     #[test]

@@ -182,9 +182,8 @@ fn models(
 
 /// Which application an explanation is of.
 #[derive(Deserialize)]
-struct Answered {
-    #[serde(rename = "application")]
-    by: String,
+struct Explained {
+    application: String,
 }
 
 /// Says how the answer to a query came about: what was asked, with which weights, what the models answered and when.
@@ -218,7 +217,7 @@ pub(super) async fn explain(
     let explanation = admin.follow.states.explain(query_id).await.map_err(unexplained)?;
     // The frontend knows a query by its id alone.
     match serde_json::from_str(&explanation) {
-        Ok(Answered { by }) if by == app => {
+        Ok(Explained { application }) if application == app => {
             Ok(HttpResponse::Ok().content_type(ContentType::json()).body(explanation))
         }
         _ => Err(unexplained(NoExplanation::Unknown)),
