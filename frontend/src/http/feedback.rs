@@ -1,5 +1,6 @@
 //! `POST /{app}/feedback`, and `/{app}/update` as the original called it.
 
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -151,7 +152,9 @@ async fn on_answer(
     let decided = state.facilities.decisions.get(query_id);
     match decided.filter(|decided| decided.application == application.name) {
         Some(decided) => {
-            decided.listened().await;
+            if !decided.judged.load(Ordering::Relaxed) {
+                decided.listened().await;
+            }
             Ok(judge(selector, &decided, verdict)?)
         }
         None => Err(ApiError::UnknownQuery { query_id }),

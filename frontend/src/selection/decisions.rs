@@ -23,6 +23,9 @@ const MAX_AGE: Duration = Duration::from_secs(600);
 /// The most bytes of outputs and contexts that are kept with them.
 const MOST_BYTES: usize = 256 << 20;
 
+/// How long after a query's deadline those who listened may take to say what they have heard.
+const GRACE: Duration = Duration::from_millis(50);
+
 /// So many locks share the decisions, where there is room for as many.
 const SHARDS: usize = 16;
 
@@ -78,8 +81,8 @@ impl Decided {
 
     /// Waits until every model has answered that is listened to, or none is any longer.
     pub async fn listened(&self) {
-        // At the deadline those who listened may have gone, as their worker has: then what is known is all.
-        let _ = timeout_at(self.deadline.into(), self.since.wait()).await;
+        // Whoever listens says so then, unless its worker has gone.
+        let _ = timeout_at((self.deadline + GRACE).into(), self.since.wait()).await;
     }
 
     /// What it holds besides itself, in bytes.

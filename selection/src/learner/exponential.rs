@@ -133,7 +133,7 @@ fn usual_loss(of: &[f64]) -> Option<f64> {
     (count > 0.0).then(|| 1.0 - (rewards / count).clamp(0.0, 1.0))
 }
 
-/// That of the models of which a lesson tells, by their weights. There is one.
+/// The mean loss of the models of which a lesson tells (there is one at least), by their weights.
 fn usual_loss_of_heard(logs: &[f64], figures: &[&[f64]], told: &[Option<Told>]) -> f64 {
     let heard = || logs.iter().zip(figures).zip(told).filter(|(_, told)| told.is_some()).map(|(of, _)| of);
     let weight: f64 = heard().map(|(log, _)| log.exp()).sum();
