@@ -5,8 +5,7 @@
 //! time, and after a failure the same request is sent again, so that nothing is lost or stored twice.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix::Addr;
@@ -19,13 +18,12 @@ use uuid::Uuid;
 
 use crate::application::{Application, Collect, TakeIn};
 use crate::directory::Directory;
+use crate::outbox::Outbox;
 use crate::query_ids::QueryIds;
 use crate::selection::Facilities;
 use crate::selection::feedback::{FeedbackError, judge};
 use crate::selection::learning::News;
 
-/// How many feedbacks may wait to be passed on to other frontends.
-const MOST_FORWARDED: usize = 10_000;
 /// The most figures in one request: a few megabytes as text.
 const FIGURES: usize = 200_000;
 /// From so many bytes of explanations on, the others are for the next request.
@@ -34,15 +32,6 @@ const EXPLANATION_BYTES: usize = 8 << 20;
 const LEAST_PAUSE: Duration = Duration::from_millis(10);
 /// How long management may take for an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// What is given to the exchange, and what is counted of it.
-#[derive(Default)]
-pub struct Outbox {
-    /// Held for a push or a swap.
-    forwarded: Mutex<Vec<ForwardedFeedback>>,
-    made: AtomicU64,
-    failed: AtomicU64,
-}
 
 /// Owns the conversation of one frontend.
 pub struct Exchange {
@@ -78,32 +67,6 @@ struct Course {
     received: Vec<ForwardedFeedback>,
     /// Whether the last call failed.
     failing: bool,
-}
-
-impl Outbox {
-    /// Has feedback passed on to the frontend that answered the query; whether there is room for it.
-    pub fn forward(&self, feedback: ForwardedFeedback) -> bool {
-        let mut forwarded = self.lock();
-        let room = forwarded.len() < MOST_FORWARDED;
-        if room {
-            forwarded.push(feedback);
-        }
-        room
-    }
-
-    /// How many exchanges there were.
-    pub fn made(&self) -> u64 {
-        self.made.load(Ordering::Relaxed)
-    }
-
-    /// How many calls failed.
-    pub fn failed(&self) -> u64 {
-        self.failed.load(Ordering::Relaxed)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<ForwardedFeedback>> {
-        self.forwarded.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Exchange {
@@ -148,7 +111,7 @@ impl Exchange {
             answered.unwrap_or_else(|_| Err(FollowError(format!("no answer within {PATIENCE:?}"))));
         match answered {
             Ok(response) => {
-                self.outbox.made.fetch_add(1, Ordering::Relaxed);
+                self.outbox.succeed();
                 if std::mem::take(&mut course.failing) {
                     info!("management takes what is learned again");
                 }
@@ -156,7 +119,7 @@ impl Exchange {
                 self.take_in(course, response).await;
             }
             Err(error) => {
-                self.outbox.failed.fetch_add(1, Ordering::Relaxed);
+                self.outbox.fail();
                 if !std::mem::replace(&mut course.failing, true) {
                     warn!(%error, "what is learned waits");
                 }
@@ -179,7 +142,7 @@ impl Exchange {
             changes.extend(collected.changes);
             load.extend(collected.load);
         }
-        let forward = std::mem::take(&mut *self.outbox.lock());
+        let forward = self.outbox.take();
         if !any && forward.is_empty() && course.explain.is_empty() {
             course.more = false;
             return None;
@@ -241,8 +204,8 @@ impl Exchange {
         course.more |= any_feedback || !course.received.is_empty();
     }
 
-    /// Handles feedback that came to another frontend as if it had come here, but waits for no model that is still listened to: on its
-    /// way it has given them time enough. Whether there was room for it.
+    /// Handles feedback that came to another frontend as if it had come here, but waits for no model that is still listened to, as
+    /// what is learned would wait with it; whether there was room for it.
     fn receive(&self, feedback: &ForwardedFeedback) -> bool {
         let ForwardedFeedback { application, query_id, verdict } = feedback;
         let Some(view) = self.directory.application(application.as_str()) else { return true };
@@ -273,6 +236,7 @@ impl Exchange {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::sync::{Mutex, MutexGuard};
     use std::thread;
 
     use actix::Arbiter;

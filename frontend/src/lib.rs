@@ -15,7 +15,7 @@
 //! - [`follower`]: follows management and is the only writer of the directory;
 //!   [`management_client`] reaches management over HTTP.
 //! - [`application`] and [`model_queue`]: the actors of an application, and of a version of a model.
-//! - [`exchange`]: what is learned, to and from management.
+//! - [`exchange`]: what is learned, to and from management; [`outbox`]: what HTTP workers leave for it.
 //! - [`reception`]: where containers arrive.
 //! - [`metrics`]: what is counted and timed on the way.
 //!
@@ -38,6 +38,7 @@ mod http;
 pub mod management_client;
 pub mod metrics;
 pub mod model_queue;
+pub mod outbox;
 mod output_json;
 pub mod prediction;
 pub mod query;

@@ -19,7 +19,7 @@ use utoipa::OpenApi;
 use self::endpoint::Endpoint;
 use self::error::ApiError;
 use crate::directory::Directory;
-use crate::exchange::Outbox;
+use crate::outbox::Outbox;
 use crate::prediction::Predictor;
 use crate::query_ids::QueryIds;
 use crate::selection::Facilities;

@@ -20,7 +20,7 @@ use super::outcome::Outcome;
 use super::replica::ReplicaMetrics;
 use crate::batching::Estimate;
 use crate::directory::Directory;
-use crate::exchange::Outbox;
+use crate::outbox::Outbox;
 use crate::queue::Queue;
 use crate::selection::Facilities;
 use crate::selection::feedback::Status;
