@@ -1,6 +1,7 @@
 //! Selection among an application's models, as its queries and its feedback meet it.
 //!
-//! - [`prediction`]: the path of a prediction that several models may answer.
+//! - [`prediction`]: the path of a prediction that several models may answer; `request`: what its queries have in common, and how each
+//!   is concluded.
 //! - [`ballot`]: the models that are asked for one query, and what they answer.
 //! - [`states`]: what is learned, the application's shared state and its users'; [`users`] are in memory within a bound.
 //! - [`decisions`]: what was decided for recent queries, by query id; [`explanation`]: in words.
@@ -16,6 +17,7 @@ pub mod feedback;
 pub mod learning;
 pub mod lessons;
 pub mod prediction;
+mod request;
 pub mod states;
 pub mod unsent;
 pub mod users;

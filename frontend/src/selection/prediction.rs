@@ -5,42 +5,17 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use clipper_rpc::input::Input;
 use clipper_rpc::output::Output;
-use clipper_selection::combine::Combined;
-use clipper_selection::learner::Asked;
-use clipper_selection::log::Decision;
-use serde_json::Value;
 use smallvec::{SmallVec, smallvec};
-use tokio::sync::SetOnce;
 
-use super::ballot::{Absence, Ballot, Ended};
-use super::decisions::Decided;
-use super::explanation::Course;
-use super::{Read, Selector, rounded};
-use crate::failure::Failure;
-use crate::prediction::{
-    Answer, Origin, Prediction, Predictor, Selected, Terms, TermsError, Timing, route, too_slow,
-};
-use crate::view::{ApplicationView, VersionView};
-
-/// The version of each candidate that answers, or why none does.
-type Versions<'a> = SmallVec<[Result<&'a VersionView, Failure>; 8]>;
-
-/// What all queries of a request have in common.
-struct Request<'a> {
-    application: &'a ApplicationView,
-    selector: &'a Selector,
-    terms: &'a Terms,
-    timing: Timing,
-    versions: Versions<'a>,
-    read: Read,
-    /// Since 1970.
-    time: Duration,
-}
+use super::Selector;
+use super::ballot::Ballot;
+use super::request::Request;
+use crate::prediction::{Answer, Prediction, Predictor, Terms, TermsError, Timing, route};
+use crate::view::ApplicationView;
 
 impl Predictor {
     /// Answers inputs, in order, each by the models that the policy chooses for it.
@@ -144,123 +119,17 @@ impl Predictor {
     }
 }
 
-impl Request<'_> {
-    /// What is answered to a query, and what is recorded of it.
-    fn conclude(&self, ballot: &Ballot, ended: Ended) -> (Prediction, Arc<Decided>) {
-        let Self { application, selector, .. } = self;
-        for (model, contribution) in ballot.contributions() {
-            if let Some(counts) = selector.counts.get(model) {
-                counts.count(contribution);
-            }
-        }
-        let combined = match ballot.choice.asked {
-            Asked::All => ballot.combined(&selector.selection),
-            Asked::One(model) => ballot.outputs().next().map(|(_, output)| Combined {
-                output: output.clone(),
-                confidence: selector.trust(&self.read, model),
-            }),
-        };
-        let confidence = combined.as_ref().map_or(0.0, |combined| rounded(combined.confidence));
-        let too_low = selector.selection.confidence_threshold.filter(|&threshold| confidence < threshold);
-        let default =
-            |failure, unused| (application.default_output.clone(), Origin::Failure(failure), unused);
-        let (output, origin, unused) = match (combined, too_low) {
-            (None, _) => default(self.why_none(ballot), None),
-            (Some(combined), Some(threshold)) => {
-                default(Failure::LowConfidence { confidence, threshold }, Some(combined.output))
-            }
-            (Some(combined), None) if ballot.is_all_kept() => (combined.output, Origin::Cache, None),
-            (Some(combined), None) => (combined.output, Origin::Model, None),
-        };
-        let failure = match &origin {
-            Origin::Failure(failure) => Some(failure.clone()),
-            Origin::Model | Origin::Cache => None,
-        };
-        let course = Course { ended, absences: ballot.absences().collect(), unused, failure };
-        let decided = selector.record(self.decided(ballot, &output, confidence, course), &self.read);
-        let models = ballot.outputs().map(|(model, _)| selector.models[model].name.clone()).collect();
-        let selected = Some(Box::new(Selected { confidence, models }));
-        (Prediction { query_id: ballot.query_id, output, origin, selected }, decided)
-    }
-
-    /// What is kept of a query.
-    fn decided(&self, ballot: &Ballot, output: &Output, confidence: f64, course: Course) -> Decided {
-        let Self { application, selector, terms, timing, read, .. } = self;
-        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        let mut outputs = vec![None; selector.models.len()];
-        // Numbers that came in a batch would hold on to the whole of it.
-        ballot.outputs().for_each(|(model, output)| outputs[model] = Some(output.detached()));
-        Decided {
-            application: application.name.clone(),
-            decision: Decision {
-                query_id: ballot.query_id,
-                time_micros: micros(self.time),
-                uid: terms.uid.clone(),
-                context: terms.context.clone(),
-                candidates: selector.learner.candidates().to_vec(),
-                propensities: ballot.choice.weights.to_vec(),
-                asked: match ballot.choice.asked {
-                    Asked::One(model) => Some(model),
-                    Asked::All => None,
-                },
-                outputs: Vec::new(),
-                output: Value::Null,
-                default_reason: course.failure.as_ref().map(|failure| failure.reason().to_owned()),
-                confidence,
-                latency_micros: micros(timing.arrived.elapsed()),
-                shared_version: read.shared.version,
-                own_version: read.own.as_ref().map(|own| own.version),
-            },
-            outputs,
-            since: SetOnce::new_with(ballot.stragglers.is_empty().then(Vec::new)),
-            deadline: timing.deadline(),
-            output: output.detached(),
-            course,
-            judged: AtomicBool::new(false),
-        }
-    }
-
-    /// The most telling reason why none of the models answered: that of the one with which the query came furthest.
-    fn why_none(&self, ballot: &Ballot) -> Failure {
-        let absences = ballot.absences().map(|(model, absence)| match (absence, &self.versions[model]) {
-            (Absence::Failed(failure), _) => failure,
-            (_, Err(failure)) => failure.clone(),
-            (Absence::Late | Absence::Unneeded, Ok(version)) => {
-                too_slow(&version.queue, self.timing.objective)
-            }
-        });
-        let furthest = absences.reduce(|most, other| if reach(&other) > reach(&most) { other } else { most });
-        // Somebody is asked.
-        furthest.unwrap_or(Failure::NoLinkedModels)
-    }
-}
-
-/// How far a query came.
-fn reach(failure: &Failure) -> u8 {
-    match failure {
-        Failure::Deadline { .. } | Failure::TooLate { .. } => 6,
-        Failure::ContainerError { .. } => 5,
-        Failure::TooManyTogether { .. } => 4,
-        Failure::QueueFull { .. } => 3,
-        Failure::Draining { .. } => 2,
-        Failure::NoConnectedReplicas { .. } => 1,
-        Failure::NoVersion { .. }
-        | Failure::NoLinkedModels
-        | Failure::TooManyRequests { .. }
-        | Failure::LowConfidence { .. } => 0,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::time::Duration;
 
     use actix::Arbiter;
     use clipper_rpc::catalog::{self, Batching, BatchingStrategy};
     use clipper_rpc::input::InputType;
     use clipper_rpc::names::ModelId;
     use clipper_rpc::selection::{Selection, Uid};
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::alarms::Alarms;
@@ -268,11 +137,14 @@ mod tests {
     use crate::batching::Controller;
     use crate::cache::PredictionCache;
     use crate::computation::Computation;
+    use crate::failure::Failure;
+    use crate::prediction::Origin;
     use crate::queue::{Capacity, Queue, Readiness, Work};
     use crate::reply::{Delivery, Mailbox};
-    use crate::selection::decisions::Decisions;
+    use crate::selection::ballot::{Absence, Ended};
+    use crate::selection::decisions::{Decided, Decisions};
     use crate::selection::tests::facilities;
-    use crate::view::ModelView;
+    use crate::view::{ModelView, VersionView};
 
     /// So long that nobody waits it out.
     const LONG: Duration = Duration::from_secs(600);
