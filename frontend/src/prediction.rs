@@ -214,35 +214,32 @@ impl Predictor {
         let kept = may && version.cache && !keep_together;
         let mut new = Vec::new();
         let bond = keep_together.then(Bond::default);
+        let mut begin = |computation: Arc<Computation>| {
+            new.push(Arc::clone(&computation));
+            computation
+        };
+        let wait = || {
+            let (reply, verdict) = self.mailbox.reply();
+            (Waiter { deadline, reply }, verdict)
+        };
         let ask = |input| {
-            let wait = || {
-                let (reply, verdict) = self.mailbox.reply();
-                (Waiter { deadline, reply }, verdict)
-            };
-            let later = |verdict, computation: &Arc<Computation>| {
-                Answer::Later(Awaited { verdict, computation: Arc::downgrade(computation) })
-            };
-            if !kept {
-                let (waiter, verdict) = wait();
-                let computation = Arc::new(Computation::new(input, None, waiter).bound_by(bond.clone()));
-                let answer = later(verdict, &computation);
-                new.push(computation);
-                return answer;
-            }
-            let key = self.cache.key(queue.number(), input);
-            if let Some(output) = self.cache.get(&key) {
-                queue.metrics().look_up(CacheLookup::Hit);
-                return Answer::Kept(output);
-            }
-            let (waiter, verdict) = wait();
-            match self.cache.claim(key, waiter, queue.metrics()) {
-                Claim::Shared(computation) => later(verdict, &computation),
-                Claim::New(computation) => {
-                    let answer = later(verdict, &computation);
-                    new.push(computation);
-                    answer
+            let (verdict, computation) = if kept {
+                let key = self.cache.key(queue.number(), input);
+                if let Some(output) = self.cache.get(&key) {
+                    queue.metrics().look_up(CacheLookup::Hit);
+                    return Answer::Kept(output);
                 }
-            }
+                let (waiter, verdict) = wait();
+                match self.cache.claim(key, waiter, queue.metrics()) {
+                    Claim::Shared(computation) => (verdict, computation),
+                    Claim::New(computation) => (verdict, begin(computation)),
+                }
+            } else {
+                let (waiter, verdict) = wait();
+                let computation = Computation::new(input, None, waiter).bound_by(bond.clone());
+                (verdict, begin(Arc::new(computation)))
+            };
+            Answer::Later(Awaited { verdict, computation: Arc::downgrade(&computation) })
         };
         let answers = inputs.map(ask).collect();
         let now = Instant::now();
