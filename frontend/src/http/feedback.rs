@@ -1,6 +1,5 @@
 //! `POST /{app}/feedback`, and `/{app}/update` as the original called it.
 
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -152,9 +151,7 @@ async fn on_answer(
     let decided = state.facilities.decisions.get(query_id);
     match decided.filter(|decided| decided.application == application.name) {
         Some(decided) => {
-            if !decided.judged.load(Ordering::Relaxed) {
-                decided.listened().await;
-            }
+            decided.listened().await;
             Ok(judge(selector, &decided, verdict)?)
         }
         None => Err(ApiError::UnknownQuery { query_id }),

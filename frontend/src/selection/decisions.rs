@@ -4,7 +4,7 @@
 //! there is no more room, the oldest are forgotten first.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -79,8 +79,11 @@ impl Decided {
         self.since.get()?.iter().find(|(of, _)| *of == model).map(|(_, output)| output)
     }
 
-    /// Waits until every model has answered that is listened to, or none is any longer.
+    /// Waits until every model has answered that is listened to, or none is any longer; not at all if it has been judged.
     pub async fn listened(&self) {
+        if self.judged.load(Ordering::Relaxed) {
+            return;
+        }
         // Whoever listens says so then, unless its worker has gone.
         let _ = timeout_at((self.deadline + GRACE).into(), self.since.wait()).await;
     }
