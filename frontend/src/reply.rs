@@ -68,7 +68,7 @@ impl Mailbox {
         .await;
     }
 
-    /// Hands out what is posted by now.
+    /// Hands out all that is posted by now, for who does not run a worker.
     pub fn hand_out(&self) {
         while self.hand_out_some() {}
     }

@@ -287,8 +287,8 @@ pub struct ExchangeRequest {
     pub load: Vec<StateKey>,
     /// Feedback for other frontends.
     pub forward: Vec<ForwardedFeedback>,
-    /// Answers to some of [`ExchangeResponse::explain`], the others follow: JSON, as a text, for nobody on its way needs to read it;
-    /// none for a query of which it knows nothing.
+    /// Answers to some of [`ExchangeResponse::explain`], the others follow: JSON, as a text that is passed on as it is; none for a
+    /// query of which it knows nothing.
     pub explanations: Vec<(u64, Option<String>)>,
 }
 
