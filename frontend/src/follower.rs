@@ -2,9 +2,10 @@
 //!
 //! It asks for what has changed, applies it, and asks again, each time with all that management should know of this
 //! frontend; a change of the containers breaks the wait off and asks anew. Invariant: the position that it reports is
-//! reached only after every view shows it.
+//! reached only after every view shows it and every container's batches follow it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use clipper_rpc::catalog::{
     Snapshot, Update,
 };
 use clipper_rpc::names::{AppName, ModelId, ModelName};
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 use uuid::Uuid;
@@ -62,6 +63,8 @@ pub struct Follower {
     models: HashMap<ModelName, Model>,
     application_handles: HashMap<AppName, ApplicationHandle>,
     served: HashMap<ModelId, ServedVersion>,
+    /// Queues that were told of another sizing, each done once its containers are given batches of it.
+    resized: Vec<Pin<Box<Request<ModelQueue, Resize>>>>,
     /// How many queues there have been.
     queues: u64,
     /// The containers of each queue that has any, withdrawn queues included.
@@ -112,6 +115,7 @@ impl Follower {
             models: HashMap::new(),
             application_handles: HashMap::new(),
             served: HashMap::new(),
+            resized: Vec::new(),
             queues: 0,
             containers: Vec::new(),
             observer: None,
@@ -265,7 +269,7 @@ impl Follower {
                 handle.cache = spec.cache;
                 if handle.sizing != sizing {
                     handle.sizing = sizing;
-                    handle.actor.do_send(Resize(sizing));
+                    self.resized.push(Box::pin(handle.actor.send(Resize(sizing))));
                 }
                 continue;
             }
@@ -279,7 +283,8 @@ impl Follower {
         }
     }
 
-    /// Makes the directory show what is known; done when each affected application has published its view.
+    /// Makes the directory show what is known; done when each affected application has published its view, and batches
+    /// are sized as they are to be.
     fn publish(&mut self, affected: HashSet<AppName>) -> impl Future<Output = ()> + 'static {
         let handles = self.served.iter().map(|(id, served)| (id.clone(), served.handle.clone()));
         self.directory.models.store(Arc::new(handles.collect()));
@@ -300,7 +305,8 @@ impl Follower {
             }
         }
         self.directory.applications.store(Arc::new(self.application_handles.clone()));
-        async move { drop(join_all(pending).await) }
+        let resized = std::mem::take(&mut self.resized);
+        async move { drop(join(join_all(pending), join_all(resized)).await) }
     }
 
     fn view_of(&self, name: &ModelName) -> ModelView {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use actix::prelude::*;
 use clipper_rpc::catalog::{Batching, ConnectedContainer};
+use futures_util::future::join_all;
 use tracing::info;
 
 use crate::container_connection::{ContainerConnection, FrontendsChanged, PullWork, Resize, Superseded};
@@ -173,17 +174,21 @@ impl Handler<Withdraw> for ModelQueue {
 }
 
 impl Handler<Resize> for ModelQueue {
-    type Result = ();
+    /// Once every connection has heard of it.
+    type Result = ResponseFuture<()>;
 
-    fn handle(&mut self, Resize(sizing): Resize, _: &mut Self::Context) {
+    fn handle(&mut self, Resize(sizing): Resize, _: &mut Self::Context) -> Self::Result {
         self.sizing = sizing;
-        for occupant in self.seats.values_mut() {
+        let told = self.seats.values_mut().map(|occupant| {
             let sizing = sizing.at_most(occupant.own_limit);
             occupant.container.batch_size = sizing.batch_size;
             self.queue.resize(occupant.id, sizing.batch_size as usize);
-            occupant.connection.do_send(Resize(sizing));
-        }
+            occupant.connection.send(Resize(sizing))
+        });
+        let told = join_all(told);
         self.announce();
+        // One that is gone needs not hear of it.
+        Box::pin(async move { drop(told.await) })
     }
 }
 
