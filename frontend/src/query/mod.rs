@@ -6,6 +6,7 @@
 mod asker;
 pub mod feedback;
 mod input;
+mod json;
 
 use std::fmt;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, Visitor};
 
 use self::asker::{Asker, Context};
 use self::input::{BatchSeed, InputSeed};
+use self::json::{Json, JsonError};
 use crate::prediction::Terms;
 
 /// Every field of the body.
@@ -64,11 +66,10 @@ fn parse_map<'de, V: Visitor<'de>>(
     if body.iter().all(u8::is_ascii_whitespace) {
         return Err(QueryError(format!("the body is empty; expected JSON such as {example}")));
     }
-    let mut deserializer = serde_json::Deserializer::from_slice(body);
-    let parsed = deserializer.deserialize_map(visitor);
-    let parsed = parsed.and_then(|parsed| deserializer.end().map(|()| parsed));
+    let mut json = Json::new(body);
+    let parsed = json.deserialize_map(visitor).and_then(|parsed| json.end().map(|()| parsed));
     parsed.map_err(|error| {
-        QueryError(format!("{}; expected JSON such as {example}", excerpt(&explain(body, &error))))
+        QueryError(format!("{}; expected JSON such as {example}", excerpt(&explain(&json, &error))))
     })
 }
 
@@ -81,17 +82,19 @@ fn example(input_type: InputType) -> &'static str {
     }
 }
 
-/// Says of `NaN` and the infinities, which many encoders write, more than that a value was expected.
-fn explain(body: &[u8], error: &serde_json::Error) -> String {
-    let line = body.split(|&byte| byte == b'\n').nth(error.line().saturating_sub(1)).unwrap_or_default();
-    let (before, rest) = line.split_at(error.column().saturating_sub(1).min(line.len()));
+/// Says where an error is, and of `NaN` and the infinities, which many encoders write, more than that a value was expected.
+fn explain(json: &Json<'_>, error: &JsonError) -> String {
+    let (before, rest) = (json.before(), json.rest());
+    let line_begin = before.iter().rposition(|&byte| byte == b'\n').map_or(0, |newline| newline + 1);
+    let line = 1 + before[..line_begin].iter().filter(|&&byte| byte == b'\n').count();
+    let place = format!("{error} at line {line} column {}", before.len() - line_begin + 1);
     let literal = match rest {
         [b'N', b'a', b'N', ..] => "NaN",
         [b'I', b'n', b'f', ..] if before.ends_with(b"-") => "-Infinity",
         [b'I', b'n', b'f', ..] => "Infinity",
-        _ => return error.to_string(),
+        _ => return place,
     };
-    format!("{error}: {literal} is not a JSON number")
+    format!("{place}: {literal} is not a JSON number")
 }
 
 struct QueryVisitor {
