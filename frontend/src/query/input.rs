@@ -18,7 +18,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 );
 
 /// Numbers of so many bytes are gathered without a further allocation.
-const USUAL_BYTES: usize = 256;
+const USUAL_BYTES: usize = 8192;
 
 /// Reads a list of inputs of the given type.
 pub(super) struct BatchSeed {
