@@ -202,16 +202,20 @@ impl<'de> MapAccess<'de> for Items<'_, 'de> {
         }
         match self.json.peek() {
             Some(b'"') => seed.deserialize(&mut *self.json).map(Some),
-            _ => Err(de::Error::custom("key must be a string")),
+            Some(_) => Err(de::Error::custom("key must be a string")),
+            None => Err(de::Error::custom("EOF while parsing a value")),
         }
     }
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, JsonError> {
-        if self.json.peek() != Some(b':') {
-            return Err(de::Error::custom("expected `:`"));
+        match self.json.peek() {
+            Some(b':') => {
+                self.json.at += 1;
+                seed.deserialize(&mut *self.json)
+            }
+            Some(_) => Err(de::Error::custom("expected `:`")),
+            None => Err(de::Error::custom("EOF while parsing an object")),
         }
-        self.json.at += 1;
-        seed.deserialize(&mut *self.json)
     }
 }
 
