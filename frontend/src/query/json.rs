@@ -1,7 +1,8 @@
 //! The JSON of a body: objects and lists are walked here, plain numbers read by `fast-float2`, all else by `serde_json`.
 //!
 //! Reading numbers is more than half of what a server does for a request with 784 doubles, and `serde_json` alone takes a quarter
-//! longer for it. Invariant: what is read, and what is said of what is not, is what `serde_json` reads and says.
+//! longer for it. It calls itself as deep as the type that is read is nested, whatever the text is. Invariant: what is read, and what is
+//! said of what is not, is what `serde_json` reads and says; only the column may be another.
 
 use std::fmt;
 
@@ -88,6 +89,7 @@ impl<'de> Json<'de> {
         Ok(value)
     }
 
+    /// Goes behind what is read, or to what is wrong.
     fn by_serde_json<T>(
         &mut self,
         read: impl FnOnce(&mut serde_json::Deserializer<SliceRead<'de>>) -> serde_json::Result<T>,
