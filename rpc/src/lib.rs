@@ -10,6 +10,7 @@
 //! - `multipart`: a message's frames off a socket.
 //! - [`excerpt`]: what may be repeated of what others said.
 //! - [`catalog`]: what management stores and every frontend follows.
+//! - [`secret`]: tokens of operators, frontends and containers.
 //! - [`selection`]: how applications select among models, and what is learned of them.
 
 pub mod catalog;
@@ -23,5 +24,6 @@ pub mod names;
 pub mod number;
 pub mod output;
 pub mod router;
+pub mod secret;
 pub mod selection;
 pub mod session;
