@@ -202,6 +202,8 @@ impl From<FrontendSettings> for clipper_frontend::Config {
             advertised_host: settings.advertised_host,
             http_workers: settings.http_workers,
             max_body_bytes: settings.max_body_bytes,
+            max_inputs: settings.max_inputs,
+            request_bytes: settings.request_bytes,
             queue_capacity: Capacity { queries: settings.queue_capacity, bytes: settings.queue_bytes },
             cache_bytes: settings.cache_bytes,
             decision_capacity: settings.decision_capacity,

@@ -16,7 +16,7 @@ use clipper_rpc::router::{BindError, BoundRouter};
 use clipper_server::Connections;
 use clipper_server::hangup::keep_socket;
 use nix::sys::socket::{Backlog, listen};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tracing::{error, info};
 use uuid::Uuid;
 
@@ -31,6 +31,7 @@ use crate::prediction::Predictor;
 use crate::query_ids::QueryIds;
 use crate::queue::Capacity;
 use crate::reception::Reception;
+use crate::request_bytes::RequestBytes;
 use crate::selection::Facilities;
 use crate::selection::decision_log::{DecisionLog, DecisionLogConfig};
 use crate::selection::decisions::Decisions;
@@ -52,6 +53,10 @@ pub struct Config {
     pub http_workers: Option<NonZeroUsize>,
     /// The largest request body, in bytes.
     pub max_body_bytes: usize,
+    /// The most inputs in one request.
+    pub max_inputs: usize,
+    /// The most bytes that requests in progress may take in all.
+    pub request_bytes: usize,
     /// What may wait for one version of one model.
     pub queue_capacity: Capacity,
     /// The most bytes of outputs, with what they were asked for, that are kept to answer the same inputs again.
@@ -82,6 +87,8 @@ impl Default for Config {
             advertised_host: None,
             http_workers: None,
             max_body_bytes: 16 << 20,
+            max_inputs: 10_000,
+            request_bytes: 512 << 20,
             queue_capacity: Capacity { queries: 10_000, bytes: 256 << 20 },
             cache_bytes: 32 << 20,
             decision_capacity: 100_000,
@@ -183,6 +190,9 @@ impl Frontend {
             outbox: Arc::clone(&outbox),
             query_ids,
             max_body_bytes: config.max_body_bytes,
+            max_inputs: config.max_inputs,
+            request_bytes: Arc::new(RequestBytes::new(config.request_bytes)),
+            parsers: Semaphore::new(num_cpus()),
             connections: connections.clone(),
             ready: AtomicBool::new(false),
         });

@@ -1,6 +1,7 @@
 //! The query frontend's REST interface: thin over the [`prediction`](crate::prediction) path.
 
 mod answer;
+mod answer_body;
 mod endpoint;
 mod error;
 mod feedback;
@@ -14,6 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use actix_web::{HttpRequest, HttpResponse, web};
 use clipper_server::Connections;
 use serde_json::json;
+use tokio::sync::Semaphore;
 use utoipa::OpenApi;
 
 use self::endpoint::Endpoint;
@@ -22,6 +24,7 @@ use crate::directory::Directory;
 use crate::outbox::Outbox;
 use crate::prediction::Predictor;
 use crate::query_ids::QueryIds;
+use crate::request_bytes::RequestBytes;
 use crate::selection::Facilities;
 use crate::view::ApplicationView;
 
@@ -32,6 +35,10 @@ pub(crate) struct State {
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) query_ids: Arc<QueryIds>,
     pub(crate) max_body_bytes: usize,
+    pub(crate) max_inputs: usize,
+    pub(crate) request_bytes: Arc<RequestBytes>,
+    /// Long bodies are parsed one on each core: to parse more at once would take more memory, and no less time.
+    pub(crate) parsers: Semaphore,
     pub(crate) connections: Connections,
     /// Whether management's first snapshot is in force.
     pub(crate) ready: AtomicBool,

@@ -8,6 +8,7 @@ use clipper_rpc::input::{Input, InputType};
 use clipper_rpc::selection::{Uid, Verdict};
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::asker::{Asker, Context};
 use super::input::InputSeed;
@@ -131,19 +132,22 @@ fn id<E: de::Error>(query_id: u64) -> Result<u64, E> {
     Err(E::custom(format_args!("{query_id} is out of range, expected the query_id of an answer")))
 }
 
-fn given<E: de::Error>(label: Value) -> Result<Value, E> {
-    if label.is_null() {
-        return Err(E::custom("null is no label; expected what would be right"));
-    }
-    if depth(&label) > DEEPEST_LABEL {
-        return Err(E::custom(format_args!(
-            "it is nested too deep, expected at most {DEEPEST_LABEL} levels"
-        )));
-    }
-    let length = label.to_string().len();
+/// A label, which becomes a value only once it is known to be short: a value takes many times the memory of its text.
+fn given<E: de::Error>(label: &RawValue) -> Result<Value, E> {
+    let length = label.get().len();
     if length > LONGEST_LABEL {
         let cause = format_args!("{length} bytes are too many, expected at most {LONGEST_LABEL}");
         return Err(E::custom(cause));
+    }
+    let too_deep =
+        || E::custom(format_args!("it is nested too deep, expected at most {DEEPEST_LABEL} levels"));
+    // A text that was read once is refused by a second reader only for its depth.
+    let label: Value = serde_json::from_str(label.get()).map_err(|_| too_deep())?;
+    if depth(&label) > DEEPEST_LABEL {
+        return Err(too_deep());
+    }
+    if label.is_null() {
+        return Err(E::custom("null is no label; expected what would be right"));
     }
     Ok(label)
 }

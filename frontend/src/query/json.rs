@@ -6,6 +6,7 @@
 
 use std::fmt;
 
+use clipper_rpc::excerpt::excerpt;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Unexpected, Visitor};
 use serde::forward_to_deserialize_any;
 use serde_json::de::SliceRead;
@@ -27,7 +28,8 @@ pub(super) struct JsonError(Box<str>);
 
 impl de::Error for JsonError {
     fn custom<T: fmt::Display>(message: T) -> Self {
-        Self(message.to_string().into())
+        // It may repeat much of the body, and is wrapped several times.
+        Self(excerpt(&message.to_string()).into())
     }
 
     fn invalid_type(found: Unexpected<'_>, expected: &dyn de::Expected) -> Self {
@@ -147,9 +149,19 @@ impl<'de> Deserializer<'de> for &mut Json<'de> {
         self.by_serde_json(|json| json.deserialize_option(visitor))
     }
 
+    /// Passed on by its name, by which `serde_json` knows that a value is to be kept as its text.
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, JsonError> {
+        self.peek();
+        self.by_serde_json(|json| json.deserialize_newtype_struct(name, visitor))
+    }
+
     forward_to_deserialize_any! {
         bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct
-        newtype_struct tuple tuple_struct struct enum identifier ignored_any
+        tuple tuple_struct struct enum identifier ignored_any
     }
 }
 
