@@ -10,11 +10,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use actix::prelude::*;
-use actix_web::{App, HttpServer, web};
+use actix_web::{App, web};
 use clipper_rpc::catalog::Management;
 use clipper_rpc::router::{BindError, BoundRouter};
-use clipper_server::Connections;
-use clipper_server::hangup::keep_socket;
+use clipper_server::{Connections, serve};
 use nix::sys::socket::{Backlog, listen};
 use tokio::sync::{Semaphore, oneshot};
 use tracing::{error, info};
@@ -231,7 +230,7 @@ impl Frontend {
         learning.spawn_fn(move || drop(actix_rt::spawn(exchange.run(stopped))));
 
         let workers = config.http_workers.map_or_else(num_cpus, NonZeroUsize::get);
-        let server = HttpServer::new({
+        let application = {
             let state = Arc::clone(&state);
             // Called once by each worker, on its own thread.
             move || {
@@ -249,16 +248,8 @@ impl Frontend {
                 let serve = move |request, payload| http::serve(Rc::clone(&worker), request, payload);
                 App::new().default_service(web::to(serve))
             }
-        })
-        .on_connect(move |connection, data| {
-            connections.count(data);
-            keep_socket(connection, data);
-        })
-        .workers(workers)
-        .shutdown_timeout(config.drain_timeout.as_secs())
-        .disable_signals()
-        .listen(listener)?
-        .run();
+        };
+        let server = serve(listener, workers, config.drain_timeout, connections, application)?;
         let http = server.handle();
         let server = actix_rt::spawn(server);
         info!(query = %query_address, rpc = %router.address(), "frontend started");

@@ -10,10 +10,11 @@
 
 use std::net::TcpListener;
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use actix_web::dev::Server;
 use actix_web::http::Method;
-use actix_web::{App, HttpRequest, HttpResponse, HttpServer, get, web};
+use actix_web::{App, HttpRequest, HttpResponse, get, web};
 use clipper_server::Connections;
 use utoipa::OpenApi;
 use utoipa::openapi::path::PathItem;
@@ -39,8 +40,8 @@ mod status;
 
 /// Admin calls are rare and short; two threads keep one that is slow from delaying the rest.
 const WORKERS: usize = 2;
-/// How long requests may take to be answered once management is to stop, in seconds.
-const DRAIN_SECONDS: u64 = 10;
+/// How long requests may take to be answered once management is to stop.
+const DRAIN: Duration = Duration::from_secs(10);
 
 macro_rules! interface {
     ($($module:ident :: $handler:ident,)*) => {
@@ -143,17 +144,13 @@ pub(crate) fn server(listener: TcpListener, admin: Admin, uploads: Uploads) -> s
     let uploads = web::Data::new(uploads);
     let connections = Connections::default();
     let counted = connections.clone();
-    let server = HttpServer::new(move || {
+    let application = move || {
         App::new()
             .app_data(admin.clone())
             .app_data(uploads.clone())
             .app_data(web::Data::new(connections.clone()))
             .configure(routes)
             .default_service(web::to(unknown))
-    });
-    let server = server.on_connect(move |connection, data| {
-        clipper_server::hangup::keep_socket(connection, data);
-        counted.count(data);
-    });
-    Ok(server.workers(WORKERS).shutdown_timeout(DRAIN_SECONDS).disable_signals().listen(listener)?.run())
+    };
+    clipper_server::serve(listener, WORKERS, DRAIN, counted, application)
 }
