@@ -51,7 +51,7 @@ pub struct Settings {
         long,
         env = "CLIPPER_LOG_LEVEL",
         global = true,
-        default_value = "info,actix_server=warn",
+        default_value = "info,actix_server=warn,actix_http=off",
         value_name = "FILTER"
     )]
     pub log_level: String,

@@ -61,6 +61,11 @@ pub struct Collect {
     pub figures: usize,
 }
 
+/// Management refuses what was collected last, and will not be asked again.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct DropSent;
+
 /// Management has answered.
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -207,6 +212,16 @@ impl Handler<Collect> for Application {
     fn handle(&mut self, Collect { mut figures }: Collect, _: &mut Self::Context) -> Self::Result {
         let collected = self.learning.as_mut()?.collect(&mut figures);
         Some((collected, figures))
+    }
+}
+
+impl Handler<DropSent> for Application {
+    type Result = ();
+
+    fn handle(&mut self, _: DropSent, _: &mut Self::Context) {
+        if let Some(learning) = &mut self.learning {
+            learning.drop_sent();
+        }
     }
 }
 

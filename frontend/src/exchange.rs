@@ -2,21 +2,23 @@
 //!
 //! Every now and then, and sooner when a state is wanted, it collects what the applications have learned, sends it, and hands
 //! them what others have learned. Predictions and feedback never wait for it. Invariant: one call is in progress at a
-//! time, and after a failure the same request is sent again, so that nothing is lost or stored twice.
+//! time, and after a failure the same request is sent again, so that nothing is lost or stored twice. A request is
+//! bounded, and has more time whenever it had too little: it arrives in the end. One that management refuses is dropped.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix::Addr;
-use clipper_rpc::catalog::{FollowError, Management};
+use clipper_rpc::catalog::{ExchangeError, Management};
 use clipper_rpc::selection::{ExchangePosition, ExchangeRequest, ExchangeResponse, ForwardedFeedback};
+use serde_json::Value;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use crate::application::{Application, Collect, TakeIn};
+use crate::application::{Application, Collect, DropSent, TakeIn};
 use crate::directory::Directory;
 use crate::outbox::Outbox;
 use crate::query_ids::QueryIds;
@@ -27,11 +29,19 @@ use crate::selection::learning::News;
 /// The most figures in one request: a few megabytes as text.
 const FIGURES: usize = 200_000;
 /// From so many bytes of explanations on, the others are for the next request.
-const EXPLANATION_BYTES: usize = 8 << 20;
+const EXPLANATION_BYTES: usize = 1 << 20;
+/// The longest explanation, in bytes. Of a longer one only the sentence is told.
+const LONGEST_EXPLANATION: usize = 4 << 20;
+/// How many queries may wait to be explained.
+const MOST_EXPLAINED: usize = 10_000;
+/// How much feedback that came to other frontends may wait for room.
+const MOST_RECEIVED: usize = 10_000;
 /// The least time between two exchanges: states that are wanted at once are asked for together.
 const LEAST_PAUSE: Duration = Duration::from_millis(10);
-/// How long management may take for an answer.
+/// How long management may take for an answer; twice as long each time that this was too short,
 const PATIENCE: Duration = Duration::from_secs(5);
+/// up to this.
+const MOST_PATIENCE: Duration = Duration::from_secs(160);
 
 /// Owns the conversation of one frontend.
 pub struct Exchange {
@@ -67,6 +77,14 @@ struct Course {
     received: Vec<ForwardedFeedback>,
     /// Whether the last call failed.
     failing: bool,
+    /// How often in a row the answer came too late.
+    late: u32,
+}
+
+impl Course {
+    fn patience(&self) -> Duration {
+        PATIENCE.saturating_mul(2_u32.saturating_pow(self.late)).min(MOST_PATIENCE)
+    }
 }
 
 impl Exchange {
@@ -106,10 +124,11 @@ impl Exchange {
             course.request = self.compose(course).await;
         }
         let Some(request) = &course.request else { return };
-        let answered = timeout(PATIENCE, self.management.exchange(request.clone())).await;
-        let answered =
-            answered.unwrap_or_else(|_| Err(FollowError(format!("no answer within {PATIENCE:?}"))));
-        match answered {
+        let patience = course.patience();
+        let answered = timeout(patience, self.management.exchange(request.clone())).await;
+        course.late = if answered.is_ok() { 0 } else { course.late.saturating_add(1) };
+        let late = |_| Err(ExchangeError::Failed(format!("no answer within {patience:?}")));
+        match answered.unwrap_or_else(late) {
             Ok(response) => {
                 self.outbox.succeed();
                 if std::mem::take(&mut course.failing) {
@@ -118,12 +137,36 @@ impl Exchange {
                 course.request = None;
                 self.take_in(course, response).await;
             }
-            Err(error) => {
+            Err(error @ ExchangeError::Refused(_)) => {
+                self.outbox.fail();
+                course.failing = true;
+                let ExchangeRequest { changes, load, forward, explanations, .. } = request;
+                warn!(
+                    %error,
+                    changes = changes.len(),
+                    states = load.len(),
+                    feedback = forward.len(),
+                    explanations = explanations.len(),
+                    "what was to be exchanged is dropped"
+                );
+                self.drop_request(course).await;
+            }
+            Err(error @ ExchangeError::Failed(_)) => {
                 self.outbox.fail();
                 if !std::mem::replace(&mut course.failing, true) {
                     warn!(%error, "what is learned waits");
                 }
             }
+        }
+    }
+
+    /// Has the applications forget what a request held, and learn anew what management has.
+    async fn drop_request(&self, course: &mut Course) {
+        course.request = None;
+        course.known = None;
+        for actor in self.actors() {
+            // An actor that has ended has nothing to forget.
+            let _ = actor.send(DropSent).await;
         }
     }
 
@@ -142,7 +185,8 @@ impl Exchange {
             changes.extend(collected.changes);
             load.extend(collected.load);
         }
-        let forward = self.outbox.take();
+        let (forward, more_forward) = self.outbox.take();
+        more |= more_forward;
         if !any && forward.is_empty() && course.explain.is_empty() {
             course.more = false;
             return None;
@@ -168,7 +212,7 @@ impl Exchange {
         while bytes < EXPLANATION_BYTES
             && let Some(query_id) = queries.pop_front()
         {
-            let explanation = self.facilities.decisions.explain(query_id).map(|known| known.to_string());
+            let explanation = self.facilities.decisions.explain(query_id).map(|known| shortened(&known));
             bytes += explanation.as_ref().map_or(0, String::len);
             explanations.push((query_id, explanation));
         }
@@ -180,6 +224,7 @@ impl Exchange {
         course.known = Some(position);
         course.more |= reset || !explain.is_empty();
         course.explain.extend(explain);
+        course.explain.truncate(MOST_EXPLAINED);
         let applications = self.directory.applications.load_full();
         let each = applications.keys().map(|name| (name, News { reset, ..News::default() }));
         let mut news: HashMap<_, News> = each.collect();
@@ -200,6 +245,11 @@ impl Exchange {
         let any_feedback = !feedback.is_empty();
         course.received.extend(feedback);
         course.received.retain(|feedback| !self.receive(feedback));
+        if course.received.len() > MOST_RECEIVED {
+            let dropped = course.received.len() - MOST_RECEIVED;
+            warn!(dropped, "feedback that came to other frontends is dropped, as too much waits");
+            course.received.truncate(MOST_RECEIVED);
+        }
         // What was learned of it just now is to be stored, and what had no room is to be tried again.
         course.more |= any_feedback || !course.received.is_empty();
     }
@@ -233,6 +283,17 @@ impl Exchange {
     }
 }
 
+/// An explanation as a text, of which management needs the application and people the sentence.
+fn shortened(explanation: &Value) -> String {
+    let text = explanation.to_string();
+    if text.len() <= LONGEST_EXPLANATION {
+        return text;
+    }
+    let kept = ["application", "query_id", "why"];
+    let kept = kept.map(|field| (field.to_owned(), explanation[field].clone()));
+    Value::Object(kept.into_iter().collect()).to_string()
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -240,13 +301,13 @@ mod tests {
     use std::thread;
 
     use actix::Arbiter;
-    use clipper_rpc::catalog::{self, FollowRequest, FollowResponse};
+    use clipper_rpc::catalog::{self, FollowError, FollowRequest, FollowResponse};
     use clipper_rpc::input::InputType;
     use clipper_rpc::names::{ModelId, ModelName};
     use clipper_rpc::selection::{Policy, Selection, StateKey, Statistics, Verdict};
     use futures_util::FutureExt;
     use futures_util::future::{self, BoxFuture};
-    use serde_json::Value;
+    use serde_json::json;
 
     use tokio::time::sleep;
 
@@ -273,6 +334,9 @@ mod tests {
         explain: Vec<u64>,
         explanations: Vec<(u64, Option<String>)>,
         lossless: bool,
+        /// Whether the next request with a change is refused, and the one that was.
+        refuses: bool,
+        refused: Option<ExchangeRequest>,
     }
 
     impl Management for Lossy {
@@ -280,15 +344,22 @@ mod tests {
             future::pending().boxed()
         }
 
-        fn exchange(&self, request: ExchangeRequest) -> BoxFuture<'_, Result<ExchangeResponse, FollowError>> {
+        fn exchange(
+            &self,
+            request: ExchangeRequest,
+        ) -> BoxFuture<'_, Result<ExchangeResponse, ExchangeError>> {
             future::ready(self.0.lock().unwrap().exchange(request)).boxed()
         }
     }
 
     impl Stored {
-        fn exchange(&mut self, request: ExchangeRequest) -> Result<ExchangeResponse, FollowError> {
+        fn exchange(&mut self, request: ExchangeRequest) -> Result<ExchangeResponse, ExchangeError> {
             self.calls += 1;
-            let lost = || Err(FollowError("lost".to_owned()));
+            if self.refuses && !request.changes.is_empty() {
+                (self.refuses, self.refused) = (false, Some(request));
+                return Err(ExchangeError::Refused("it is too large".to_owned()));
+            }
+            let lost = || Err(ExchangeError::Failed("lost".to_owned()));
             if self.calls % 3 == 1 && !self.lossless {
                 return lost();
             }
@@ -303,7 +374,8 @@ mod tests {
         }
 
         fn apply(&mut self, request: ExchangeRequest) -> ExchangeResponse {
-            assert_eq!(request.number, self.last.as_ref().map_or(0, |(last, _)| last.number) + 1);
+            let seen = self.last.iter().map(|(last, _)| last).chain(&self.refused).map(|seen| seen.number);
+            assert_eq!(request.number, seen.max().unwrap_or(0) + 1);
             for change in &request.changes {
                 self.states.entry(change.key.clone()).or_default().apply(&change.change);
             }
@@ -465,5 +537,44 @@ mod tests {
         let view = fixture.application.view.load();
         assert_eq!(view.metrics.feedback.recorded(Status::Applied), 1);
         assert_eq!(view.metrics.feedback.recorded(Status::Duplicate), 1);
+    }
+
+    #[actix::test]
+    async fn what_management_refuses_is_dropped_and_what_comes_after_it_is_stored() {
+        let fixture = Fixture::start(Duration::from_millis(1));
+        {
+            let mut stored = fixture.stored();
+            (stored.lossless, stored.refuses) = (true, true);
+        }
+        fixture.teach(1, 5);
+        fixture.until(|stored| stored.refused.is_some()).await;
+        let view = fixture.application.view.load_full();
+        while view.metrics.feedback.unsent() > 0 {
+            sleep(Duration::from_millis(1)).await;
+        }
+        let refused = fixture.stored().refused.clone().unwrap();
+        let lost = refused.changes[0].change.0[&"a".parse::<ModelName>().unwrap()].add[0];
+        fixture.teach(1, 3);
+        fixture.until(|stored| stored.count() == 8.0 - lost).await;
+        // The frontend knows what is stored, and not what was dropped.
+        let shared = || view.selector.as_ref().unwrap().states.shared();
+        while shared().statistics.of(&"a".parse().unwrap()).first() != Some(&(8.0 - lost)) {
+            sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    #[test]
+    fn a_request_has_twice_the_time_after_it_had_too_little() {
+        let patience = |late| Course { late, ..Course::default() }.patience();
+        assert_eq!([0, 1, 2, 5].map(patience), [1, 2, 4, 32].map(|times| times * PATIENCE));
+        assert_eq!([6, 1000].map(patience), [MOST_PATIENCE; 2]);
+    }
+
+    #[test]
+    fn of_a_very_long_explanation_the_sentence_is_told() {
+        let explanation = |output: usize| json!({"application": "app", "query_id": 7, "why": "so", "output": "x".repeat(output)});
+        assert_eq!(shortened(&explanation(9)), explanation(9).to_string());
+        let short: Value = serde_json::from_str(&shortened(&explanation(LONGEST_EXPLANATION))).unwrap();
+        assert_eq!(short, json!({"application": "app", "query_id": 7, "why": "so"}));
     }
 }

@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use clipper_rpc::catalog::{FollowError, FollowRequest, FollowResponse, Management};
+use clipper_rpc::catalog::{ExchangeError, FollowError, FollowRequest, FollowResponse, Management};
 use clipper_rpc::selection::{ExchangeRequest, ExchangeResponse};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -20,7 +20,7 @@ use uuid::Uuid;
 use crate::catalog::{Catalog, Edit};
 use crate::feed::Feed;
 use crate::frontends::{Frontends, Presentation};
-use crate::selection_state::SelectionStates;
+use crate::selection_state::{SelectionStates, StateError};
 use crate::writer::Writer;
 
 /// How long a call waits for news.
@@ -120,9 +120,12 @@ impl Management for Follow {
         Follow::follow(self, request, Ipv4Addr::LOCALHOST.into()).boxed()
     }
 
-    fn exchange(&self, request: ExchangeRequest) -> BoxFuture<'_, Result<ExchangeResponse, FollowError>> {
-        async move { self.states.exchange(request).await.map_err(|error| FollowError(error.to_string())) }
-            .boxed()
+    fn exchange(&self, request: ExchangeRequest) -> BoxFuture<'_, Result<ExchangeResponse, ExchangeError>> {
+        let failed = |error: StateError| match error {
+            StateError::Over { .. } => ExchangeError::Refused(error.to_string()),
+            StateError::Failed(_) | StateError::Closed => ExchangeError::Failed(error.to_string()),
+        };
+        async move { self.states.exchange(request).await.map_err(failed) }.boxed()
     }
 }
 

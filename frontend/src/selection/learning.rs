@@ -23,8 +23,6 @@ use crate::metrics::ApplicationMetrics;
 
 /// The most that is kept of what an application has learned and the store does not have, in bytes.
 const MOST_UNSENT_BYTES: usize = 32 << 20;
-/// The most figures that are asked for at once: a few megabytes as text.
-const FIGURES_ASKED: usize = 200_000;
 /// The most states that are asked for at once.
 const STATES_ASKED: usize = 1_000;
 
@@ -228,7 +226,7 @@ impl Learning {
         Self::changed(&mut self.version, self.log.as_deref(), key, query_id, change, draft);
     }
 
-    /// Takes part in an exchange: what it is to say, while no more than so many `figures` are said.
+    /// Takes part in an exchange: what it is to say, while no more than so many `figures` are said and asked for.
     pub fn collect(&mut self, figures: &mut usize) -> Collected {
         while self.learn(usize::MAX) {}
         let key = |uid| StateKey { application: self.application.clone(), since: self.selection.since, uid };
@@ -236,9 +234,19 @@ impl Learning {
         let changes =
             changes.into_iter().map(|(uid, change)| StateChange { key: key(uid), change }).collect();
         let typical = weight(&self.states.shared().statistics) / size_of::<f64>();
-        self.asked = self.states.wanted.ask((FIGURES_ASKED / typical.max(1)).clamp(1, STATES_ASKED));
+        let typical = typical.max(1);
+        self.asked = self.states.wanted.ask((*figures / typical).clamp(1, STATES_ASKED));
+        *figures = figures.saturating_sub(self.asked.len() * typical);
         let load = self.asked.iter().cloned().map(key).collect();
         Collected { changes, load, more: self.unsent.waits() || self.states.wanted.more() }
+    }
+
+    /// What was collected will never be stored. What the store has is to be loaded anew after this.
+    pub fn drop_sent(&mut self) {
+        let dropped = self.unsent.drop_sent();
+        self.metrics.feedback.drop_changes(dropped);
+        self.states.wanted.settle(&std::mem::take(&mut self.asked));
+        self.count_unsent();
     }
 
     /// What was collected is stored, and this is what the store has answered.

@@ -68,6 +68,7 @@ impl ApiError {
             Self::Artifact { .. } => "Artifact error",
             Self::Missing { .. } | Self::NotFound { .. } => "Not found",
             Self::Method { .. } => "Method not allowed",
+            Self::States(StateError::Over { .. }) => "Request error",
             Self::Store(_) | Self::States(_) | Self::Follow(_) => "Unavailable",
             Self::Internal { .. } => "Internal error",
         }
@@ -85,6 +86,7 @@ impl ResponseError for ApiError {
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Missing { .. } | Self::NotFound { .. } => StatusCode::NOT_FOUND,
             Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            Self::States(StateError::Over { .. }) => StatusCode::CONFLICT,
             Self::Store(_) | Self::States(_) | Self::Follow(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         }
