@@ -218,7 +218,7 @@ impl Predictor {
         let deadline = timing.deadline();
         let version = match route(application, terms.version.as_ref())? {
             Ok(version) => version,
-            Err(failure) => return Ok(self.defaults(application, inputs.len(), &failure)),
+            Err(failure) => return Ok(self.defaults(application, inputs.len(), &failure).await),
         };
         let inputs = inputs.into_iter();
         let answers = self.ask(version, inputs, application.cache, terms.keep_together, deadline).await;
@@ -318,13 +318,19 @@ impl Predictor {
     }
 
     /// The default output for each of `count` inputs.
-    pub fn defaults(
+    pub async fn defaults(
         &self,
         application: &ApplicationView,
         count: usize,
         failure: &Failure,
     ) -> Vec<Prediction> {
-        (0..count).map(|_| self.default(application, failure.clone())).collect()
+        let mut predictions = Vec::with_capacity(count);
+        let mut turns = Turns::default();
+        for _ in 0..count {
+            turns.next().await;
+            predictions.push(self.default(application, failure.clone()));
+        }
+        predictions
     }
 
     fn default(&self, application: &ApplicationView, failure: Failure) -> Prediction {

@@ -17,7 +17,7 @@ use super::error::{ApiError, Refusal};
 use crate::alarms::Alarms;
 use crate::failure::Failure;
 use crate::metrics::Outcome;
-use crate::prediction::{Origin, Prediction};
+use crate::prediction::{Origin, Prediction, Turns};
 use crate::query::{Inputs, Query, QueryError};
 use crate::request_bytes::{Held, RequestBytes};
 use crate::view::ApplicationView;
@@ -121,13 +121,17 @@ async fn answer(
             predictions = predictor.predict(application, inputs, &query.terms, arrived) => predictions?,
             () = client_gone(request, &predictor.alarms, arrived) => return Err(ApiError::ClientGone),
         },
-        Err(limit) => predictor.defaults(application, inputs.len(), &Failure::TooManyRequests { limit }),
+        Err(limit) => {
+            predictor.defaults(application, inputs.len(), &Failure::TooManyRequests { limit }).await
+        }
     };
     if let Some(refusal) = refusal(&predictions, refuses) {
         return Err(refusal);
     }
     let latency = arrived.elapsed();
+    let mut turns = Turns::default();
     for prediction in &predictions {
+        turns.next().await;
         application.metrics.record(Outcome::of(&prediction.origin), latency);
     }
     respond(predictions, is_batch, held).await
