@@ -186,3 +186,55 @@ async fn linger(mut stream: TcpStream, refusal: &[u8]) -> io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// Both ends of a connection.
+    async fn connected() -> (ClientStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (ClientStream::new(listener.accept().await.unwrap().0), client)
+    }
+
+    #[tokio::test]
+    async fn a_client_that_takes_nothing_of_its_answer_is_given_up() {
+        let (mut stream, _client) = connected().await;
+        // Time passes at once while nothing else is to be done.
+        tokio::time::pause();
+        let answer = vec![b'x'; 64 << 20];
+        let error = stream.write_all(&answer).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_takes_its_answer_gets_all_of_it() {
+        let (mut stream, mut client) = connected().await;
+        let answer = vec![b'x'; 8 << 20];
+        let write = async {
+            stream.write_all(&answer).await.unwrap();
+            stream.shutdown().await.unwrap();
+        };
+        let mut taken = Vec::new();
+        let ((), read) = tokio::join!(write, client.read_to_end(&mut taken));
+        read.unwrap();
+        assert!(taken == answer);
+    }
+
+    #[tokio::test]
+    async fn a_refused_client_reads_why_though_it_has_sent_more() {
+        let (mut stream, mut client) = connected().await;
+        let mut buffer = [0; 10];
+        client.write_all(&[b'x'; 100_000]).await.unwrap();
+        stream.read_exact(&mut buffer).await.unwrap();
+        let refusal = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+        stream.write_all(refusal).await.unwrap();
+        drop(stream);
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 400 ") && answer.ends_with('}'), "{answer}");
+    }
+}

@@ -610,4 +610,50 @@ mod tests {
         assert_eq!(outputs, [Some(Output::text("cat")), None, Some(Output::text("dog"))]);
         assert!(fixture.decisions.is_empty());
     }
+
+    /// How often other tasks have their turn while a future is awaited.
+    async fn turns_of_others<T>(future: impl Future<Output = T>) -> usize {
+        let turns = Rc::new(std::cell::Cell::new(0));
+        let others = actix_rt::spawn({
+            let turns = Rc::clone(&turns);
+            async move {
+                loop {
+                    turns.update(|turns| turns + 1);
+                    tokio::task::yield_now().await;
+                }
+            }
+        });
+        future.await;
+        others.abort();
+        turns.get()
+    }
+
+    #[actix::test]
+    async fn others_have_their_turn_in_the_middle_of_a_large_request() {
+        for selection in [majority(), json!({})] {
+            let fixture = Fixture::new(2, LONG, selection);
+            fixture
+                .while_they(|models| {
+                    models.answer(0, "cat");
+                    if models.application.selector.is_some() {
+                        models.answer(1, "cat");
+                    }
+                })
+                .await;
+            let large = fixture.predict_all(&["x"; 10_000], Terms::default());
+            let turns = turns_of_others(async { assert_eq!(large.await.unwrap().len(), 10_000) }).await;
+            assert!(turns >= 100, "{turns}");
+            let defaults = fixture.predictor.defaults(&fixture.application, 10_000, &Failure::NoLinkedModels);
+            let turns = turns_of_others(defaults).await;
+            assert!(turns >= 50, "{turns}");
+        }
+    }
+
+    #[actix::test]
+    async fn more_inputs_times_models_than_one_request_may_ask_are_refused() {
+        let fixture = Fixture::new(3, LONG, majority());
+        let error = fixture.predict_all(&["x"; 40_000], Terms::default()).await.unwrap_err().to_string();
+        assert!(error.contains("40000 inputs for 3 models are 120000 queries"), "{error}");
+        assert!(fixture.take(0).is_empty(), "nobody was asked");
+    }
 }
