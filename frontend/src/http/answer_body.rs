@@ -4,13 +4,15 @@
 //! requests have their turn.
 
 use std::convert::Infallible;
-use std::pin::Pin;
+use std::future::Future;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::vec;
 
 use actix_web::body::{BodySize, MessageBody};
 use bytes::Bytes;
 use clipper_rpc::output::Output;
+use tokio::task::yield_now;
 
 use super::answer::Answer;
 use crate::output_json::OutputPieces;
@@ -105,8 +107,9 @@ impl MessageBody for AnswerBody {
         let this = self.get_mut();
         if this.written >= TURN_BYTES {
             this.written = 0;
-            context.waker().wake_by_ref();
-            return Poll::Pending;
+            // Woken only once the worker has looked for news from its connections: a task that wakes itself is run again
+            // many times before that. It is dropped, as its waker is all that it is for.
+            return pin!(yield_now()).poll(context).map(|()| None);
         }
         let mut chunk = Vec::with_capacity(2 * CHUNK_BYTES);
         while chunk.len() < CHUNK_BYTES && this.write(&mut chunk) {}
