@@ -190,7 +190,6 @@ impl Frontend {
             query_ids,
             max_body_bytes: config.max_body_bytes,
             max_inputs: config.max_inputs,
-            request_bytes: Arc::new(RequestBytes::new(config.request_bytes)),
             parsers: Semaphore::new(num_cpus()),
             connections: connections.clone(),
             ready: AtomicBool::new(false),
@@ -232,6 +231,7 @@ impl Frontend {
         let workers = config.http_workers.map_or_else(num_cpus, NonZeroUsize::get);
         let application = {
             let state = Arc::clone(&state);
+            let request_bytes = RequestBytes::new(config.request_bytes);
             // Called once by each worker, on its own thread.
             move || {
                 let predictor = Predictor {
@@ -244,7 +244,11 @@ impl Frontend {
                 actix_rt::spawn(Rc::clone(&predictor.alarms).run());
                 actix_rt::spawn(Rc::clone(&predictor.departures).run());
                 actix_rt::spawn(Arc::clone(&predictor.mailbox).deliver());
-                let worker = Rc::new(http::Worker { state: Arc::clone(&state), predictor });
+                let worker = Rc::new(http::Worker {
+                    state: Arc::clone(&state),
+                    request_bytes: request_bytes.worker(),
+                    predictor,
+                });
                 let serve = move |request, payload| http::serve(Rc::clone(&worker), request, payload);
                 App::new().default_service(web::to(serve))
             }

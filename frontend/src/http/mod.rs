@@ -24,7 +24,7 @@ use crate::directory::Directory;
 use crate::outbox::Outbox;
 use crate::prediction::Predictor;
 use crate::query_ids::QueryIds;
-use crate::request_bytes::RequestBytes;
+use crate::request_bytes::WorkerBytes;
 use crate::selection::Facilities;
 use crate::view::ApplicationView;
 
@@ -36,7 +36,6 @@ pub(crate) struct State {
     pub(crate) query_ids: Arc<QueryIds>,
     pub(crate) max_body_bytes: usize,
     pub(crate) max_inputs: usize,
-    pub(crate) request_bytes: Arc<RequestBytes>,
     /// Long bodies are parsed one on each core: to parse more at once would take more memory, and no less time.
     pub(crate) parsers: Semaphore,
     pub(crate) connections: Connections,
@@ -47,6 +46,7 @@ pub(crate) struct State {
 /// What an HTTP worker has of its own.
 pub(crate) struct Worker {
     pub(crate) state: Arc<State>,
+    pub(crate) request_bytes: Rc<WorkerBytes>,
     pub(crate) predictor: Predictor,
 }
 

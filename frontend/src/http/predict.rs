@@ -1,6 +1,6 @@
 //! `POST /{app}/predict`
 
-use std::sync::Arc;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
@@ -19,7 +19,7 @@ use crate::failure::Failure;
 use crate::metrics::Outcome;
 use crate::prediction::{Origin, Prediction, Turns};
 use crate::query::{Inputs, Query, QueryError};
-use crate::request_bytes::{Held, RequestBytes};
+use crate::request_bytes::{Held, WorkerBytes};
 use crate::view::ApplicationView;
 
 /// How long a body may take to arrive.
@@ -182,7 +182,7 @@ pub(super) async fn read(
     if announced.is_some_and(|length: usize| length > limit) {
         return Err(ApiError::TooLarge { limit });
     }
-    let body = gather(payload, announced.unwrap_or(0), limit, &worker.state.request_bytes);
+    let body = gather(payload, announced.unwrap_or(0), limit, &worker.request_bytes);
     let body = worker.predictor.alarms.by(arrived + BODY_TIMEOUT, body).await;
     body.unwrap_or(Err(ApiError::Stalled { waited: BODY_TIMEOUT }))
 }
@@ -193,7 +193,7 @@ async fn gather(
     mut payload: web::Payload,
     announced: usize,
     limit: usize,
-    request_bytes: &Arc<RequestBytes>,
+    request_bytes: &Rc<WorkerBytes>,
 ) -> Result<(Bytes, Held), ApiError> {
     let mut next =
         async || payload.next().await.transpose().map_err(|error| ApiError::Unreadable(error.into()));
