@@ -14,7 +14,8 @@
 //! - [`directory`] and [`view`]: read-only maps and views for the hot path.
 //! - [`follower`]: follows management and is the only writer of the directory;
 //!   [`management_client`] reaches management over HTTP.
-//! - [`application`] and [`model_queue`]: the actors of an application, and of a version of a model.
+//! - [`application`] and [`model_queue`]: the actors of an application, and of a version of a model, with
+//!   `replica_numbers`.
 //! - [`exchange`]: what is learned, to and from management; [`outbox`]: what HTTP workers leave for it.
 //! - [`reception`]: where containers arrive.
 //! - [`metrics`]: what is counted and timed on the way.
@@ -45,6 +46,7 @@ pub mod query;
 pub mod query_ids;
 pub mod queue;
 pub mod reception;
+mod replica_numbers;
 pub mod reply;
 pub mod selection;
 pub mod view;
