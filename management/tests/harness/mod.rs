@@ -8,7 +8,8 @@ use std::path::Path;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use clipper_management::{Config, Management, OpenError};
+use clipper_management::{Access, Config, Management, OpenError, Tokens};
+use clipper_server::door::Door;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -20,7 +21,13 @@ pub(crate) fn config(data_dir: &Path) -> Config {
         python: "python3".into(),
         guard: vec![env!("CARGO_BIN_EXE_clipper-test-guard").into()],
         max_artifact_bytes: 100_000,
+        access: access(Tokens::default()),
     }
+}
+
+/// Access with these tokens, and without further hosts and origins.
+pub(crate) fn access(tokens: Tokens) -> Access {
+    Access::new(Door::of_management(Vec::new(), Vec::new()), tokens)
 }
 
 pub(crate) struct Server {
@@ -35,11 +42,14 @@ impl Server {
     }
 
     pub(crate) async fn open(data_dir: &Path) -> Result<Self, OpenError> {
+        Self::open_with(config(data_dir)).await
+    }
+
+    pub(crate) async fn open_with(config: Config) -> Result<Self, OpenError> {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = Client::new(&format!("http://{}", listener.local_addr().unwrap()));
         let (stop, stopped) = oneshot::channel();
         let (opened, has_opened) = oneshot::channel();
-        let config = config(data_dir);
         let thread = thread::spawn(move || {
             actix_rt::System::new().block_on(async move {
                 match Management::open(config).await {
@@ -91,8 +101,12 @@ impl Client {
         (response.status(), response.text().await.unwrap())
     }
 
+    /// Posts JSON, or the archive of `add_artifact`.
     pub(crate) async fn post_text(&self, path: &str, body: impl Into<reqwest::Body>) -> (StatusCode, String) {
-        let response = self.http.post(format!("{}{path}", self.base)).body(body).send().await.unwrap();
+        let content_type =
+            if path.ends_with("/add_artifact") { "application/x-tar" } else { "application/json" };
+        let request = self.http.post(format!("{}{path}", self.base)).header("content-type", content_type);
+        let response = request.body(body).send().await.unwrap();
         (response.status(), response.text().await.unwrap())
     }
 
