@@ -101,12 +101,15 @@ impl Client {
         (response.status(), response.text().await.unwrap())
     }
 
-    /// Posts JSON, or the archive of `add_artifact`.
+    /// A request that posts JSON, or the archive of `add_artifact`.
+    pub(crate) fn posting(&self, path: &str, body: impl Into<reqwest::Body>) -> reqwest::RequestBuilder {
+        let is_archive = path.ends_with("/add_artifact");
+        let content_type = if is_archive { "application/x-tar" } else { "application/json" };
+        self.http.post(format!("{}{path}", self.base)).header("content-type", content_type).body(body)
+    }
+
     pub(crate) async fn post_text(&self, path: &str, body: impl Into<reqwest::Body>) -> (StatusCode, String) {
-        let content_type =
-            if path.ends_with("/add_artifact") { "application/x-tar" } else { "application/json" };
-        let request = self.http.post(format!("{}{path}", self.base)).header("content-type", content_type);
-        let response = request.body(body).send().await.unwrap();
+        let response = self.posting(path, body).send().await.unwrap();
         (response.status(), response.text().await.unwrap())
     }
 
