@@ -164,7 +164,7 @@ async fn odd_heads_do_not_get_past_the_host_rule() {
         {
             assert_eq!(send(path, hosts).await, 400, "{hosts}");
         }
-        let old = format!("POST {path} HTTP/1.0\r\ncontent-type: application/json\r\n\r\n");
+        let old = format!("POST {path} HTTP/1.0\r\ncontent-length: 2\r\n\r\n{{}}");
         assert_eq!(raw(address, &old).await, 403);
         assert_eq!(send(path, "Host: evil.example\r\nX-Forwarded-Host: localhost\r\n").await, 403);
         assert_eq!(send(path, "Host: evil.example\r\nForwarded: host=localhost\r\n").await, 403);
