@@ -197,7 +197,7 @@ async fn a_web_page_neither_predicts_nor_gives_feedback() {
             post(&cluster, &url, headers, &body).await.refusal(403, "Forbidden");
         }
     }
-    assert_eq!(cluster.metric(0, "clipper_requests_total{application=\"m\"}").await.unwrap_or(0.0), 0.0);
+    assert_eq!(cluster.metric(0, "clipper_application_requests_total{application=\"m\"}").await, Some(0.0));
     // Its own pages, and those of a proxy that replaces the host.
     let predict = format!("{query}/m/predict");
     for headers in [
