@@ -31,6 +31,8 @@ def main() -> int:
     data_dir = Path(sys.argv[sys.argv.index("--data-dir") + 1])
     behaviour = os.environ.get("FAKE_CLIPPER", "")
     sys.stderr.write(f"options {sys.argv[1:]}\n")
+    tokens = {name: value for name, value in os.environ.items() if "_TOKEN" in name}
+    (data_dir / "tokens.json").write_text(json.dumps(tokens))
     if behaviour == "port-in-use":
         sys.stderr.write("clipper: port 1337 is in use\n")
         return 1

@@ -13,8 +13,9 @@ use actix::prelude::*;
 use actix_web::{App, HttpServer, web};
 use clipper_rpc::catalog::Management;
 use clipper_rpc::router::{BindError, BoundRouter};
-use clipper_server::Connections;
+use clipper_server::door::Door;
 use clipper_server::hangup::keep_socket;
+use clipper_server::{Connections, arrival};
 use nix::sys::socket::{Backlog, listen};
 use tokio::sync::oneshot;
 use tracing::{error, info};
@@ -50,6 +51,8 @@ pub struct Config {
     pub advertised_host: Option<String>,
     /// The threads that answer HTTP; by default one for each core.
     pub http_workers: Option<NonZeroUsize>,
+    /// Which requests of browsers are taken.
+    pub door: Door,
     /// The largest request body, in bytes.
     pub max_body_bytes: usize,
     /// What may wait for one version of one model.
@@ -81,6 +84,7 @@ impl Default for Config {
             rpc_address: SocketAddr::from(([0, 0, 0, 0], 7000)),
             advertised_host: None,
             http_workers: None,
+            door: Door::of_queries(Vec::new(), Vec::new()),
             max_body_bytes: 16 << 20,
             queue_capacity: Capacity { queries: 10_000, bytes: 256 << 20 },
             cache_bytes: 32 << 20,
@@ -182,6 +186,7 @@ impl Frontend {
             facilities: Arc::clone(&facilities),
             outbox: Arc::clone(&outbox),
             query_ids,
+            door: config.door.clone(),
             max_body_bytes: config.max_body_bytes,
             connections: connections.clone(),
             ready: AtomicBool::new(false),
@@ -242,6 +247,7 @@ impl Frontend {
         })
         .on_connect(move |connection, data| {
             connections.count(data);
+            arrival::note(connection, data);
             keep_socket(connection, data);
         })
         .workers(workers)

@@ -43,9 +43,15 @@ impl Cluster {
 
     /// Starts management and as many frontends, each in a process of its own.
     pub async fn split(frontends: usize) -> Self {
-        let mut cluster = Self::launch("management", &[]).await;
-        for _ in 0..frontends {
-            cluster.add_frontend().await;
+        Self::split_with(frontends, &[], &[]).await
+    }
+
+    /// Starts management and as many frontends, with further flags of management and of each frontend.
+    pub async fn split_with(frontends: usize, flags: &[&str], frontend_flags: &[&str]) -> Self {
+        let mut cluster = Self::launch("management", flags).await;
+        for index in 0..frontends {
+            cluster.start_frontend(frontend_flags).await;
+            cluster.ready(index).await;
         }
         cluster
     }
@@ -83,14 +89,20 @@ impl Cluster {
 
     /// Starts one more frontend, and waits until it serves.
     pub async fn add_frontend(&mut self) {
+        self.start_frontend(&[]).await;
+        self.ready(self.frontends.len() - 1).await;
+    }
+
+    /// Starts one more frontend with further flags, and waits until it listens. It may be unable to serve.
+    pub async fn start_frontend(&mut self, flags: &[&str]) {
         let management = self.admin_url();
+        let arguments = ["frontend", "--management", &management];
         let launch = Launch {
-            arguments: ["frontend", "--management", &management].map(str::to_owned).to_vec(),
+            arguments: arguments.iter().chain(flags).map(|&text| text.to_owned()).collect(),
             name: format!("frontend-{}", self.frontends.len()),
             ..self.template.clone()
         };
         self.frontends.push(Server::start(launch).await);
-        self.ready(self.frontends.len() - 1).await;
     }
 
     /// Waits until a frontend says that it serves.

@@ -5,6 +5,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use clipper_integration_tests::server::{Addresses, Launch, Server};
 use clipper_integration_tests::{Cluster, program};
 use tempfile::TempDir;
 
@@ -117,6 +118,11 @@ async fn bad_flags_and_values_are_named() {
         (&["--log-level", "clipper=loud"], "--log-level"),
         (&["--config", "missing.toml"], "missing.toml"),
         (&["--query-address", "203.0.113.1:0"], "203.0.113.1:0"),
+        (&["--allowed-hosts", "*"], "'*' for '--allowed-hosts <HOSTS>': expected the name of a host"),
+        (&["--allowed-hosts", "http://a.example"], "'--allowed-hosts <HOSTS>'"),
+        (&["--cors-origins", "*"], "'*' for '--cors-origins <ORIGINS>': expected an origin"),
+        (&["--allowed-origins", "https://a.example/path"], "'--allowed-origins <ORIGINS>'"),
+        (&["--admin-token-file", "missing"], "--admin-token-file: cannot read the token file missing"),
     ] {
         let line = complaint(folder.path(), &with(&fresh, flags)).await;
         assert!(line.contains(words), "{line}");
@@ -127,6 +133,62 @@ async fn bad_flags_and_values_are_named() {
     assert!(line.contains("ftp://nowhere"), "{line}");
     let line = complaint(folder.path(), &["strat"]).await;
     assert!(line.contains("'strat'"), "{line}");
+}
+
+#[tokio::test]
+async fn management_beyond_this_host_needs_a_token_or_a_clear_word() {
+    let folder = TempDir::new().unwrap();
+    let token = folder.path().join("token");
+    std::fs::write(&token, "a-token-of-operators").unwrap();
+    let token = token.display().to_string();
+    for role in ["start", "management"] {
+        let data_dir = folder.path().join(role).display().to_string();
+        for address in ["0.0.0.0:0", "[::]:0"] {
+            let flags = [role, "--data-dir", &data_dir, "--admin-address", address];
+            let line = complaint(folder.path(), &flags).await;
+            assert!(line.contains("--admin-token-file") && line.contains("--insecure-management"), "{line}");
+            // A token of frontends is none of operators.
+            let line =
+                complaint(folder.path(), &[&flags[..], &["--cluster-token-file", &token]].concat()).await;
+            assert!(line.contains("--admin-token-file"), "{line}");
+        }
+        assert!(!Path::new(&data_dir).exists());
+    }
+    for flags in [&["--admin-token-file", token.as_str()][..], &["--insecure-management"]] {
+        let data_dir = folder.path().join(flags[0]).display().to_string();
+        let arguments = ["management", "--data-dir", &data_dir];
+        let launch = Launch {
+            arguments: arguments.iter().chain(flags).map(|&text| text.to_owned()).collect(),
+            addresses: Addresses { admin: Some("0.0.0.0:0".parse().unwrap()), ..Addresses::default() },
+            directory: folder.path().to_owned(),
+            name: "management".to_owned(),
+            mark: data_dir,
+        };
+        Server::start(launch).await;
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_cannot_serve_is_refused_and_not_shown() {
+    let folder = TempDir::new().unwrap();
+    let token = folder.path().join("token");
+    let path = token.display().to_string();
+    let fresh = start(&folder.path().join("data"));
+    for (text, words) in
+        [("", "holds no token"), ("swordfish", "16 to 1024"), ("the swordfish is a fish", "visible ASCII")]
+    {
+        std::fs::write(&token, text).unwrap();
+        let line = complaint(folder.path(), &with(&fresh, &["--admin-token-file", &path])).await;
+        assert!(line.contains("--admin-token-file: ") && line.contains(words), "{line}");
+        assert!(line.contains(&path) && !line.contains("swordfish"), "{line}");
+    }
+    std::fs::write(&token, "the-token-of-everybody").unwrap();
+    let both = ["--admin-token-file", &path, "--cluster-token-file", &path];
+    let line = complaint(folder.path(), &with(&fresh, &both)).await;
+    assert!(line.contains("are the same") && !line.contains("the-token-of"), "{line}");
+    let url = "http://me:swordfish@10.0.0.1:1338";
+    let line = complaint(folder.path(), &["frontend", "--management", url]).await;
+    assert!(line.contains("--cluster-token-file") && !line.contains("swordfish"), "{line}");
 }
 
 #[tokio::test]

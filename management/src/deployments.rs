@@ -239,13 +239,11 @@ pub fn import(
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use clipper_rpc::input::InputType;
 
     use super::*;
     use crate::applications::tests::{app, edited};
-    use crate::deployment::{ContainerKind, Run};
+    use crate::deployment::{ContainerKind, Environment, Run};
     use crate::models::tests::{doubles, model_id, registered};
 
     fn spec(id: &ModelId) -> DeploymentSpec {
@@ -254,7 +252,7 @@ mod tests {
             input_type: InputType::Doubles,
             num_replicas: NumReplicas::ONE,
             run: Run::Kind(ContainerKind::Noop),
-            environment: BTreeMap::new(),
+            environment: Environment::default(),
             artifact: None,
             model_data_path: None,
             python: None,

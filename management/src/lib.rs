@@ -9,7 +9,7 @@
 //! - [`selection_state`]: what frontends learn of the models, and tell each other.
 //! - [`feed`], `frontends`, [`follow`]: the recent changes, who follows them, and the long poll by which they do.
 //! - [`deployment`], [`guard`]: the processes of deployed models.
-//! - `admin`: what takes more than one of these; `http`: all of it over HTTP.
+//! - `admin`: what takes more than one of these; `http`: all of it over HTTP; `access`: who may call it.
 //!
 //! A change goes `http` → `admin` → `writer` (decide, write, fsync) → `feed` → each frontend's `follow` →
 //! `frontends` (acknowledged) → the answer.
@@ -19,6 +19,7 @@ use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+pub use access::{Access, SameToken, Tokens};
 pub use error::{EditError, OpenError, RunError, StoreError};
 
 use crate::admin::Admin;
@@ -29,6 +30,7 @@ use crate::http::Uploads;
 use crate::selection_state::SelectionStates;
 use crate::writer::Writer;
 
+mod access;
 mod admin;
 pub mod applications;
 pub mod catalog;
@@ -59,6 +61,8 @@ pub struct Config {
     pub guard: Vec<OsString>,
     /// The longest upload of a model's files, in bytes; as long may they be when unpacked.
     pub max_artifact_bytes: u64,
+    /// Who may call the admin interface.
+    pub access: Access,
 }
 
 /// Management on an open data directory.
@@ -118,7 +122,7 @@ impl Management {
         deployments.restore(specs).await;
 
         let admin = Admin { follow, deployments: deployments.clone(), artifacts };
-        let server = http::server(listener, admin, uploads)?;
+        let server = http::server(listener, config.access, admin, uploads)?;
         let handle = server.handle();
         let serve = async {
             let mut server = std::pin::pin!(server);

@@ -95,6 +95,13 @@ pub enum Refusal {
         .model.name, .model.version
     )]
     DeploymentStopped { model: ModelId },
+    #[error(
+        "The export withholds the environment of the deployment of model with name '{}' and version '{}' \
+         (variable '{variable}'); export with /admin/export?include=environment, or write its values into the \
+         export",
+        .model.name, .model.version
+    )]
+    EnvironmentWithheld { model: ModelId, variable: String },
     #[error("The catalog is not empty; an import needs an empty one")]
     ImportIntoCatalog,
     #[error("The catalog to import does not fit together: {what}")]

@@ -9,8 +9,8 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use clipper_management::deployment::{
-    Config, ContainerKind, DeployError, DeploymentSpec, Deployments, FrontendView, NumReplicas, ReplicaState,
-    ReplicaStatus, Run,
+    Config, ContainerKind, DeployError, DeploymentSpec, Deployments, Environment, FrontendView, NumReplicas,
+    ReplicaState, ReplicaStatus, Run,
 };
 use clipper_rpc::input::InputType;
 use clipper_rpc::names::ModelId;
@@ -122,7 +122,7 @@ fn command(words: &[&str]) -> DeploymentSpec {
         input_type: InputType::Doubles,
         num_replicas: NumReplicas::ONE,
         run: Run::Command(words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>().try_into().unwrap()),
-        environment: BTreeMap::new(),
+        environment: Environment::default(),
         artifact: None,
         model_data_path: None,
         python: None,
@@ -158,7 +158,7 @@ async fn a_replica_is_told_what_the_protocol_promises() {
     let host = Host::new();
     host.lonely_frontends(&["10.0.0.1:7000", "10.0.0.2:7001", "10.0.0.3:7002"]);
     let spec = DeploymentSpec {
-        environment: [("GREETING".to_owned(), "hello".to_owned())].into(),
+        environment: BTreeMap::from([("GREETING".to_owned(), "hello".to_owned())]).into(),
         model_data_path: Some("/models/m".into()),
         ..shell("pwd; env; exec sleep 1000")
     };

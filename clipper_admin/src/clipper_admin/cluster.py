@@ -136,4 +136,4 @@ class Cluster(Applications, Deployments):
         return answers(func, inputs, input_type, per_row=per_row)
 
     def _attach(self) -> None:
-        self._interfaces.attach(self.cm.get_admin_addr(), self.cm.get_query_addr())
+        self._interfaces.attach(self.cm.get_admin_addr(), self.cm.get_query_addr(), self.cm.tokens.read())

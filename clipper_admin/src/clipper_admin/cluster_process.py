@@ -10,7 +10,7 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -49,7 +49,7 @@ class ClusterProcess:
         return None
 
     @classmethod
-    def start(cls, command: Sequence[str], data_dir: Path) -> ClusterProcess:
+    def start(cls, command: Sequence[str], data_dir: Path, environment: Mapping[str, str]) -> ClusterProcess:
         """Starts a cluster in a session of its own; what it prints is appended to the log.
 
         A log that has grown long is set aside first, in the place of the one that was before it.
@@ -63,7 +63,12 @@ class ClusterProcess:
             with log_file(data_dir).open("ab") as log:
                 log_from = log.seek(0, os.SEEK_END)
                 child = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env=environment,
+                    start_new_session=True,
                 )
         except OSError as error:
             raise StartException(f"the cluster cannot be started: {error}") from error

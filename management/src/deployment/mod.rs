@@ -9,6 +9,7 @@
 //! - `leftovers.rs`: processes that outlived their guard.
 //! - `output.rs`: what replicas print; `logs.rs`: the files that it is kept in.
 //! - [`Artifacts`] (`artifact.rs`): uploaded model files.
+//! - `environment.rs`: the variables of a deployment.
 //! - `spec.rs`, `status.rs`, `error.rs`: what is asked for, what is, and why not.
 
 use std::collections::HashSet;
@@ -19,6 +20,7 @@ use std::time::Duration;
 
 pub use artifact::{ArtifactError, ArtifactId, Artifacts, MalformedArtifactId};
 pub use deployments::{Deployments, Running};
+pub use environment::{Environment, ExportedEnvironment, Withheld};
 pub use error::DeployError;
 pub use spec::{
     ContainerKind, DeploymentSpec, NoProgram, NumReplicas, Run, TooManyReplicas, UnknownContainerKind, Words,
@@ -28,6 +30,7 @@ pub use status::{DeploymentStatus, ReplicaState, ReplicaStatus};
 mod artifact;
 mod change;
 mod deployments;
+mod environment;
 mod error;
 mod leftovers;
 mod lifecycle;

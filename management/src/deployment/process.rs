@@ -29,12 +29,22 @@ use super::leftovers;
 use super::lifecycle::Exit;
 use super::logs;
 use super::output::Output;
-use super::{Config, DeploymentSpec};
+use super::{Config, DeploymentSpec, Environment};
 use crate::guard::{self, Report};
 
 /// How long to wait for the last output of a process that is gone. Only where a guard cannot reach every descendant
 /// may one hold on to the pipe.
 const LAST_OUTPUT: Duration = Duration::from_secs(1);
+
+/// Variables that may hold the cluster's tokens, or name their files. No model gets those of management.
+const TOKEN_VARIABLES: [&str; 6] = [
+    "CLIPPER_ADMIN_TOKEN",
+    "CLIPPER_ADMIN_TOKEN_FILE",
+    "CLIPPER_CLUSTER_TOKEN",
+    "CLIPPER_CLUSTER_TOKEN_FILE",
+    "CLIPPER_CONTAINER_TOKEN",
+    "CLIPPER_CONTAINER_TOKEN_FILE",
+];
 
 /// All that stays the same from one process of a replica to the next.
 #[derive(Debug)]
@@ -48,7 +58,7 @@ pub(super) struct Launch {
     command: Vec<OsString>,
     model_path: Option<PathBuf>,
     input_type: &'static str,
-    environment: Vec<(String, String)>,
+    environment: Environment,
     grace: Duration,
     starts: Arc<Semaphore>,
 }
@@ -71,7 +81,7 @@ impl Launch {
             command: run.command_line(&python),
             model_path: artifact.or_else(|| model_data_path.as_deref().map(absolute)),
             input_type: input_type.as_str(),
-            environment: environment.clone().into_iter().collect(),
+            environment: environment.clone(),
             grace: config.grace,
             starts,
         }
@@ -111,6 +121,9 @@ impl Launch {
             .env("CLIPPER_REPLICA", self.number.to_string())
             .env("PYTHONUNBUFFERED", "1")
             .env_remove("CLIPPER_MODEL_PATH");
+        for variable in TOKEN_VARIABLES {
+            command.env_remove(variable);
+        }
         if let Some(path) = &self.model_path {
             command.env("CLIPPER_MODEL_PATH", path);
         }
@@ -122,7 +135,7 @@ impl Launch {
                 .env("CLIPPER_PORT", port)
                 .env("CLIPPER_FRONTENDS", others.join(","));
         }
-        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command.envs(self.environment.iter());
         command.env(leftovers::REPLICA_OF, &self.data_dir);
         Ok(command)
     }

@@ -6,6 +6,7 @@ use clipper_rpc::catalog::FollowError;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::access::AccessError;
 use crate::error::{EditError, StoreError};
 use crate::refusal::Refusal;
 use crate::selection_state::StateError;
@@ -30,6 +31,8 @@ pub(super) enum ApiError {
     Incomplete { what: String },
     #[error("The body is longer than {limit} bytes")]
     TooLarge { limit: u64 },
+    #[error(transparent)]
+    Access(#[from] AccessError),
     #[error(transparent)]
     Refused(#[from] Refusal),
     #[error("{what}")]
@@ -64,6 +67,9 @@ impl ApiError {
         match self {
             Self::Json { .. } => "Json error",
             Self::Incomplete { .. } | Self::TooLarge { .. } => "Body error",
+            Self::Access(AccessError::Door(_)) => "Forbidden",
+            Self::Access(AccessError::Token(_)) => "Unauthorized",
+            Self::Access(AccessError::ContentType { .. }) => "Unsupported content type",
             Self::Value { .. } | Self::Refused(_) => "Request error",
             Self::Artifact { .. } => "Artifact error",
             Self::Missing { .. } | Self::NotFound { .. } => "Not found",
@@ -82,6 +88,9 @@ impl ResponseError for ApiError {
             | Self::Incomplete { .. }
             | Self::Refused(_)
             | Self::Artifact { .. } => StatusCode::BAD_REQUEST,
+            Self::Access(AccessError::Door(_)) => StatusCode::FORBIDDEN,
+            Self::Access(AccessError::Token(_)) => StatusCode::UNAUTHORIZED,
+            Self::Access(AccessError::ContentType { .. }) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Missing { .. } | Self::NotFound { .. } => StatusCode::NOT_FOUND,
             Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
@@ -94,6 +103,9 @@ impl ResponseError for ApiError {
         let mut response = HttpResponse::build(self.status_code());
         if let Self::Method { allowed, .. } = self {
             response.insert_header((header::ALLOW, *allowed));
+        }
+        if matches!(self, Self::Access(AccessError::Token(_))) {
+            response.insert_header((header::WWW_AUTHENTICATE, "Bearer"));
         }
         if matches!(self, Self::TooLarge { .. } | Self::Incomplete { .. }) {
             // The rest of the body is still coming; nothing after it could be told from it.

@@ -3,16 +3,18 @@
 //! # Layout
 //! - `applications`, `selection`, `models`, `deployments`, `artifacts`, `catalog`, `status`, `metrics`: the handlers.
 //! - `body`: how bodies are read; `batching`, `selection_body`: the values in them that have two forms; `answer`: how
-//!   answers are said; `error`: how refusals are.
+//!   answers are said; `error`: how refusals are; `description`: what the description says of access.
 //!
 //! Paths stand once, at the handlers; the description at `/openapi.json` is generated from them and also tells
 //! a wrong method (405) from a wrong path (404).
 
 use std::net::TcpListener;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
-use actix_web::dev::Server;
+use actix_web::body::BoxBody;
+use actix_web::dev::{Server, ServiceRequest};
 use actix_web::http::Method;
+use actix_web::middleware::{Next, from_fn};
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, get, web};
 use clipper_server::Connections;
 use utoipa::OpenApi;
@@ -21,6 +23,7 @@ use utoipa::openapi::path::PathItem;
 pub(crate) use artifacts::Uploads;
 use error::ApiError;
 
+use crate::access::Access;
 use crate::admin::Admin;
 
 mod answer;
@@ -30,6 +33,7 @@ mod batching;
 mod body;
 mod catalog;
 mod deployments;
+mod description;
 mod error;
 mod metrics;
 mod models;
@@ -104,7 +108,8 @@ interface! {
 }
 
 /// Built once: every request for something that is not there is looked up in it.
-static DESCRIPTION: LazyLock<utoipa::openapi::OpenApi> = LazyLock::new(Interface::openapi);
+static DESCRIPTION: LazyLock<utoipa::openapi::OpenApi> =
+    LazyLock::new(|| description::with_access(Interface::openapi()));
 
 /// Describes this interface.
 #[utoipa::path(responses((status = 200, body = Object, description = "OpenAPI 3.1")), tag = "status")]
@@ -138,13 +143,33 @@ fn allowed(item: &PathItem) -> &'static Method {
 }
 
 /// Serves the interface on a listener; the server runs once it is polled.
-pub(crate) fn server(listener: TcpListener, admin: Admin, uploads: Uploads) -> std::io::Result<Server> {
+///
+/// Access is checked before a request is routed, and before any of its body is read, so that no call is
+/// without the check.
+pub(crate) fn server(
+    listener: TcpListener,
+    access: Access,
+    admin: Admin,
+    uploads: Uploads,
+) -> std::io::Result<Server> {
+    let access = Arc::new(access);
     let admin = web::Data::new(admin);
     let uploads = web::Data::new(uploads);
     let connections = Connections::default();
     let counted = connections.clone();
     let server = HttpServer::new(move || {
+        let access = Arc::clone(&access);
+        let check = move |request: ServiceRequest, next: Next<BoxBody>| {
+            // The path as the routes see it.
+            let path = request.match_info().unprocessed();
+            let checked = access.check(request.request().head(), path).map_err(ApiError::from);
+            async move {
+                checked?;
+                next.call(request).await
+            }
+        };
         App::new()
+            .wrap(from_fn(check))
             .app_data(admin.clone())
             .app_data(uploads.clone())
             .app_data(web::Data::new(connections.clone()))
