@@ -23,6 +23,9 @@ const MAX_STRANGER_MESSAGE_BYTES: i32 = 1 << 20;
 /// Messages of a connection that may wait to be read. One of more than 64 KiB counts as several, so that at most 4 MiB and
 /// one message wait. A peer that sends more is held back by TCP.
 const MAX_WAITING: i32 = 64;
+/// Messages for a connection that may wait to be sent: a few batches, each no larger than its model's queue, and heartbeats.
+/// A peer that leaves more unread is stuck.
+const MAX_UNSENT: i32 = 64;
 /// Connections of each endpoint. More are closed at once.
 const MAX_CONNECTIONS: i32 = 4096;
 /// How long a connection may take to become one of ZeroMQ.
@@ -91,6 +94,7 @@ impl RouterSocket {
         socket.set_linger(millis(LINGER))?;
         socket.set_maxmsgsize(MAX_MESSAGE_BYTES)?;
         socket.set_rcvhwm(MAX_WAITING)?;
+        socket.set_sndhwm(MAX_UNSENT)?;
         socket.set_handshake_ivl(millis(HANDSHAKE_TIMEOUT))?;
         socket.set_heartbeat_ivl(millis(ZMTP_HEARTBEAT))?;
         socket.set_heartbeat_timeout(millis(ZMTP_TIMEOUT))?;
