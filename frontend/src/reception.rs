@@ -8,13 +8,13 @@ use std::sync::Arc;
 
 use actix::prelude::*;
 use clipper_rpc::catalog::ConnectedContainer;
-use clipper_rpc::codec::CodecError;
-use clipper_rpc::message::{FromContainer, PROTOCOL_VERSION, Register, ToContainer};
+use clipper_rpc::codec::{CodecError, Frames};
+use clipper_rpc::message::{Introduction, PROTOCOL_VERSION, Register, ToContainer};
 use clipper_rpc::names::{ModelId, ModelName, ModelVersion, NameError};
-use clipper_rpc::router::{Loss, PeerId, RouterHandle};
+use clipper_rpc::router::{Loss, PeerId, RouterHandle, Standing};
 use tracing::{debug, warn};
 
-use crate::container_connection::{ContainerConnection, Lost, Misbehaved, Received, Terms};
+use crate::container_connection::{ContainerConnection, Lost, Received, Terms};
 use crate::directory::Directory;
 use crate::model_queue::ModelHandle;
 
@@ -111,26 +111,24 @@ impl Reception {
 }
 
 impl clipper_rpc::router::Reception for Reception {
-    fn received(&mut self, peer: PeerId, message: Result<FromContainer, CodecError>) {
-        let known = self.connections.get(&peer).filter(|connection| connection.connected());
-        match (message, known) {
-            (Ok(FromContainer::Register(register)), None) => self.register(peer, &register),
-            (Ok(message), Some(connection)) => connection.do_send(Received(message)),
-            (Ok(FromContainer::Goodbye), None) => {}
-            (Ok(_), None) => {
-                self.connections.remove(&peer);
-                self.router.send(&peer, &ToContainer::Unknown);
-            }
-            (Err(error), Some(connection)) => {
-                warn!(%peer, %error, "malformed message from a container");
-                connection.do_send(Misbehaved(format!("it sent a malformed message: {error}")));
-            }
-            (Err(error), None) => {
+    fn received(&mut self, peer: PeerId, message: Result<Frames, CodecError>) -> Standing {
+        if let Some(connection) = self.connections.get(&peer).filter(|connection| connection.connected()) {
+            connection.do_send(Received(message));
+            return Standing::Registered;
+        }
+        match message.and_then(|frames| Introduction::decode(&frames)) {
+            Ok(Introduction::Register(register)) => self.register(peer.clone(), &register),
+            Ok(Introduction::Goodbye) => {}
+            Ok(Introduction::Other) => self.router.send(&peer, &ToContainer::Unknown),
+            Err(error @ CodecError::TooLong { .. }) => debug!(%peer, %error, "message of a stranger dropped"),
+            Err(error) => {
                 debug!(%peer, %error, "malformed message from a stranger");
                 let reason = format!("malformed message: {error}");
                 self.router.send(&peer, &ToContainer::Rejected { reason, retry_millis: None });
             }
         }
+        let registered = self.connections.get(&peer).is_some_and(Addr::connected);
+        if registered { Standing::Registered } else { Standing::Stranger }
     }
 
     fn lost(&mut self, peer: PeerId, loss: Loss) {

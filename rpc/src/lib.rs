@@ -4,7 +4,8 @@
 //! - [`names`]: validated names of applications, models and versions.
 //! - [`input`] and [`output`]: what models are asked, and what they answer; [`number`]: an element of either.
 //! - [`message`] and [`codec`]: the container protocol (`docs/protocol.md`) as types, and as frames.
-//! - [`router`]: the frontend's end, one task around a ROUTER socket.
+//! - [`router`]: the frontend's end, one task around a ROUTER socket; `router_socket`, the socket with what only our
+//!   build of libzmq can do (`libzmq/`); `peers`, its connections and which of them are strangers.
 //! - [`session`]: the container's end, a DEALER socket that registers, reconnects and keeps alive.
 //! - `endpoint`: where a frontend is reached, from afar and on its own host.
 //! - `multipart`: a message's frames off a socket.
@@ -23,7 +24,9 @@ mod multipart;
 pub mod names;
 pub mod number;
 pub mod output;
+mod peers;
 pub mod router;
+mod router_socket;
 pub mod secret;
 pub mod selection;
 pub mod session;

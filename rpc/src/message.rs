@@ -33,6 +33,17 @@ pub enum FromContainer {
     Goodbye,
 }
 
+/// A message from a peer that has not registered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Introduction {
+    /// I serve this.
+    Register(Register),
+    /// Nothing more will be answered.
+    Goodbye,
+    /// Any other message. Only its type was read.
+    Other,
+}
+
 /// What a container says of itself.
 ///
 /// Names are plain text here: whether they are valid, and known, is the frontend's to say in an answer.
