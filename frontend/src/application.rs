@@ -14,7 +14,7 @@ use clipper_rpc::selection::{Policy, Selection};
 
 use crate::admission::Admission;
 use crate::metrics::ApplicationMetrics;
-use crate::selection::learning::{Collected, Learning, News};
+use crate::selection::learning::{Collected, Learning, News, Room};
 use crate::selection::lessons::{Lessons, LessonsWait};
 use crate::selection::{Facilities, Selector};
 use crate::view::{ApplicationView, ModelView};
@@ -53,13 +53,10 @@ pub struct Configure {
     pub models: Vec<ModelView>,
 }
 
-/// Say what is to be exchanged with management, while no more than so many figures are sent; none without a policy.
+/// Say what is to be exchanged with management, as far as there is room, and what room is left; none without a policy.
 #[derive(Message)]
-#[rtype(result = "Option<(Collected, usize)>")]
-pub struct Collect {
-    /// The figures that may be sent, of which the answer says what is left.
-    pub figures: usize,
-}
+#[rtype(result = "Option<(Collected, Room)>")]
+pub struct Collect(pub Room);
 
 /// Management has answered.
 #[derive(Message)]
@@ -202,11 +199,11 @@ impl Handler<LessonsWait> for Application {
 }
 
 impl Handler<Collect> for Application {
-    type Result = Option<(Collected, usize)>;
+    type Result = Option<(Collected, Room)>;
 
-    fn handle(&mut self, Collect { mut figures }: Collect, _: &mut Self::Context) -> Self::Result {
-        let collected = self.learning.as_mut()?.collect(&mut figures);
-        Some((collected, figures))
+    fn handle(&mut self, Collect(mut room): Collect, _: &mut Self::Context) -> Self::Result {
+        let collected = self.learning.as_mut()?.collect(&mut room);
+        Some((collected, room))
     }
 }
 

@@ -129,7 +129,7 @@ async fn handle(
             teaches.map_err(|cause| FeedbackError::Verdict(format!("context: {cause}")))?;
             let deadline = arrived + application.latency_slo;
             let outputs = worker.predictor.ask_all(application, selector, &input, deadline).await;
-            Ok(judge_input(selector, uid, context, &outputs, label)?)
+            Ok(judge_input(selector, uid, context, &outputs, &label)?)
         }
     }
 }

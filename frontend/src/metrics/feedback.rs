@@ -32,7 +32,7 @@ impl FeedbackMetrics {
         self.unsent.store(states as u64, Ordering::Relaxed);
     }
 
-    /// Counts users whose changes were dropped before they were stored.
+    /// Counts changes of users' states that were dropped before they were stored, those of one user at once as one.
     pub fn drop_changes(&self, users: usize) {
         self.dropped_changes.fetch_add(users as u64, Ordering::Relaxed);
     }
@@ -57,7 +57,7 @@ impl FeedbackMetrics {
         self.unsent.load(Ordering::Relaxed)
     }
 
-    /// How many users' changes were dropped before they were stored.
+    /// Changes of users' states that were dropped before they were stored.
     pub fn dropped_changes(&self) -> u64 {
         self.dropped_changes.load(Ordering::Relaxed)
     }

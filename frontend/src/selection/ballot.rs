@@ -46,6 +46,7 @@ struct Paper {
 enum State {
     Waiting(Awaited),
     Answered {
+        /// In memory of its own.
         output: Output,
         kept: bool,
     },
@@ -274,7 +275,8 @@ impl Stragglers {
 impl Paper {
     fn hear(&mut self, verdict: Option<Verdict>) {
         self.state = match verdict {
-            Some(Ok(output)) => State::Answered { output, kept: false },
+            // A vector would hold on to its whole batch until the slowest model has answered, and as long as it is kept.
+            Some(Ok(output)) => State::Answered { output: output.detached(), kept: false },
             Some(Err(failure)) => State::Failed(Box::new(failure)),
             None => State::Late,
         };

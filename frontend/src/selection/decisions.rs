@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 
 use clipper_rpc::names::AppName;
 use clipper_rpc::output::Output;
-use serde_json::Value;
 use smallvec::SmallVec;
 use tokio::sync::SetOnce;
 use tokio::time::timeout_at;
@@ -20,14 +19,24 @@ use super::explanation::{self, Course};
 /// How long a decision is kept at most.
 const MAX_AGE: Duration = Duration::from_secs(600);
 
-/// The most bytes of outputs and contexts that are kept with them.
+/// The most memory that decisions take, in bytes.
 const MOST_BYTES: usize = 256 << 20;
+
+/// The memory that a decision takes besides what it names: allocations, its place by id and by age. In bytes; an estimate.
+const DECISION_BYTES: usize = 256;
+
+/// The memory that each candidate takes in a decision besides its output: its name, its propensity, the place of its
+/// output. In bytes; an estimate.
+const CANDIDATE_BYTES: usize = 64;
 
 /// How long after a query's deadline those who listened may take to say what they have heard.
 const GRACE: Duration = Duration::from_millis(50);
 
 /// So many locks share the decisions, where there is room for as many.
 const SHARDS: usize = 16;
+
+/// The largest decision that is kept where there are all shards, and the largest that is logged, in bytes.
+pub const LARGEST_DECISION: usize = MOST_BYTES / SHARDS;
 
 /// A decision, and what feedback on it needs to know.
 pub struct Decided {
@@ -88,11 +97,18 @@ impl Decided {
         let _ = timeout_at((self.deadline + GRACE).into(), self.since.wait()).await;
     }
 
-    /// What it holds besides itself, in bytes.
-    fn size(&self) -> usize {
-        let outputs = self.outputs.iter().flatten().chain([&self.output]).map(Output::size).sum::<usize>();
-        let since = self.since.get().map_or(0, |since| size(since));
-        outputs + since + size_of_val(self.decision.context.as_deref().unwrap_or_default())
+    /// The memory that it takes, in bytes; an estimate.
+    pub fn size(&self) -> usize {
+        let Self { decision, outputs, since, output, course, .. } = self;
+        let outputs = outputs.iter().flatten().chain([output]).map(Output::size).sum::<usize>();
+        size_of::<Self>()
+            + DECISION_BYTES
+            + CANDIDATE_BYTES * decision.candidates.len()
+            + outputs
+            + since.get().map_or(0, |since| size(since))
+            + size_of_val(decision.context.as_deref().unwrap_or_default())
+            + decision.uid.as_ref().map_or(0, |uid| uid.as_str().len())
+            + course.size()
     }
 }
 
@@ -108,8 +124,11 @@ impl Decisions {
         self.record_at(decided, Instant::now());
     }
 
-    /// Adds what models have answered since, all at once.
-    pub fn add(&self, decided: &Arc<Decided>, since: Vec<(usize, Output)>) {
+    /// Adds what models have answered since, all at once; nothing of it if the decision would become too large to be kept.
+    pub fn add(&self, decided: &Arc<Decided>, mut since: Vec<(usize, Output)>) {
+        if decided.size() + size(&since) > self.most_bytes() {
+            since.clear();
+        }
         let (query_id, size) = (decided.decision.query_id, size(&since));
         let mut shard = lock(self.shard(query_id));
         // Under the lock, so that a decision that is kept holds what is counted of it. The next one makes room for both.
@@ -125,9 +144,10 @@ impl Decisions {
         self.get_at(query_id, Instant::now())
     }
 
-    /// Says of a query what was asked, what each model answered, and why the answer was what it was; none if it is forgotten.
-    pub fn explain(&self, query_id: u64) -> Option<Value> {
-        self.get(query_id).map(|decided| explanation::explain(&decided))
+    /// Says of a query what was asked, what each model answered, and why the answer was what it was, as JSON of a bounded
+    /// length; none if the query is forgotten.
+    pub fn explain(&self, query_id: u64) -> Option<String> {
+        self.get(query_id).map(|decided| explanation::text(&decided))
     }
 
     /// How many there are.
@@ -145,7 +165,11 @@ impl Decisions {
             return;
         }
         let (query_id, size) = (decided.decision.query_id, decided.size());
-        let most_bytes = MOST_BYTES / self.shards.len();
+        let most_bytes = self.most_bytes();
+        if size > most_bytes {
+            // It would push out all others.
+            return;
+        }
         // Dropped after the lock: that is most of the work. For each that comes two may go, so that what is too old soon has.
         let mut forgotten: SmallVec<[Arc<Decided>; 2]> = SmallVec::new();
         let mut shard = lock(self.shard(query_id));
@@ -175,6 +199,11 @@ impl Decisions {
         (now.saturating_duration_since(*since) <= MAX_AGE).then(|| Arc::clone(decided))
     }
 
+    /// The most bytes of one shard.
+    fn most_bytes(&self) -> usize {
+        MOST_BYTES / self.shards.len()
+    }
+
     fn shard(&self, query_id: u64) -> &Shard {
         // Ids count up, and applications may take turns: only a hash spreads each one's evenly.
         let hash = query_id.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
@@ -193,9 +222,14 @@ fn lock(shard: &Shard) -> MutexGuard<'_, Recent> {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use clipper_rpc::names::ModelId;
+    use clipper_rpc::selection::Uid;
     use clipper_selection::log::Decision;
+    use serde_json::Value;
 
+    use super::super::ballot::Absence;
     use super::*;
+    use crate::failure::Failure;
 
     /// A decision of a query that two of three models answered.
     pub(crate) fn decided(query_id: u64) -> Decided {
@@ -269,6 +303,41 @@ pub(crate) mod tests {
         (1000..2000).for_each(|id| decisions.record(Arc::new(decided(id))));
         assert!(decisions.shards.iter().all(|shard| lock(shard).bytes < 100_000_000), "it is counted once");
         assert!(decisions.get(999).is_some(), "what is forgotten takes none");
+    }
+
+    #[test]
+    fn whatever_a_decision_holds_is_counted() {
+        let large = |size| Output::text("x".repeat(size));
+        let model = || ModelId { name: "m".parse().unwrap(), version: "1".parse().unwrap() };
+        let failure = || Failure::ContainerError { model: model(), problem: "x".repeat(10_000) };
+        let (plain, mut full) = (decided(1), decided(1));
+        full.course.unused = Some(large(20_000));
+        full.course.absences = vec![(1, Absence::Failed(failure()))];
+        full.course.failure = Some(failure());
+        full.decision.uid = Uid::new("u".repeat(256));
+        full.decision.context = Some(vec![0.0; 1000]);
+        let held = 20_000 + 2 * 10_000 + 256 + 8_000;
+        assert!((held..held + 1000).contains(&(full.size() - plain.size())), "{}", full.size());
+        full.decision.candidates = vec!["a".parse().unwrap(); 1003];
+        assert!(full.size() - plain.size() > held + 1000 * 40);
+        assert!(plain.size() > 500, "nothing is free: {}", plain.size());
+    }
+
+    #[test]
+    fn a_decision_that_is_larger_than_its_share_of_the_memory_pushes_out_no_other() {
+        let decisions = Decisions::new(16);
+        (0..16).for_each(|id| decisions.record(Arc::new(decided(id))));
+        let kept = decisions.len();
+        let large = Output::text("x".repeat(MOST_BYTES / SHARDS));
+        let output = large.clone();
+        decisions.record(Arc::new(Decided { output, ..decided(17) }));
+        assert!(decisions.get(17).is_none());
+        assert_eq!(decisions.len(), kept);
+
+        let answered = Arc::new(Decided { since: SetOnce::new(), ..decided(18) });
+        decisions.record(Arc::clone(&answered));
+        decisions.add(&answered, vec![(1, large)]);
+        assert!(decisions.get(18).unwrap().since.get().unwrap().is_empty(), "nobody waits for it any more");
     }
 
     #[test]

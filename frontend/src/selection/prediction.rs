@@ -265,6 +265,10 @@ mod tests {
             prediction
         }
 
+        fn explain(&self, prediction: &Prediction) -> Value {
+            serde_json::from_str(&self.decisions.explain(prediction.query_id).unwrap()).unwrap()
+        }
+
         fn decided(&self, prediction: &Prediction) -> Arc<Decided> {
             self.decisions.get(prediction.query_id).unwrap()
         }
@@ -357,7 +361,7 @@ mod tests {
         listened.await;
         assert_eq!((decided.known(0), decided.known(1)), (Some(&Output::text("dog")), decided.known(2)));
         assert_eq!(decided.outputs[0], None, "the answer was given without it");
-        let told = &fixture.decisions.explain(prediction.query_id).unwrap()["candidates"][0];
+        let told = &fixture.explain(&prediction)["candidates"][0];
         assert_eq!((&told["in_time"], &told["output"]), (&json!(false), &json!("dog")));
         assert_eq!(told["absence"], "it answered after the answer, which was certain without it");
     }
@@ -447,8 +451,29 @@ mod tests {
             let Origin::Failure(failure) = &prediction.origin else { unreachable!() };
             let words = "the confidence of 0.6667 is below the application's threshold of 0.7";
             assert_eq!(failure.to_string(), words);
-            let told = fixture.decisions.explain(prediction.query_id).unwrap();
+            let told = fixture.explain(&prediction);
             assert_eq!((&told["combined"], &told["output"]), (&json!("cat"), &json!("default")));
+        }
+    }
+
+    #[actix::test]
+    async fn a_decision_holds_on_to_no_batch_even_where_the_models_output_was_not_given() {
+        let selection = json!({"policy": {"policy": "majority_vote"}, "confidence_threshold": 0.9});
+        let fixture = Fixture::new(2, LONG, selection);
+        let batch = bytes::Bytes::from(vec![0; 800]);
+        let output = Output::Numbers(InputType::Doubles, batch.slice(..8));
+        let prediction = fixture
+            .while_they(|models| {
+                models.finish(&models.take(0), &Ok(output.clone()));
+                models.answer(1, "cat");
+            })
+            .await;
+        assert_eq!(reason(&prediction), "low_confidence");
+        let decided = fixture.decided(&prediction);
+        assert_eq!(decided.course.unused, Some(output.clone()));
+        for kept in [decided.outputs[0].as_ref(), decided.course.unused.as_ref()] {
+            let Some(Output::Numbers(_, kept)) = kept else { panic!("{kept:?}") };
+            assert!(!batch.as_ptr_range().contains(&kept.as_ptr()), "it is a part of the batch");
         }
     }
 

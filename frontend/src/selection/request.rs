@@ -79,8 +79,7 @@ impl Request<'_> {
         let Self { application, selector, terms, timing, read, .. } = self;
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let mut outputs = vec![None; selector.models.len()];
-        // Numbers that came in a batch would hold on to the whole of it.
-        ballot.outputs().for_each(|(model, output)| outputs[model] = Some(output.detached()));
+        ballot.outputs().for_each(|(model, output)| outputs[model] = Some(output.clone()));
         Decided {
             application: application.name.clone(),
             decision: Decision {
@@ -105,7 +104,7 @@ impl Request<'_> {
             outputs,
             since: SetOnce::new_with(ballot.stragglers.is_empty().then(Vec::new)),
             deadline: timing.deadline(),
-            output: output.detached(),
+            output: output.clone(),
             course,
             judged: AtomicBool::new(false),
         }
