@@ -223,7 +223,7 @@ impl Exchange {
         let Some(decided) = decided.filter(|decided| decided.application == *application) else {
             return true;
         };
-        match judge(selector, &decided, verdict.clone()) {
+        match judge(selector, &decided, verdict) {
             Ok(status) => view.metrics.feedback.record(status),
             Err(FeedbackError::Verdict(_)) => view.metrics.feedback.refuse(),
             Err(FeedbackError::Full) => return false,

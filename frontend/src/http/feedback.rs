@@ -152,7 +152,7 @@ async fn on_answer(
     match decided.filter(|decided| decided.application == application.name) {
         Some(decided) => {
             decided.listened().await;
-            Ok(judge(selector, &decided, verdict)?)
+            Ok(judge(selector, &decided, &verdict)?)
         }
         None => Err(ApiError::UnknownQuery { query_id }),
     }

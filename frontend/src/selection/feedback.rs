@@ -84,15 +84,19 @@ impl Status {
 ///
 /// # Errors
 /// If the verdict does not fit the application's models, or there is no room for it.
-pub fn judge(selector: &Selector, decided: &Arc<Decided>, verdict: Verdict) -> Result<Status, FeedbackError> {
-    let label = match &verdict {
+pub fn judge(
+    selector: &Selector,
+    decided: &Arc<Decided>,
+    verdict: &Verdict,
+) -> Result<Status, FeedbackError> {
+    let label = match verdict {
         Verdict::Label(label) => Some(text(label)?),
         Verdict::Reward(_) => None,
     };
     let bytes = decided.size() + size(label.as_deref(), decided.outputs.len());
     // Before anything is compared: what has no room is told so at little cost.
     let reserved = selector.states.lessons().reserve(bytes).ok_or(FeedbackError::Full)?;
-    let (losses, reward) = losses(selector, decided, &verdict).map_err(FeedbackError::Verdict)?;
+    let (losses, reward) = losses(selector, decided, verdict).map_err(FeedbackError::Verdict)?;
     if decided.judged.swap(true, Ordering::Relaxed) {
         return Ok(Status::Duplicate);
     }
