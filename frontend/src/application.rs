@@ -133,11 +133,17 @@ impl Lasting<'_> {
     ) -> Option<Arc<Selector>> {
         let selection: &Selection = &application.selection;
         if selection.policy == Policy::DefaultOutput {
+            self.metrics.candidates(&[]);
             *learning = None;
             self.metrics.feedback.set_unsent(0);
             return None;
         }
-        let models: Vec<_> = models.iter().filter(|model| model.current().is_ok()).map(Arc::clone).collect();
+        // One that cannot answer for a while keeps its counts.
+        let linked: Vec<_> = models.iter().map(|model| &model.name).collect();
+        let counts = self.metrics.candidates(&linked);
+        let could_answer = models.iter().zip(counts).filter(|(model, _)| model.current().is_ok());
+        let (models, counts): (Vec<_>, Vec<_>) =
+            could_answer.map(|(model, counts)| (Arc::clone(model), counts)).unzip();
         if models.is_empty() {
             return None;
         }
@@ -155,7 +161,7 @@ impl Lasting<'_> {
             selection: selection.clone(),
             learner: configured.learner().clone(),
             models,
-            counts: names.iter().map(|name| self.metrics.candidate(name)).collect(),
+            counts,
             states: Arc::clone(configured.states()),
             decisions: Arc::clone(&self.facilities.decisions),
         };
