@@ -14,6 +14,7 @@ pub struct FeedbackMetrics {
     unsent: AtomicU64,
     dropped_changes: AtomicU64,
     dropped_records: AtomicU64,
+    missed_outputs: AtomicU64,
 }
 
 impl FeedbackMetrics {
@@ -42,6 +43,11 @@ impl FeedbackMetrics {
         self.dropped_records.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Counts a query whose slower models are not listened to after the answer, as too many others' are.
+    pub fn miss_outputs(&self) {
+        self.missed_outputs.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// How much feedback there was with which this was done.
     pub fn recorded(&self, status: Status) -> u64 {
         self.statuses[status as usize].load(Ordering::Relaxed)
@@ -60,6 +66,11 @@ impl FeedbackMetrics {
     /// Changes of users' states that were dropped before they were stored.
     pub fn dropped_changes(&self) -> u64 {
         self.dropped_changes.load(Ordering::Relaxed)
+    }
+
+    /// Queries whose slower models were not listened to after the answer.
+    pub fn missed_outputs(&self) -> u64 {
+        self.missed_outputs.load(Ordering::Relaxed)
     }
 
     /// How many records are missing in the decision log.

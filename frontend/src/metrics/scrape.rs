@@ -214,6 +214,12 @@ fn write_feedback(families: &mut Families<'_>, applications: &[Arc<ApplicationVi
         each().map(|(labels, feedback)| (labels, feedback.dropped_changes())),
     )?;
     families.counter(
+        "clipper_selection_missed_outputs",
+        "Queries whose slower models were not listened to after the answer, as too many others' were",
+        None,
+        each().map(|(labels, feedback)| (labels, feedback.missed_outputs())),
+    )?;
+    families.counter(
         "clipper_decision_log_dropped_records",
         "Records that are missing in the decision log: it was not written as fast as they came, or a decision was too large",
         None,

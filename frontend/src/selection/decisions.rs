@@ -4,7 +4,7 @@
 //! there is no more room, the oldest are forgotten first.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -29,7 +29,13 @@ const DECISION_BYTES: usize = 256;
 /// output. In bytes; an estimate.
 const CANDIDATE_BYTES: usize = 64;
 
-/// How long after a query's deadline those who listened may take to say what they have heard.
+/// The longest time for which models are listened to after the answer, whatever the query's objective is.
+pub const LISTENING: Duration = Duration::from_secs(60);
+
+/// The most queries whose slower models are listened to at once.
+const MOST_LISTENING: usize = 10_000;
+
+/// How long after that time those who listened may take to say what they have heard.
 const GRACE: Duration = Duration::from_millis(50);
 
 /// So many locks share the decisions, where there is room for as many.
@@ -48,7 +54,7 @@ pub struct Decided {
     pub outputs: Vec<Option<Output>>,
     /// What others have answered since, by their indices: unset while models are listened to.
     pub since: SetOnce<Vec<(usize, Output)>>,
-    /// When the query was due: nobody is listened to any longer.
+    /// Until when models are listened to.
     pub deadline: Instant,
     /// What was answered.
     pub output: Output,
@@ -63,6 +69,24 @@ pub struct Decisions {
     shards: Vec<Shard>,
     /// The most decisions in one shard.
     capacity: usize,
+    /// How many queries' slower models are listened to.
+    listening: AtomicUsize,
+}
+
+/// A place among those who listen to the slower models of a query.
+pub struct Listening(Arc<Decisions>);
+
+impl Listening {
+    /// Where it is added what they answer.
+    pub fn decisions(&self) -> &Decisions {
+        &self.0
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.0.listening.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Held for a look-up or an insertion, which may have to make room for more.
@@ -116,7 +140,11 @@ impl Decisions {
     /// Keeps at most `capacity` decisions.
     pub fn new(capacity: usize) -> Self {
         let shards = SHARDS.min(capacity).max(1);
-        Self { shards: (0..shards).map(|_| Shard::default()).collect(), capacity: capacity / shards }
+        Self {
+            shards: (0..shards).map(|_| Shard::default()).collect(),
+            capacity: capacity / shards,
+            listening: AtomicUsize::new(0),
+        }
     }
 
     /// Keeps a decision.
@@ -137,6 +165,14 @@ impl Decisions {
         if is_first && is_kept {
             shard.bytes += size;
         }
+    }
+
+    /// A place to listen to the slower models of a query; none if too many are listened to.
+    pub fn listen(self: &Arc<Self>) -> Option<Listening> {
+        // First counted, then compared: two that come at once cannot both take the last place.
+        let before = self.listening.fetch_add(1, Ordering::Relaxed);
+        let place = Listening(Arc::clone(self));
+        (before < MOST_LISTENING).then_some(place)
     }
 
     /// The decision on a query, unless it is forgotten.
@@ -338,6 +374,15 @@ pub(crate) mod tests {
         decisions.record(Arc::clone(&answered));
         decisions.add(&answered, vec![(1, large)]);
         assert!(decisions.get(18).unwrap().since.get().unwrap().is_empty(), "nobody waits for it any more");
+    }
+
+    #[test]
+    fn no_more_queries_are_listened_to_at_once_than_there_is_room_for() {
+        let decisions = Arc::new(Decisions::new(1));
+        let mut places: Vec<_> = (0..MOST_LISTENING).map(|_| decisions.listen().unwrap()).collect();
+        assert!(decisions.listen().is_none() && decisions.listen().is_none());
+        places.pop();
+        assert!(decisions.listen().is_some());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clipper_rpc::output::Output;
 use clipper_selection::combine::Combined;
@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 use tokio::sync::SetOnce;
 
 use super::ballot::{Absence, Ballot, Ended};
-use super::decisions::Decided;
+use super::decisions::{Decided, LISTENING};
 use super::explanation::Course;
 use super::{Read, Selector, rounded};
 use crate::failure::Failure;
@@ -103,7 +103,7 @@ impl Request<'_> {
             },
             outputs,
             since: SetOnce::new_with(ballot.stragglers.is_empty().then(Vec::new)),
-            deadline: timing.deadline(),
+            deadline: timing.deadline().min(Instant::now() + LISTENING),
             output: output.clone(),
             course,
             judged: AtomicBool::new(false),
