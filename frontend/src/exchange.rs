@@ -18,16 +18,17 @@ use uuid::Uuid;
 
 use crate::application::{Application, Collect, TakeIn};
 use crate::directory::Directory;
+use crate::inbox::Inbox;
 use crate::outbox::Outbox;
 use crate::query_ids::QueryIds;
 use crate::selection::Facilities;
 use crate::selection::feedback::{FeedbackError, judge};
-use crate::selection::learning::News;
+use crate::selection::learning::{News, Room};
 
-/// The most figures in one request: a few megabytes as text.
-const FIGURES: usize = 200_000;
 /// From so many bytes of explanations on, the others are for the next request.
 const EXPLANATION_BYTES: usize = 8 << 20;
+/// The most queries that wait to be explained. Management soon tells whoever asked that there is no answer.
+const MOST_EXPLAINED: usize = 10_000;
 /// The least time between two exchanges: states that are wanted at once are asked for together.
 const LEAST_PAUSE: Duration = Duration::from_millis(10);
 /// How long management may take for an answer.
@@ -64,7 +65,7 @@ struct Course {
     /// What the next ones are to explain.
     explain: VecDeque<u64>,
     /// Feedback that others received, for which there was no room yet.
-    received: Vec<ForwardedFeedback>,
+    received: Inbox,
     /// Whether the last call failed.
     failing: bool,
 }
@@ -133,12 +134,12 @@ impl Exchange {
         // Another one is first each time, or those at the end would never have their say.
         let first = course.number as usize % actors.len().max(1);
         actors.rotate_left(first);
-        let (mut figures, mut any, mut more) = (FIGURES, false, false);
+        let (mut room, mut any, mut more) = (Room::default(), false, false);
         let (mut changes, mut load) = (Vec::new(), Vec::new());
         for actor in actors {
             // An actor that has ended has nothing to say.
-            let Ok(Some((collected, left))) = actor.send(Collect { figures }).await else { continue };
-            (any, figures, more) = (true, left, more || collected.more);
+            let Ok(Some((collected, left))) = actor.send(Collect(room)).await else { continue };
+            (any, room, more) = (true, left, more || collected.more);
             changes.extend(collected.changes);
             load.extend(collected.load);
         }
@@ -168,7 +169,7 @@ impl Exchange {
         while bytes < EXPLANATION_BYTES
             && let Some(query_id) = queries.pop_front()
         {
-            let explanation = self.facilities.decisions.explain(query_id).map(|known| known.to_string());
+            let explanation = self.facilities.decisions.explain(query_id);
             bytes += explanation.as_ref().map_or(0, String::len);
             explanations.push((query_id, explanation));
         }
@@ -180,6 +181,7 @@ impl Exchange {
         course.known = Some(position);
         course.more |= reset || !explain.is_empty();
         course.explain.extend(explain);
+        course.explain.truncate(MOST_EXPLAINED);
         let applications = self.directory.applications.load_full();
         let each = applications.keys().map(|name| (name, News { reset, ..News::default() }));
         let mut news: HashMap<_, News> = each.collect();
@@ -198,8 +200,15 @@ impl Exchange {
             let _ = applications[name].actor.send(TakeIn(news)).await;
         }
         let any_feedback = !feedback.is_empty();
-        course.received.extend(feedback);
-        course.received.retain(|feedback| !self.receive(feedback));
+        for feedback in feedback {
+            let application = feedback.application.clone();
+            if !course.received.put(feedback)
+                && let Some(view) = self.directory.application(application.as_str())
+            {
+                view.metrics.feedback.refuse();
+            }
+        }
+        course.received.hand_over(|feedback| self.receive(feedback));
         // What was learned of it just now is to be stored, and what had no room is to be tried again.
         course.more |= any_feedback || !course.received.is_empty();
     }
@@ -214,7 +223,7 @@ impl Exchange {
         let Some(decided) = decided.filter(|decided| decided.application == *application) else {
             return true;
         };
-        match judge(selector, &decided, verdict.clone()) {
+        match judge(selector, &decided, verdict) {
             Ok(status) => view.metrics.feedback.record(status),
             Err(FeedbackError::Verdict(_)) => view.metrics.feedback.refuse(),
             Err(FeedbackError::Full) => return false,
@@ -394,7 +403,7 @@ mod tests {
                         let subject = Subject::Input { uid: None, context: None, candidates };
                         let losses = vec![Some(0.0), Some(1.0)];
                         let taught = Taught { subject, losses, label: None, reward: 0.5, time_micros: 0 };
-                        selector.states.lessons().reserve().unwrap().put(taught);
+                        selector.states.lessons().reserve(0).unwrap().put(taught);
                     }
                 })
             });

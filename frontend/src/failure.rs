@@ -111,6 +111,15 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// The memory that its text takes besides itself, in bytes.
+    pub fn size(&self) -> usize {
+        match self {
+            Self::ContainerError { problem, .. } => problem.len(),
+            Self::NoVersion { model, .. } => model.len(),
+            _ => 0,
+        }
+    }
+
     /// The short name under which answers report the failure.
     pub fn reason(&self) -> &'static str {
         Outcome::of_failure(self).name()

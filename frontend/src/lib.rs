@@ -16,7 +16,8 @@
 //!   [`management_client`] reaches management over HTTP.
 //! - [`application`] and [`model_queue`]: the actors of an application, and of a version of a model, with
 //!   `replica_numbers`.
-//! - [`exchange`]: what is learned, to and from management; [`outbox`]: what HTTP workers leave for it.
+//! - [`exchange`]: what is learned, to and from management; [`outbox`]: what HTTP workers leave for it; `inbox`: feedback
+//!   that other frontends received.
 //! - [`reception`]: where containers arrive.
 //! - [`metrics`]: what is counted and timed on the way.
 //!
@@ -36,6 +37,7 @@ pub mod failure;
 pub mod follower;
 mod frontend;
 mod http;
+mod inbox;
 pub mod management_client;
 pub mod metrics;
 pub mod model_queue;

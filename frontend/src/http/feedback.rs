@@ -129,7 +129,7 @@ async fn handle(
             teaches.map_err(|cause| FeedbackError::Verdict(format!("context: {cause}")))?;
             let deadline = arrived + application.latency_slo;
             let outputs = worker.predictor.ask_all(application, selector, &input, deadline).await;
-            Ok(judge_input(selector, uid, context, &outputs, label)?)
+            Ok(judge_input(selector, uid, context, &outputs, &label)?)
         }
     }
 }
@@ -152,7 +152,7 @@ async fn on_answer(
     match decided.filter(|decided| decided.application == application.name) {
         Some(decided) => {
             decided.listened().await;
-            Ok(judge(selector, &decided, verdict)?)
+            Ok(judge(selector, &decided, &verdict)?)
         }
         None => Err(ApiError::UnknownQuery { query_id }),
     }

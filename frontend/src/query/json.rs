@@ -147,9 +147,18 @@ impl<'de> Deserializer<'de> for &mut Json<'de> {
         self.by_serde_json(|json| json.deserialize_option(visitor))
     }
 
+    /// Reads the text of a value, too: `serde_json` knows a `RawValue` by its name.
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, JsonError> {
+        self.by_serde_json(|json| json.deserialize_newtype_struct(name, visitor))
+    }
+
     forward_to_deserialize_any! {
         bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct
-        newtype_struct tuple tuple_struct struct enum identifier ignored_any
+        tuple tuple_struct struct enum identifier ignored_any
     }
 }
 
