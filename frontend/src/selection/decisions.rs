@@ -345,7 +345,7 @@ pub(crate) mod tests {
     fn whatever_a_decision_holds_is_counted() {
         let large = |size| Output::text("x".repeat(size));
         let model = || ModelId { name: "m".parse().unwrap(), version: "1".parse().unwrap() };
-        let failure = || Failure::ContainerError { model: model(), problem: "x".repeat(10_000) };
+        let failure = || Failure::ContainerError { model: model(), problem: "x".repeat(10_000).into() };
         let (plain, mut full) = (decided(1), decided(1));
         full.course.unused = Some(large(20_000));
         full.course.absences = vec![(1, Absence::Failed(failure()))];

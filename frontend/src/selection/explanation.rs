@@ -228,7 +228,7 @@ mod tests {
         let mut decided = late_and_unsure();
         decided.outputs = vec![Some(Output::text("[0]")), Some(Output::text("x".repeat(64 << 20))), None];
         decided.course.unused = decided.outputs[1].clone();
-        let problem = "y".repeat(1 << 20);
+        let problem = "y".repeat(1 << 20).into();
         let model = ModelId { name: "m".parse().unwrap(), version: "1".parse().unwrap() };
         let failure = Failure::ContainerError { model, problem };
         decided.course.absences = vec![(2, Absence::Failed(failure))];
