@@ -4,24 +4,34 @@
 //! bounded. Invariant: a folder named by an [`ArtifactId`] is complete and on disk; whatever is unfinished has a name
 //! that begins with a dot, and is swept away at the next start. Everything here blocks.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::cell::Cell;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
+use std::rc::Rc;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use clipper_rpc::excerpt::excerpt;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tar::{Archive, EntryType};
 use tracing::{info, warn};
 use uuid::Uuid;
 
-/// The most files and folders in an artifact.
+/// The most files and folders in an artifact, folders that only paths name included.
 const MAX_ENTRIES: usize = 100_000;
+/// The longest path of an entry, in bytes: the longest that Linux takes.
+const MAX_PATH_BYTES: usize = 4096;
+/// The most names in the path of an entry.
+const MAX_DEPTH: usize = 64;
+/// The most bytes of an archive that describe one entry: its header, a long name, and PAX records. The tar reader
+/// keeps all of them in memory.
+const MAX_HEADER_BYTES: u64 = 1 << 20;
 /// For so long an upload that no deployment names yet is kept in any case.
 const FRESH_FOR: Duration = Duration::from_secs(600);
 
@@ -87,7 +97,7 @@ pub enum ArtifactError {
         /// The entry, as the archive has it.
         path: String,
         /// What is wrong with it.
-        why: &'static str,
+        why: String,
     },
     /// It has too many entries, or too long ones.
     #[error(
@@ -107,6 +117,8 @@ pub enum ArtifactError {
 pub struct Artifacts {
     folder: PathBuf,
     max_bytes: u64,
+    /// [`MAX_ENTRIES`], but fewer in tests.
+    max_entries: usize,
     /// When each was uploaded, until a deployment names it. Held for one rename at most.
     fresh: Arc<Mutex<HashMap<ArtifactId, Instant>>>,
 }
@@ -127,7 +139,7 @@ impl Artifacts {
                 fs::remove_dir_all(entry.path())?;
             }
         }
-        Ok(Self { folder, max_bytes, fresh: Arc::default() })
+        Ok(Self { folder, max_bytes, max_entries: MAX_ENTRIES, fresh: Arc::default() })
     }
 
     /// Takes in the tar archive at `archive`. The same archive is stored once, however often it is added.
@@ -222,30 +234,32 @@ impl Artifacts {
     /// Writes the files of the archive into `target`, and has them on disk.
     fn unpack(&self, archive: &Path, target: &Path) -> Result<(), ArtifactError> {
         let too_large = || ArtifactError::TooLarge { max_bytes: self.max_bytes };
-        let mut folders = BTreeSet::from([target.to_owned()]);
         let mut room = self.max_bytes;
+        let mut room_for_entries = self.max_entries;
         let mut empty = true;
-        let mut archive = Archive::new(io::BufReader::new(File::open(archive)?));
-        for (count, entry) in archive.entries().map_err(ArtifactError::Unreadable)?.enumerate() {
+        let headers = HeaderBudget::default();
+        let archive =
+            BudgetedReader { archive: io::BufReader::new(File::open(archive)?), budget: headers.clone() };
+        let mut archive = Archive::new(archive);
+        let mut entries = archive.entries().map_err(ArtifactError::Unreadable)?;
+        while let Some(entry) = headers.spend(|| entries.next()) {
             let mut entry = entry.map_err(ArtifactError::Unreadable)?;
-            if count >= MAX_ENTRIES {
-                return Err(too_large());
-            }
+            room_for_entries = room_for_entries.checked_sub(1).ok_or_else(too_large)?;
             empty = false;
-            let Some(path) = inner_path(&entry)? else { continue };
-            let path = target.join(path);
-            let is_folder = entry.header().entry_type().is_dir();
-            let folder = if is_folder { Some(path.as_path()) } else { path.parent() };
-            for folder in folder.into_iter().flat_map(Path::ancestors).take_while(|&folder| folder != target)
-            {
-                folders.insert(folder.to_owned());
-            }
-            fs::create_dir_all(folder.unwrap_or(target)).map_err(|error| unfit(&entry, error))?;
-            if is_folder {
+            let path = inner_path(&entry)?;
+            let is_file = path.is_some() && !entry.header().entry_type().is_dir();
+            let path = path.unwrap_or_default();
+            let folder = if is_file { path.parent() } else { Some(path.as_path()) };
+            let created = create_folders(target, folder.unwrap_or(Path::new("")));
+            let created = created.map_err(|error| unfit(&entry, error))?;
+            room_for_entries = room_for_entries.checked_sub(created).ok_or_else(too_large)?;
+            if !is_file {
+                // Otherwise the data would be read as part of the next header.
+                io::copy(&mut entry, &mut io::sink()).map_err(ArtifactError::Unreadable)?;
                 continue;
             }
             room = room.checked_sub(entry.size()).ok_or_else(too_large)?;
-            let mut file = File::create(&path).map_err(|error| unfit(&entry, error))?;
+            let mut file = File::create(target.join(&path)).map_err(|error| unfit(&entry, error))?;
             io::copy(&mut entry, &mut file).map_err(|error| match error.kind() {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ArtifactError::Storage(error),
                 _ => ArtifactError::Unreadable(error),
@@ -257,8 +271,68 @@ impl Artifacts {
         if empty {
             return Err(ArtifactError::Unreadable(io::Error::other("it has no entries")));
         }
-        folders.iter().try_for_each(|folder| sync(folder)).map_err(ArtifactError::Storage)
+        sync_folders(target).map_err(ArtifactError::Storage)
     }
+}
+
+/// Bytes that may still be read of an archive. Unlimited while the data of an entry is read.
+#[derive(Debug, Clone, Default)]
+struct HeaderBudget(Rc<Cell<Option<u64>>>);
+
+impl HeaderBudget {
+    /// Reads headers, at most [`MAX_HEADER_BYTES`] of them.
+    fn spend<T>(&self, read: impl FnOnce() -> T) -> T {
+        self.0.set(Some(MAX_HEADER_BYTES));
+        let read = read();
+        self.0.set(None);
+        read
+    }
+}
+
+/// An archive whose headers are bounded by a [`HeaderBudget`].
+struct BudgetedReader<R> {
+    archive: R,
+    budget: HeaderBudget,
+}
+
+impl<R: Read> Read for BudgetedReader<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.archive.read(buffer)?;
+        if let Some(left) = self.budget.0.get() {
+            let left = left.checked_sub(count as u64).ok_or_else(|| {
+                let what = format!("the header of an entry is longer than {MAX_HEADER_BYTES} bytes");
+                io::Error::new(io::ErrorKind::InvalidData, what)
+            })?;
+            self.budget.0.set(Some(left));
+        }
+        Ok(count)
+    }
+}
+
+/// Creates a folder within `target`, and those above it. Returns the number of folders that were not there.
+fn create_folders(target: &Path, folder: &Path) -> io::Result<usize> {
+    let mut path = target.to_owned();
+    let mut created = 0;
+    for name in folder {
+        path.push(name);
+        match fs::create_dir(&path) {
+            Ok(()) => created += 1,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(created)
+}
+
+/// Has the entries of a folder and of all folders in it on disk. Recursion is bounded by [`MAX_DEPTH`].
+fn sync_folders(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            sync_folders(&entry.path())?;
+        }
+    }
+    sync(folder)
 }
 
 /// Why an entry cannot be written: for its name, or for want of a disk that works.
@@ -270,14 +344,28 @@ fn unfit(entry: &tar::Entry<'_, impl Read>, error: io::Error) -> ArtifactError {
         }
         _ => return ArtifactError::Storage(error),
     };
-    let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
-    ArtifactError::Refused { path, why }
+    refused(entry, why)
+}
+
+fn refused(entry: &tar::Entry<'_, impl Read>, why: impl Into<String>) -> ArtifactError {
+    let path = excerpt(&String::from_utf8_lossy(&entry.path_bytes())).into_owned();
+    ArtifactError::Refused { path, why: why.into() }
 }
 
 /// Where an entry belongs, relative to the artifact's folder; `None` if it is not to be unpacked.
 fn inner_path(entry: &tar::Entry<'_, impl Read>) -> Result<Option<PathBuf>, ArtifactError> {
+    let length = entry.path_bytes().len();
+    if length > MAX_PATH_BYTES {
+        let why = format!("is a path of {length} bytes; at most {MAX_PATH_BYTES} are allowed");
+        return Err(refused(entry, why));
+    }
     let path = entry.path().map_err(ArtifactError::Unreadable)?;
-    let refused = |why| ArtifactError::Refused { path: path.display().to_string(), why };
+    let depth = path.components().count();
+    if depth > MAX_DEPTH {
+        let why = format!("is a path of {depth} names; at most {MAX_DEPTH} are allowed");
+        return Err(refused(entry, why));
+    }
+    let refused = |why: &str| refused(entry, why);
     match entry.header().entry_type() {
         EntryType::Regular | EntryType::Continuous | EntryType::Directory => {}
         // Remarks on the archive as a whole, as `git archive` makes them.
@@ -407,7 +495,7 @@ mod tests {
         header.set_size(1);
         builder.append_data(&mut header, "n".repeat(300), &b"1"[..]).unwrap();
         let error = fixture.add(&builder.into_inner().unwrap()).unwrap_err();
-        assert!(matches!(error, ArtifactError::Refused { why: "has too long a name", .. }), "{error}");
+        assert!(error.to_string().ends_with("has too long a name"), "{error}");
         assert!(fixture.names().is_empty());
     }
 
@@ -424,6 +512,63 @@ mod tests {
         let cut_off = &archive("ten", EntryType::Regular, &[1; 10])[..515];
         assert!(fixture.add(cut_off).is_err());
         assert_eq!(fixture.names().len(), 1);
+    }
+
+    /// An archive of files whose names may be long.
+    fn archive_of(names: impl IntoIterator<Item = String>) -> Vec<u8> {
+        let mut builder = tar::Builder::new(Vec::new());
+        for name in names {
+            let mut long = tar::Header::new_gnu();
+            long.as_old_mut().name[..13].copy_from_slice(b"././@LongLink");
+            long.set_entry_type(EntryType::GNULongName);
+            long.set_size(name.len() as u64);
+            long.set_cksum();
+            builder.append(&long, name.as_bytes()).unwrap();
+            let mut header = tar::Header::new_gnu();
+            header.set_size(0);
+            header.set_cksum();
+            builder.append(&header, &b""[..]).unwrap();
+        }
+        builder.into_inner().unwrap()
+    }
+
+    #[test]
+    fn a_path_that_is_too_long_or_too_deep_is_refused_before_a_folder_is_made() {
+        let fixture = Fixture::new(1000);
+        let refused = |name: String| fixture.add(&archive_of([name])).unwrap_err().to_string();
+        let error = refused("a/".repeat(32 << 10));
+        assert!(error.ends_with("is a path of 65536 bytes; at most 4096 are allowed"), "{error}");
+        assert!(error.len() < 1000);
+        let error = refused("a/".repeat(64) + "a");
+        assert!(error.ends_with("is a path of 65 names; at most 64 are allowed"), "{error}");
+        assert!(fixture.add(&archive_of(["a/".repeat(63) + "a"])).is_ok());
+    }
+
+    #[test]
+    fn folders_that_only_paths_name_count_as_entries() {
+        let mut fixture = Fixture::new(1000);
+        fixture.artifacts.max_entries = 100;
+        let deep = |number: usize| format!("{number}/") + &"a/".repeat(48) + "a";
+        assert!(fixture.add(&archive_of([deep(0)])).is_ok());
+        let error = fixture.add(&archive_of((1..4).map(deep))).unwrap_err();
+        assert!(matches!(error, ArtifactError::TooLarge { .. }), "{error}");
+        assert_eq!(fixture.names().len(), 1);
+    }
+
+    #[test]
+    fn a_header_that_is_too_long_is_not_read_into_memory() {
+        let fixture = Fixture::new(1000);
+        let error = fixture.add(&archive_of(["n".repeat(2 << 20)])).unwrap_err().to_string();
+        assert!(error.ends_with("the header of an entry is longer than 1048576 bytes"), "{error}");
+    }
+
+    #[test]
+    fn data_of_a_folder_is_no_part_of_the_next_header() {
+        let fixture = Fixture::new(1000);
+        let mut both = archive("folder", EntryType::Directory, &vec![1; 2 << 20]);
+        both.truncate(both.len() - 1024);
+        both.extend(archive("file", EntryType::Regular, b"1"));
+        assert!(fixture.add(&both).is_ok());
     }
 
     #[test]
