@@ -95,6 +95,14 @@ pub enum Refusal {
         .model.name, .model.version
     )]
     DeploymentStopped { model: ModelId },
+    #[error(
+        "{field} must be host:port with a port from 1 to 65535 and of at most {most} bytes; it is '{found}'"
+    )]
+    FrontendAddress { field: &'static str, found: String, most: usize },
+    #[error("A frontend reports {found} containers; at most {most} are allowed")]
+    TooManyContainers { found: usize, most: usize },
+    #[error("The instance '{beginning}' of a container has {found} bytes; at most {most} are allowed")]
+    LongInstance { beginning: String, found: usize, most: usize },
     #[error("The catalog is not empty; an import needs an empty one")]
     ImportIntoCatalog,
     #[error("The catalog to import does not fit together: {what}")]

@@ -7,6 +7,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::error::{EditError, StoreError};
+use crate::follow::FollowRefusal;
 use crate::refusal::Refusal;
 use crate::selection_state::StateError;
 
@@ -55,6 +56,15 @@ impl From<EditError> for ApiError {
         match error {
             EditError::Refused(refusal) => Self::Refused(refusal),
             EditError::Store(error) => Self::Store(error),
+        }
+    }
+}
+
+impl From<FollowRefusal> for ApiError {
+    fn from(error: FollowRefusal) -> Self {
+        match error {
+            FollowRefusal::Refused(refusal) => Self::Refused(refusal),
+            FollowRefusal::Unavailable(error) => Self::Follow(error),
         }
     }
 }
