@@ -130,6 +130,7 @@ async fn open(settings: ManagementSettings) -> anyhow::Result<Management> {
         python: settings.python,
         guard: vec![program.into(), GUARD.into()],
         max_artifact_bytes: settings.max_artifact_bytes,
+        selection_users: settings.selection_users,
     })
     .await?)
 }

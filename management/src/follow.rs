@@ -225,7 +225,7 @@ mod tests {
 
     async fn service(directory: &tempfile::TempDir) -> Follow {
         let (writer, feed) = Writer::open(directory.path().into()).await.unwrap();
-        let states = SelectionStates::open(directory.path().into(), feed.clone()).await.unwrap();
+        let states = SelectionStates::open(directory.path().into(), feed.clone(), 1000).await.unwrap();
         Follow { writer, feed, frontends: Frontends::default(), states }
     }
 

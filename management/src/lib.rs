@@ -59,6 +59,8 @@ pub struct Config {
     pub guard: Vec<OsString>,
     /// The longest upload of a model's files, in bytes; as long may they be when unpacked.
     pub max_artifact_bytes: u64,
+    /// The most users, of all applications, of whom something is learned.
+    pub selection_users: u64,
 }
 
 /// Management on an open data directory.
@@ -88,7 +90,8 @@ impl Management {
         };
         let (artifacts, uploads) =
             admin::blocking(folders).await.map_err(|error| OpenError::unreadable(&config.data_dir, error))?;
-        let states = SelectionStates::open(config.data_dir.clone(), feed.clone()).await?;
+        let states =
+            SelectionStates::open(config.data_dir.clone(), feed.clone(), config.selection_users).await?;
         let follow = Follow { writer, feed, frontends: Frontends::default(), states };
         Ok(Self { config, follow, artifacts, uploads })
     }

@@ -67,8 +67,8 @@ impl PartialSchema for ExchangeBody {
 }
 
 impl RequestBody for ExchangeBody {
-    /// What was learned of a user with `linucb` may take 300 kB a model.
-    const MAX_BYTES: usize = 256 << 20;
+    /// What was learned with `linucb` may take 300 kB a model.
+    const MAX_BYTES: usize = 64 << 20;
 }
 
 /// Stores what a frontend has learned, and tells it what others have; at once. For frontends.

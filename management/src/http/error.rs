@@ -74,7 +74,9 @@ impl ApiError {
         match self {
             Self::Json { .. } => "Json error",
             Self::Incomplete { .. } | Self::TooLarge { .. } => "Body error",
-            Self::Value { .. } | Self::Refused(_) => "Request error",
+            Self::Value { .. } | Self::Refused(_) | Self::States(StateError::TooManyStates { .. }) => {
+                "Request error"
+            }
             Self::Artifact { .. } => "Artifact error",
             Self::Missing { .. } | Self::NotFound { .. } => "Not found",
             Self::Method { .. } => "Method not allowed",
@@ -91,6 +93,7 @@ impl ResponseError for ApiError {
             | Self::Value { .. }
             | Self::Incomplete { .. }
             | Self::Refused(_)
+            | Self::States(StateError::TooManyStates { .. })
             | Self::Artifact { .. } => StatusCode::BAD_REQUEST,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Missing { .. } | Self::NotFound { .. } => StatusCode::NOT_FOUND,

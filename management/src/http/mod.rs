@@ -143,10 +143,12 @@ pub(crate) fn server(listener: TcpListener, admin: Admin, uploads: Uploads) -> s
     let uploads = web::Data::new(uploads);
     let connections = Connections::default();
     let counted = connections.clone();
+    let last_counts = web::Data::new(metrics::LastCounts::default());
     let server = HttpServer::new(move || {
         App::new()
             .app_data(admin.clone())
             .app_data(uploads.clone())
+            .app_data(last_counts.clone())
             .app_data(web::Data::new(connections.clone()))
             .configure(routes)
             .default_service(web::to(unknown))

@@ -41,6 +41,11 @@ impl<T> Bounded<T> {
         dropped
     }
 
+    /// The memory that the items take, roughly.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     pub(super) fn len(&self) -> usize {
         self.items.len()
     }

@@ -71,7 +71,7 @@ impl Ring {
 }
 
 /// How much memory a change takes, roughly.
-fn size_of_change(change: &StateChange) -> usize {
+pub(super) fn size_of_change(change: &StateChange) -> usize {
     let uid = change.key.uid.as_ref().map_or(0, |uid| uid.as_str().len());
     let models = change.change.0.values().map(|affine| 128 + size_of::<f64>() * affine.add.len());
     size_of::<Entry>() + uid + models.sum::<usize>()
