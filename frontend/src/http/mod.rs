@@ -8,8 +8,8 @@ mod metrics;
 mod predict;
 
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use clipper_server::Connections;
@@ -77,6 +77,9 @@ impl State {
 )]
 struct ApiDocument;
 
+/// Built once, and not for every request.
+static DESCRIPTION: LazyLock<utoipa::openapi::OpenApi> = LazyLock::new(ApiDocument::openapi);
+
 /// Answers a request, whatever its path.
 pub(crate) async fn serve(
     worker: Rc<Worker>,
@@ -142,5 +145,5 @@ fn ready(state: &State) -> Result<HttpResponse, ApiError> {
 /// Describes this interface.
 #[utoipa::path(get, path = "/openapi.json", responses((status = 200, description = "OpenAPI 3.1", body = Object)))]
 fn open_api() -> HttpResponse {
-    HttpResponse::Ok().json(ApiDocument::openapi())
+    HttpResponse::Ok().json(&*DESCRIPTION)
 }
