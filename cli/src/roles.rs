@@ -41,7 +41,10 @@ pub async fn run(role: Role) -> anyhow::Result<()> {
             allow_connections();
             run_cluster(management, frontend, shutdown()?).await
         }
-        Role::Management { management } => run_management(management, shutdown()?).await,
+        Role::Management { management } => {
+            allow_connections();
+            run_management(management, shutdown()?).await
+        }
         Role::Frontend { management_url, frontend } => {
             allow_connections();
             run_frontend(&management_url, frontend, shutdown()?).await
@@ -130,6 +133,7 @@ async fn open(settings: ManagementSettings) -> anyhow::Result<Management> {
         python: settings.python,
         guard: vec![program.into(), GUARD.into()],
         max_artifact_bytes: settings.max_artifact_bytes,
+        artifacts_bytes: settings.artifacts_bytes,
         selection_users: settings.selection_users,
     })
     .await?)

@@ -59,6 +59,8 @@ pub struct Config {
     pub guard: Vec<OsString>,
     /// The longest upload of a model's files, in bytes; as long may they be when unpacked.
     pub max_artifact_bytes: u64,
+    /// The most that all artifacts may take, in bytes, unpacked.
+    pub artifacts_bytes: u64,
     /// The most users, of all applications, of whom something is learned.
     pub selection_users: u64,
 }
@@ -84,8 +86,9 @@ impl Management {
         let used = admin::artifacts_of(&feed.catalog());
         let opened = config.clone();
         let folders = move || {
-            let artifacts = Artifacts::open(&opened.data_dir, opened.max_artifact_bytes)?;
-            artifacts.retain(&used)?;
+            let artifacts =
+                Artifacts::open(&opened.data_dir, opened.max_artifact_bytes, opened.artifacts_bytes)?;
+            artifacts.retain(|| used.clone())?;
             Ok((artifacts, Uploads::open(opened.data_dir.join("uploads"), opened.max_artifact_bytes)?))
         };
         let (artifacts, uploads) =
@@ -121,7 +124,7 @@ impl Management {
         deployments.restore(specs).await;
 
         let admin = Admin { follow, deployments: deployments.clone(), artifacts };
-        let server = http::server(listener, admin, uploads)?;
+        let server = http::server(listener, admin.clone(), uploads)?;
         let handle = server.handle();
         let serve = async {
             let mut server = std::pin::pin!(server);
@@ -139,6 +142,7 @@ impl Management {
             result = serve => result,
             () = supervise => Ok(()),
             () = states.supervise(&feed) => Ok(()),
+            () = admin.supervise_artifacts() => Ok(()),
         };
         deployments.shutdown().await;
         // The writer holds the directory's lock, so it is the last.

@@ -107,6 +107,17 @@ pub enum ArtifactError {
         /// The limit.
         max_bytes: u64,
     },
+    /// There is no room beside the artifacts that are stored.
+    #[error(
+        "all artifacts may take {artifacts_bytes} bytes, and {stored} are taken: delete versions that are not needed, \
+         or start management with a larger --artifacts-bytes"
+    )]
+    Full {
+        /// The limit of all artifacts.
+        artifacts_bytes: u64,
+        /// The bytes of those that are stored.
+        stored: u64,
+    },
     /// It could not be written to disk.
     #[error("the artifact cannot be stored: {0}")]
     Storage(#[from] io::Error),
@@ -117,29 +128,50 @@ pub enum ArtifactError {
 pub struct Artifacts {
     folder: PathBuf,
     max_bytes: u64,
+    artifacts_bytes: u64,
     /// [`MAX_ENTRIES`], but fewer in tests.
     max_entries: usize,
     /// When each was uploaded, until a deployment names it. Held for one rename at most.
     fresh: Arc<Mutex<HashMap<ArtifactId, Instant>>>,
+    /// The bytes of each stored artifact. Held for a look-up.
+    sizes: Arc<Mutex<HashMap<ArtifactId, u64>>>,
+    /// Held while an artifact is unpacked, so that no two take the same room.
+    unpacking: Arc<Mutex<()>>,
 }
 
 impl Artifacts {
-    /// The artifacts in `data_dir`, each of at most `max_bytes` when unpacked. Clears away what an earlier process did
-    /// not finish.
+    /// The artifacts in `data_dir`, each of at most `max_bytes` when unpacked, and all of at most `artifacts_bytes`.
+    /// Clears away what an earlier process did not finish.
     ///
     /// # Errors
     /// If the folder cannot be created or read.
-    pub fn open(data_dir: &Path, max_bytes: u64) -> io::Result<Self> {
+    pub fn open(data_dir: &Path, max_bytes: u64, artifacts_bytes: u64) -> io::Result<Self> {
         let folder = std::path::absolute(data_dir)?.join("artifacts");
         fs::create_dir_all(&folder)?;
+        let mut sizes = HashMap::new();
         for entry in fs::read_dir(&folder)? {
             let entry = entry?;
+            let name = entry.file_name();
             // A plain file is not ours.
-            if entry.file_name().as_encoded_bytes().starts_with(b".") && entry.file_type()?.is_dir() {
+            if !entry.file_type()?.is_dir() {
+                continue;
+            }
+            if name.as_encoded_bytes().starts_with(b".") {
                 fs::remove_dir_all(entry.path())?;
+            } else if let Some(id) = name.to_str().and_then(|name| name.parse().ok()) {
+                sizes.insert(id, size_of_files(&entry.path())?);
             }
         }
-        Ok(Self { folder, max_bytes, max_entries: MAX_ENTRIES, fresh: Arc::default() })
+        let sizes = Arc::new(Mutex::new(sizes));
+        Ok(Self {
+            folder,
+            max_bytes,
+            artifacts_bytes,
+            max_entries: MAX_ENTRIES,
+            fresh: Arc::default(),
+            sizes,
+            unpacking: Arc::default(),
+        })
     }
 
     /// Takes in the tar archive at `archive`. The same archive is stored once, however often it is added.
@@ -153,14 +185,29 @@ impl Artifacts {
         if self.contains(&id) {
             return Ok(id);
         }
+        let _unpacking = self.unpacking.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.contains(&id) {
+            // It was added while this waited.
+            return Ok(id);
+        }
+        let stored = self.sizes().values().sum::<u64>();
+        let room = self.artifacts_bytes.saturating_sub(stored);
         let unfinished = self.unfinished();
         fs::create_dir(&unfinished)?;
-        let stored =
-            self.unpack(archive, &unfinished).and_then(|()| Ok(fs::rename(&unfinished, self.path(&id))?));
-        if let Err(error) = stored {
-            let _ = fs::remove_dir_all(&unfinished);
-            // Somebody else may have added the same archive at the same time.
-            return if self.contains(&id) { Ok(id) } else { Err(error) };
+        let unpacked = self.unpack(archive, &unfinished, room.min(self.max_bytes));
+        let size = unpacked.and_then(|size| {
+            fs::rename(&unfinished, self.path(&id))?;
+            Ok(size)
+        });
+        match size {
+            Ok(size) => drop(self.sizes().insert(id.clone(), size)),
+            Err(error) => {
+                let _ = fs::remove_dir_all(&unfinished);
+                let is_full =
+                    matches!(error, ArtifactError::TooLarge { max_bytes } if max_bytes < self.max_bytes);
+                let artifacts_bytes = self.artifacts_bytes;
+                return Err(if is_full { ArtifactError::Full { artifacts_bytes, stored } } else { error });
+            }
         }
         sync(&self.folder)?;
         info!(artifact = %id, "artifact added");
@@ -178,6 +225,20 @@ impl Artifacts {
         fresh
     }
 
+    fn sizes(&self) -> MutexGuard<'_, HashMap<ArtifactId, u64>> {
+        self.sizes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether there is such an artifact, which stays for the deployment that asks, as if it was just uploaded.
+    pub fn reserve(&self, id: &ArtifactId) -> bool {
+        let mut fresh = self.fresh();
+        let is_stored = self.contains(id);
+        if is_stored {
+            fresh.insert(id.clone(), Instant::now());
+        }
+        is_stored
+    }
+
     /// Whether there is such an artifact.
     pub fn contains(&self, id: &ArtifactId) -> bool {
         self.path(id).is_dir()
@@ -188,15 +249,17 @@ impl Artifacts {
         self.folder.join(id.as_str())
     }
 
-    /// Removes every artifact that is not `used`.
+    /// Removes every artifact that is neither used nor fresh. Asks again whether one is used before it is removed, as
+    /// a deployment may have begun meanwhile.
     ///
     /// # Errors
     /// If the folder cannot be read or changed.
-    pub fn retain(&self, used: &HashSet<ArtifactId>) -> io::Result<()> {
+    pub fn retain(&self, used: impl Fn() -> HashSet<ArtifactId>) -> io::Result<()> {
+        let used_before = used();
         for entry in fs::read_dir(&self.folder)? {
             let id = entry?.file_name().to_str().and_then(|name| name.parse::<ArtifactId>().ok());
-            if let Some(id) = id.filter(|id| !used.contains(id)) {
-                self.remove(&id)?;
+            if let Some(id) = id.filter(|id| !used_before.contains(id)) {
+                self.remove_unless(&id, || used().contains(&id))?;
             }
         }
         Ok(())
@@ -207,9 +270,14 @@ impl Artifacts {
     /// # Errors
     /// If its files cannot be removed.
     pub fn remove(&self, id: &ArtifactId) -> io::Result<()> {
+        self.remove_unless(id, || false)
+    }
+
+    /// `is_used` is asked while no deployment can claim the artifact.
+    fn remove_unless(&self, id: &ArtifactId, is_used: impl FnOnce() -> bool) -> io::Result<()> {
         let unfinished = self.unfinished();
         let fresh = self.fresh();
-        if fresh.contains_key(id) {
+        if fresh.contains_key(id) || is_used() {
             return Ok(());
         }
         let renamed = fs::rename(self.path(id), &unfinished);
@@ -222,6 +290,7 @@ impl Artifacts {
         if let Err(error) = fs::remove_dir_all(&unfinished) {
             warn!(artifact = %id, %error, "files of a removed artifact are left until the next start");
         }
+        self.sizes().remove(id);
         info!(artifact = %id, "artifact removed");
         Ok(())
     }
@@ -232,9 +301,10 @@ impl Artifacts {
     }
 
     /// Writes the files of the archive into `target`, and has them on disk.
-    fn unpack(&self, archive: &Path, target: &Path) -> Result<(), ArtifactError> {
-        let too_large = || ArtifactError::TooLarge { max_bytes: self.max_bytes };
-        let mut room = self.max_bytes;
+    /// Returns the bytes that they take.
+    fn unpack(&self, archive: &Path, target: &Path, max_bytes: u64) -> Result<u64, ArtifactError> {
+        let too_large = || ArtifactError::TooLarge { max_bytes };
+        let mut room = max_bytes;
         let mut room_for_entries = self.max_entries;
         let mut empty = true;
         let headers = HeaderBudget::default();
@@ -271,7 +341,8 @@ impl Artifacts {
         if empty {
             return Err(ArtifactError::Unreadable(io::Error::other("it has no entries")));
         }
-        sync_folders(target).map_err(ArtifactError::Storage)
+        sync_folders(target).map_err(ArtifactError::Storage)?;
+        Ok(max_bytes - room)
     }
 }
 
@@ -322,6 +393,17 @@ fn create_folders(target: &Path, folder: &Path) -> io::Result<usize> {
         }
     }
     Ok(created)
+}
+
+/// The bytes of all files in a folder. Recursion is bounded by [`MAX_DEPTH`].
+fn size_of_files(folder: &Path) -> io::Result<u64> {
+    let mut size = 0;
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        size +=
+            if entry.file_type()?.is_dir() { size_of_files(&entry.path())? } else { entry.metadata()?.len() };
+    }
+    Ok(size)
 }
 
 /// Has the entries of a folder and of all folders in it on disk. Recursion is bounded by [`MAX_DEPTH`].
@@ -414,7 +496,7 @@ mod tests {
     impl Fixture {
         fn new(max_bytes: u64) -> Self {
             let folder = tempfile::tempdir().unwrap();
-            let artifacts = Artifacts::open(folder.path(), max_bytes).unwrap();
+            let artifacts = Artifacts::open(folder.path(), max_bytes, 3 * max_bytes).unwrap();
             Self { folder, artifacts }
         }
 
@@ -578,14 +660,57 @@ mod tests {
         let unused = fixture.add(&archive("b", EntryType::Regular, b"b")).unwrap();
         fs::create_dir(fixture.folder.path().join("artifacts/.interrupted")).unwrap();
         fs::write(fixture.folder.path().join("artifacts/.DS_Store"), "not ours").unwrap();
-        fixture.artifacts.retain(&HashSet::new()).unwrap();
+        fixture.artifacts.retain(HashSet::new).unwrap();
         assert!(fixture.artifacts.contains(&unused), "it was just uploaded");
         fixture.artifacts.claim(&unused);
-        fixture.artifacts.retain(&HashSet::from([used.clone()])).unwrap();
+        fixture.artifacts.retain(|| HashSet::from([used.clone()])).unwrap();
         assert!(fixture.artifacts.contains(&used) && !fixture.artifacts.contains(&unused));
-        Artifacts::open(fixture.folder.path(), 1000).unwrap();
+        Artifacts::open(fixture.folder.path(), 1000, 3000).unwrap();
         fs::remove_file(fixture.folder.path().join("artifacts/.DS_Store")).unwrap();
         assert_eq!(fixture.names(), [used.as_str()]);
+    }
+
+    #[test]
+    fn all_artifacts_together_are_bounded_and_a_removed_one_makes_room() {
+        let mut fixture = Fixture::new(10);
+        let file = |name| archive(name, EntryType::Regular, &[1; 9]);
+        let first = fixture.add(&file("a")).unwrap();
+        for name in ["b", "c"] {
+            fixture.add(&file(name)).unwrap();
+        }
+        for _ in 0..2 {
+            let error = fixture.add(&file("d")).unwrap_err().to_string();
+            let sentence = "all artifacts may take 30 bytes, and 27 are taken: delete versions that are not needed, or \
+                            start management with a larger --artifacts-bytes";
+            assert_eq!(error, sentence);
+            assert_eq!(fixture.names().len(), 3);
+            fixture.artifacts = Artifacts::open(fixture.folder.path(), 10, 30).unwrap();
+        }
+        let error = fixture.add(&archive("e", EntryType::Regular, &[1; 11])).unwrap_err();
+        assert!(matches!(error, ArtifactError::Full { .. }), "{error}");
+        fixture.artifacts.remove(&first).unwrap();
+        assert!(fixture.add(&file("d")).is_ok());
+    }
+
+    #[test]
+    fn an_artifact_that_a_deployment_has_asked_for_is_not_removed_before_the_deployment_is_on_record() {
+        let fixture = Fixture::new(1000);
+        let id = fixture.add(&archive("a", EntryType::Regular, b"a")).unwrap();
+        fixture.artifacts.claim(&id);
+        assert!(fixture.artifacts.reserve(&id));
+        fixture.artifacts.retain(HashSet::new).unwrap();
+        assert!(fixture.artifacts.contains(&id));
+        // On record only after the first look.
+        fixture.artifacts.claim(&id);
+        let looks = std::cell::Cell::new(0);
+        let used = || {
+            looks.set(looks.get() + 1);
+            if looks.get() == 1 { HashSet::new() } else { HashSet::from([id.clone()]) }
+        };
+        fixture.artifacts.retain(used).unwrap();
+        assert!(fixture.artifacts.contains(&id));
+        fixture.artifacts.retain(HashSet::new).unwrap();
+        assert!(!fixture.artifacts.reserve(&id));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use utoipa::openapi::{ObjectBuilder, RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
 use super::answer::{Refused, Sentence, Spoken, counted};
-use super::body::{Body, RequestBody};
+use super::body::{Body, RequestBody, release_room};
 use super::error::ApiError;
 use crate::admin::Admin;
 use crate::deployment::DeploymentSpec;
@@ -48,6 +48,7 @@ pub(super) async fn follow(
     request: HttpRequest,
     Body(FollowBody(body)): Body<FollowBody>,
 ) -> Result<web::Json<FollowResponse>, ApiError> {
+    release_room(&request);
     let caller = request.peer_addr().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |address| address.ip());
     tokio::select! {
         answer = admin.follow.follow(body, caller) => Ok(web::Json(answer?)),
@@ -104,7 +105,7 @@ pub(super) struct Export {
 }
 
 impl RequestBody for Export {
-    const MAX_BYTES: usize = 256 << 20;
+    const MAX_BYTES: usize = 64 << 20;
 }
 
 /// Shows the whole catalog with its deployments.

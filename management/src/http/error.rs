@@ -31,6 +31,15 @@ pub(super) enum ApiError {
     Incomplete { what: String },
     #[error("The body is longer than {limit} bytes")]
     TooLarge { limit: u64 },
+    #[error(
+        "The body is too slow: {received} bytes came; expected {bytes_per_second} bytes a second and no pause of \
+         {idle} s"
+    )]
+    TooSlow { received: u64, idle: u64, bytes_per_second: u64 },
+    #[error("The bodies of requests in progress take up the {most} bytes that are allowed; try again")]
+    NoRoom { most: usize },
+    #[error("{most} uploads are in progress, which is the most that are allowed; try again")]
+    Uploads { most: usize },
     #[error(transparent)]
     Refused(#[from] Refusal),
     #[error("{what}")]
@@ -73,14 +82,18 @@ impl ApiError {
     fn kind(&self) -> &'static str {
         match self {
             Self::Json { .. } => "Json error",
-            Self::Incomplete { .. } | Self::TooLarge { .. } => "Body error",
+            Self::Incomplete { .. } | Self::TooLarge { .. } | Self::TooSlow { .. } => "Body error",
             Self::Value { .. } | Self::Refused(_) | Self::States(StateError::TooManyStates { .. }) => {
                 "Request error"
             }
             Self::Artifact { .. } => "Artifact error",
             Self::Missing { .. } | Self::NotFound { .. } => "Not found",
             Self::Method { .. } => "Method not allowed",
-            Self::Store(_) | Self::States(_) | Self::Follow(_) => "Unavailable",
+            Self::Store(_)
+            | Self::States(_)
+            | Self::Follow(_)
+            | Self::NoRoom { .. }
+            | Self::Uploads { .. } => "Unavailable",
             Self::Internal { .. } => "Internal error",
         }
     }
@@ -98,7 +111,12 @@ impl ResponseError for ApiError {
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Missing { .. } | Self::NotFound { .. } => StatusCode::NOT_FOUND,
             Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
-            Self::Store(_) | Self::States(_) | Self::Follow(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Store(_)
+            | Self::States(_)
+            | Self::Follow(_)
+            | Self::NoRoom { .. }
+            | Self::Uploads { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::TooSlow { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::Internal { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -108,7 +126,15 @@ impl ResponseError for ApiError {
         if let Self::Method { allowed, .. } = self {
             response.insert_header((header::ALLOW, *allowed));
         }
-        if matches!(self, Self::TooLarge { .. } | Self::Incomplete { .. }) {
+        let is_cut_off = matches!(
+            self,
+            Self::TooLarge { .. }
+                | Self::Incomplete { .. }
+                | Self::TooSlow { .. }
+                | Self::NoRoom { .. }
+                | Self::Uploads { .. }
+        );
+        if is_cut_off {
             // The rest of the body is still coming; nothing after it could be told from it.
             response.force_close();
         }

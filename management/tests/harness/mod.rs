@@ -20,6 +20,7 @@ pub(crate) fn config(data_dir: &Path) -> Config {
         python: "python3".into(),
         guard: vec![env!("CARGO_BIN_EXE_clipper-test-guard").into()],
         max_artifact_bytes: 100_000,
+        artifacts_bytes: 10_000_000,
         selection_users: 1_000_000,
     }
 }
