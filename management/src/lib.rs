@@ -3,7 +3,8 @@
 //!
 //! # Layout
 //! - `applications`, `models`, `deployments`: what can be done to each, as pure functions from the [`catalog`]
-//!   to an edit of it, or to a [`refusal`].
+//!   to an edit of it, or to a [`refusal`]; `bounds`: how large the records may be;
+//!   `bounded`: a queue of bounded memory.
 //! - [`writer`]: the one thread that edits the catalog; `store`: the catalog on disk; `database`: how that and the
 //!   states of the next line are; `lock`: one process a directory.
 //! - [`selection_state`]: what frontends learn of the models, and tell each other.
@@ -31,6 +32,8 @@ use crate::writer::Writer;
 
 mod admin;
 pub mod applications;
+mod bounded;
+mod bounds;
 pub mod catalog;
 mod database;
 pub mod deployment;

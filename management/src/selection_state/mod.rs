@@ -31,7 +31,6 @@ use crate::error::OpenError;
 use crate::feed::Feed;
 
 mod admission;
-mod bounded;
 mod exchanges;
 mod peers;
 mod ring;

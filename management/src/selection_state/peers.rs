@@ -13,9 +13,9 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use super::bounded::{Bounded, Bounds};
 use super::ring::size_of_change;
 use super::{NoExplanation, StateError};
+use crate::bounded::{Bounded, Bounds};
 
 /// How long after its last exchange a frontend is taken to be there. They make one a second, or so.
 const PRESENT: Duration = Duration::from_secs(30);

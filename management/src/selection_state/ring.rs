@@ -9,7 +9,7 @@ use std::mem::size_of;
 use clipper_rpc::selection::{ExchangePosition, StateChange, StateKey};
 use uuid::Uuid;
 
-use super::bounded::{Bounded, Bounds};
+use crate::bounded::{Bounded, Bounds};
 
 /// How many changes are kept, and how much memory they may take, roughly. A frontend that is further behind reads its
 /// states anew, which is right at any distance.
