@@ -42,7 +42,10 @@ pub async fn run(role: Role) -> anyhow::Result<()> {
             allow_connections();
             run_cluster(management, frontend, hosts, shutdown()?).await
         }
-        Role::Management { management, hosts } => run_management(management, hosts, shutdown()?).await,
+        Role::Management { management, hosts } => {
+            allow_connections();
+            run_management(management, hosts, shutdown()?).await
+        }
         Role::Frontend { management_url, cluster_token_file, frontend, hosts } => {
             allow_connections();
             let token = tokens::CLUSTER.read(cluster_token_file.as_deref())?;
@@ -149,6 +152,8 @@ async fn open(settings: ManagementSettings, hosts: &HostSettings) -> anyhow::Res
         guard: vec![program.into(), GUARD.into()],
         max_artifact_bytes: settings.max_artifact_bytes,
         access: Access::new(door, tokens),
+        artifacts_bytes: settings.artifacts_bytes,
+        selection_users: settings.selection_users,
     })
     .await?)
 }

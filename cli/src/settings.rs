@@ -161,6 +161,12 @@ pub struct ManagementSettings {
     /// Accept archives of model files up to this size, in bytes
     #[arg(long, env = "CLIPPER_MAX_ARTIFACT_BYTES", value_name = "BYTES", default_value_t = 1 << 30)]
     pub max_artifact_bytes: u64,
+    /// Keep model files of up to this size in all, in bytes, unpacked
+    #[arg(long, env = "CLIPPER_ARTIFACTS_BYTES", value_name = "BYTES", default_value_t = 64 << 30)]
+    pub artifacts_bytes: u64,
+    /// Keep what is learned of up to this number of users, of all applications
+    #[arg(long, env = "CLIPPER_SELECTION_USERS", value_name = "N", default_value_t = 1_000_000)]
+    pub selection_users: u64,
     /// Ask operators for the token in this file (or in the variable CLIPPER_ADMIN_TOKEN)
     #[arg(long, env = "CLIPPER_ADMIN_TOKEN_FILE", value_name = "FILE")]
     pub admin_token_file: Option<PathBuf>,

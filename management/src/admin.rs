@@ -23,6 +23,9 @@ use crate::models;
 use crate::refusal::Refusal;
 use crate::writer::Writer;
 
+/// The time between two looks for artifacts that are not used.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
+
 /// A handle to everything that management consists of. Cloned handles share it.
 #[derive(Clone)]
 pub(crate) struct Admin {
@@ -192,9 +195,27 @@ impl Admin {
     async fn check_artifacts(&self, specs: &[DeploymentSpec]) -> Result<(), Refusal> {
         let artifacts = self.artifacts.clone();
         let named: Vec<ArtifactId> = specs.iter().filter_map(|spec| spec.artifact.clone()).collect();
-        match blocking(move || named.into_iter().find(|id| !artifacts.contains(id))).await {
+        match blocking(move || named.into_iter().find(|id| !artifacts.reserve(id))).await {
             Some(missing) => Err(Refusal::NoSuchArtifact { artifact: missing.to_string() }),
             None => Ok(()),
+        }
+    }
+
+    /// Removes the artifacts that no deployment names, unless they were just uploaded: a deployment that was refused
+    /// leaves them.
+    pub(crate) async fn remove_unused_artifacts(&self) {
+        let (artifacts, feed) = (self.artifacts.clone(), Arc::clone(&self.follow.feed));
+        let removed = blocking(move || artifacts.retain(|| artifacts_of(&feed.catalog()))).await;
+        if let Err(error) = removed {
+            tracing::warn!(%error, "artifacts that are not used cannot be removed");
+        }
+    }
+
+    /// Removes them again and again. Runs for ever.
+    pub(crate) async fn supervise_artifacts(&self) {
+        loop {
+            tokio::time::sleep(SWEEP_INTERVAL).await;
+            self.remove_unused_artifacts().await;
         }
     }
 

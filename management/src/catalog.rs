@@ -11,6 +11,7 @@ use clipper_rpc::catalog::{Application, Change, Model, ModelVersionSpec, Revisio
 use clipper_rpc::input::InputType;
 use clipper_rpc::names::{AppName, ModelId, ModelName};
 
+use crate::bounds;
 use crate::deployments::Deployment;
 
 /// Every record. Cheap to clone: records are shared.
@@ -26,6 +27,8 @@ pub struct Catalog {
     pub deployments: BTreeMap<ModelId, Arc<Deployment>>,
     /// The number that the next new frontend is given.
     pub next_frontend_number: u64,
+    /// The memory of all records, roughly.
+    pub(crate) bytes: usize,
 }
 
 /// A step from one catalog to the next, written as a whole or not at all.
@@ -52,20 +55,32 @@ impl Edit {
 }
 
 impl Catalog {
+    /// The catalog with these records.
+    pub(crate) fn of(
+        applications: BTreeMap<AppName, Arc<Application>>,
+        models: BTreeMap<ModelName, Arc<Model>>,
+        deployments: BTreeMap<ModelId, Arc<Deployment>>,
+    ) -> Self {
+        let bytes = applications.values().map(|it| bounds::size_of_application(it)).sum::<usize>()
+            + models.values().map(|it| bounds::size_of_model(it)).sum::<usize>()
+            + deployments.values().map(|it| bounds::size_of_deployment(it)).sum::<usize>();
+        Self { applications, models, deployments, bytes, ..Self::default() }
+    }
+
     /// Takes the step.
     pub fn apply(&mut self, edit: &Edit) {
         for change in &edit.changes {
+            self.bytes += bounds::size_of_change(change);
+            self.bytes -= bounds::size_of_replaced(self, change);
             self.apply_change(change);
         }
         for (model, deployment) in &edit.deployments {
-            match deployment {
-                Some(deployment) => {
-                    self.deployments.insert(model.clone(), Arc::new(deployment.clone()));
-                }
-                None => {
-                    self.deployments.remove(model);
-                }
-            }
+            self.bytes += deployment.as_ref().map_or(0, bounds::size_of_deployment);
+            let before = match deployment {
+                Some(deployment) => self.deployments.insert(model.clone(), Arc::new(deployment.clone())),
+                None => self.deployments.remove(model),
+            };
+            self.bytes -= before.map_or(0, |before| bounds::size_of_deployment(&before));
         }
         if let Some(next) = edit.next_frontend_number {
             self.next_frontend_number = next;

@@ -3,7 +3,8 @@
 //!
 //! # Layout
 //! - `applications`, `models`, `deployments`: what can be done to each, as pure functions from the [`catalog`]
-//!   to an edit of it, or to a [`refusal`].
+//!   to an edit of it, or to a [`refusal`]; `bounds`: how large the records may be;
+//!   `bounded`: a queue of bounded memory.
 //! - [`writer`]: the one thread that edits the catalog; `store`: the catalog on disk; `database`: how that and the
 //!   states of the next line are; `lock`: one process a directory.
 //! - [`selection_state`]: what frontends learn of the models, and tell each other.
@@ -33,6 +34,8 @@ use crate::writer::Writer;
 mod access;
 mod admin;
 pub mod applications;
+mod bounded;
+mod bounds;
 pub mod catalog;
 mod database;
 pub mod deployment;
@@ -63,6 +66,10 @@ pub struct Config {
     pub max_artifact_bytes: u64,
     /// Who may call the admin interface.
     pub access: Access,
+    /// The most that all artifacts may take, in bytes, unpacked.
+    pub artifacts_bytes: u64,
+    /// The most users, of all applications, of whom something is learned.
+    pub selection_users: u64,
 }
 
 /// Management on an open data directory.
@@ -86,13 +93,15 @@ impl Management {
         let used = admin::artifacts_of(&feed.catalog());
         let opened = config.clone();
         let folders = move || {
-            let artifacts = Artifacts::open(&opened.data_dir, opened.max_artifact_bytes)?;
-            artifacts.retain(&used)?;
+            let artifacts =
+                Artifacts::open(&opened.data_dir, opened.max_artifact_bytes, opened.artifacts_bytes)?;
+            artifacts.retain(|| used.clone())?;
             Ok((artifacts, Uploads::open(opened.data_dir.join("uploads"), opened.max_artifact_bytes)?))
         };
         let (artifacts, uploads) =
             admin::blocking(folders).await.map_err(|error| OpenError::unreadable(&config.data_dir, error))?;
-        let states = SelectionStates::open(config.data_dir.clone(), feed.clone()).await?;
+        let states =
+            SelectionStates::open(config.data_dir.clone(), feed.clone(), config.selection_users).await?;
         let follow = Follow { writer, feed, frontends: Frontends::default(), states };
         Ok(Self { config, follow, artifacts, uploads })
     }
@@ -122,7 +131,7 @@ impl Management {
         deployments.restore(specs).await;
 
         let admin = Admin { follow, deployments: deployments.clone(), artifacts };
-        let server = http::server(listener, config.access, admin, uploads)?;
+        let server = http::server(listener, config.access, admin.clone(), uploads)?;
         let handle = server.handle();
         let serve = async {
             let mut server = std::pin::pin!(server);
@@ -140,6 +149,7 @@ impl Management {
             result = serve => result,
             () = supervise => Ok(()),
             () = states.supervise(&feed) => Ok(()),
+            () = admin.supervise_artifacts() => Ok(()),
         };
         deployments.shutdown().await;
         // The writer holds the directory's lock, so it is the last.

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clipper_management::deployment::{
@@ -41,7 +42,8 @@ impl Host {
 
     /// There are frontends from now on, which nobody ever connects to.
     fn lonely_frontends(&self, addresses: &[&str]) {
-        let view = |address: &&str| FrontendView { rpc_address: (*address).to_owned(), instances: [].into() };
+        let view =
+            |address: &&str| FrontendView { rpc_address: (*address).to_owned(), instances: Arc::default() };
         self.deployments.observe(addresses.iter().map(view).collect());
     }
 
@@ -54,8 +56,10 @@ impl Host {
                     deployments.list().await.into_iter().flat_map(|deployment| deployment.replicas);
                 let instances =
                     replicas.filter(|replica| replica.pid.is_some()).filter_map(|replica| replica.instance);
-                let view =
-                    FrontendView { rpc_address: "10.0.0.1:7000".into(), instances: instances.collect() };
+                let view = FrontendView {
+                    rpc_address: "10.0.0.1:7000".into(),
+                    instances: Arc::new(instances.collect()),
+                };
                 deployments.observe(vec![view]);
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
@@ -424,7 +428,7 @@ async fn the_number_of_replicas_goes_up_and_down() {
 
     // New replicas that do not become ready are taken back.
     frontend.abort();
-    let instances = [first.instance.clone().unwrap()].into();
+    let instances = Arc::new([first.instance.clone().unwrap()].into());
     host.deployments.observe(vec![FrontendView { rpc_address: "10.0.0.1:7000".into(), instances }]);
     let error = host.deployments.scale(model(), number(2), Duration::from_millis(300)).await.unwrap_err();
     assert!(error.to_string().starts_with("Replica 1 of m:1 is still starting after 0.3 s"), "{error}");

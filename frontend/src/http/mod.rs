@@ -8,8 +8,8 @@ mod metrics;
 mod predict;
 
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 
 use actix_web::http::header::{HeaderValue, ORIGIN};
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -80,6 +80,9 @@ impl State {
     )
 )]
 struct ApiDocument;
+
+/// The description of this interface, built once and not for every request.
+static DESCRIPTION: LazyLock<utoipa::openapi::OpenApi> = LazyLock::new(document);
 
 /// Answers a request, whatever its path, if it may come in.
 pub(crate) async fn serve(
@@ -179,7 +182,7 @@ fn ready(state: &State) -> Result<HttpResponse, ApiError> {
 /// Describes this interface.
 #[utoipa::path(get, path = "/openapi.json", responses((status = 200, description = "OpenAPI 3.1", body = Object)))]
 fn open_api() -> HttpResponse {
-    HttpResponse::Ok().json(document())
+    HttpResponse::Ok().json(&*DESCRIPTION)
 }
 
 /// The description of this interface, with the refusal that every path has.

@@ -24,6 +24,8 @@ use super::{Config, DeployError, DeploymentSpec, DeploymentStatus, FrontendView,
 
 /// So many lines of a replica's log are answered at the most.
 const MOST_LOG_LINES: usize = 10_000;
+/// The most bytes of the logs in one answer. Replicas in excess are answered with a sentence instead.
+const MOST_LOG_BYTES: usize = 32 << 20;
 /// So many processes of replicas are being started at once, lest a large deployment take the host from the others.
 const STARTS_AT_ONCE: usize = 16;
 
@@ -198,7 +200,7 @@ impl Deployments {
             }
             table.leaving(|model| halted.iter().any(|halted| halted.model == *model))
         };
-        all_gone(leaving).await;
+        self.all_gone(leaving).await;
     }
 
     /// Stops deployments, unless they have been, and returns once their processes are gone.
@@ -212,7 +214,7 @@ impl Deployments {
             }
             table.leaving(|model| stopped.iter().any(|stopped| stopped.model == *model))
         };
-        all_gone(leaving).await;
+        self.all_gone(leaving).await;
         for Running { model, .. } in &stopped {
             self.forget_logs(model).await;
         }
@@ -260,9 +262,13 @@ impl Deployments {
             None => return Err(DeployError::NotDeployed { model }),
         };
         let mut logs = BTreeMap::new();
+        let mut room = MOST_LOG_BYTES;
         for handle in replicas.iter().filter(|handle| replica.is_none_or(|number| number == handle.number)) {
-            let name = format!("{model}:{}", handle.number);
-            logs.insert(name, handle.output.logged_lines(lines.min(MOST_LOG_LINES)).await);
+            let logged = match room {
+                0 => Vec::new(),
+                _ => handle.output.logged_lines(lines.min(MOST_LOG_LINES)).await,
+            };
+            logs.insert(format!("{model}:{}", handle.number), within(&mut room, logged));
         }
         match replica {
             Some(replica) if logs.is_empty() => {
@@ -276,7 +282,8 @@ impl Deployments {
     pub fn observe(&self, frontends: Vec<FrontendView>) {
         let frontends: Frontends = frontends.into();
         // Under the lock, so that a replica that is being started neither misses this nor sees it twice.
-        let table = self.table();
+        let mut table = self.table();
+        table.forget_gone();
         self.shared.frontends.send_replace(Arc::clone(&frontends));
         for replica in table.deployments.values().flat_map(|deployment| &deployment.replicas) {
             replica.observe(Arc::clone(&frontends));
@@ -293,8 +300,14 @@ impl Deployments {
             }
             table.leaving(|_| true)
         };
-        all_gone(leaving).await;
+        self.all_gone(leaving).await;
         self.shared.host.arbiter.stop();
+    }
+
+    /// Waits until the processes of replicas are gone, and forgets all that are.
+    pub(super) async fn all_gone(&self, replicas: Vec<ReplicaHandle>) {
+        join_all(replicas.into_iter().map(ReplicaHandle::gone)).await;
+        self.table().forget_gone();
     }
 
     pub(super) fn table(&self) -> MutexGuard<'_, Table> {
@@ -342,13 +355,59 @@ impl Table {
         }
     }
 
+    fn forget_gone(&mut self) {
+        self.leaving.retain(|(_, replica)| !replica.is_gone());
+    }
+
     /// The replicas of some models that were told to stop and may not have yet.
     pub(super) fn leaving(&mut self, of: impl Fn(&ModelId) -> bool) -> Vec<ReplicaHandle> {
-        self.leaving.retain(|(_, replica)| !replica.is_gone());
+        self.forget_gone();
         self.leaving.iter().filter(|(model, _)| of(model)).map(|(_, replica)| replica.clone()).collect()
     }
 }
 
-pub(super) async fn all_gone(replicas: Vec<ReplicaHandle>) {
-    join_all(replicas.into_iter().map(ReplicaHandle::gone)).await;
+/// The last lines for which there is room, after a line that says how many are left out. Nothing fits after a log that
+/// did not.
+fn within(room: &mut usize, lines: Vec<String>) -> Vec<String> {
+    // What a line takes in an answer, beside its text.
+    const LINE_BYTES: usize = 32;
+    let mut left = *room;
+    let fitting = lines.iter().rev().take_while(|line| {
+        let fits = left.checked_sub(line.len() + LINE_BYTES);
+        left = fits.unwrap_or_default();
+        fits.is_some()
+    });
+    let left_out = lines.len() - fitting.count();
+    let is_full = *room == 0;
+    *room = left;
+    match left_out {
+        0 if is_full => {
+            vec![format!("[left out: an answer has at most {MOST_LOG_BYTES} bytes; ask for one replica]")]
+        }
+        0 => lines,
+        _ => {
+            let notice = format!("[{left_out} lines left out: an answer has at most {MOST_LOG_BYTES} bytes]");
+            std::iter::once(notice).chain(lines.into_iter().skip(left_out)).collect()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logs_in_excess_are_left_out_oldest_first_and_that_is_said() {
+        let lines = || vec!["a".repeat(68); 5];
+        let mut room = 1000;
+        assert_eq!(within(&mut room, lines()), lines());
+        assert_eq!(within(&mut room, lines()), lines());
+        assert_eq!(room, 0);
+        let excess = within(&mut room, Vec::new());
+        assert_eq!(excess, ["[left out: an answer has at most 33554432 bytes; ask for one replica]"]);
+        let mut room = 250;
+        let excess = within(&mut room, lines());
+        assert_eq!(excess[0], "[3 lines left out: an answer has at most 33554432 bytes]");
+        assert_eq!((excess.len(), room), (3, 0));
+    }
 }

@@ -81,7 +81,7 @@ pub struct FrontendView {
     /// Where containers reach it, as `host:port`.
     pub rpc_address: String,
     /// The instances that are connected to it.
-    pub instances: HashSet<String>,
+    pub instances: Arc<HashSet<String>>,
 }
 
 /// Every frontend that there is.

@@ -12,7 +12,7 @@ use utoipa::openapi::{ObjectBuilder, RefOr, Schema};
 use utoipa::{IntoParams, PartialSchema, ToSchema};
 
 use super::answer::{Refused, Sentence, Spoken, counted};
-use super::body::{Body, RequestBody};
+use super::body::{Body, RequestBody, release_room};
 use super::error::{ApiError, ErrorBody};
 use crate::admin::Admin;
 use crate::deployment::{DeploymentSpec, Environment, ExportedEnvironment, Withheld};
@@ -34,8 +34,8 @@ impl PartialSchema for FollowBody {
 }
 
 impl RequestBody for FollowBody {
-    /// A frontend names all of its containers.
-    const MAX_BYTES: usize = 64 << 20;
+    /// A frontend names all of its containers: 10,000 with the longest names take some 5 MB.
+    const MAX_BYTES: usize = 8 << 20;
 }
 
 /// Waits for news of the catalog, for ten seconds at most. For frontends.
@@ -50,6 +50,7 @@ pub(super) async fn follow(
     request: HttpRequest,
     Body(FollowBody(body)): Body<FollowBody>,
 ) -> Result<web::Json<FollowResponse>, ApiError> {
+    release_room(&request);
     let caller = request.peer_addr().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |address| address.ip());
     tokio::select! {
         answer = admin.follow.follow(body, caller) => Ok(web::Json(answer?)),
@@ -69,8 +70,8 @@ impl PartialSchema for ExchangeBody {
 }
 
 impl RequestBody for ExchangeBody {
-    /// What was learned of a user with `linucb` may take 300 kB a model.
-    const MAX_BYTES: usize = 256 << 20;
+    /// What was learned with `linucb` may take 300 kB a model.
+    const MAX_BYTES: usize = 64 << 20;
 }
 
 /// Stores what a frontend has learned, and tells it what others have; at once. For frontends.
@@ -106,7 +107,7 @@ pub(super) struct Export {
 }
 
 impl RequestBody for Export {
-    const MAX_BYTES: usize = 256 << 20;
+    const MAX_BYTES: usize = 64 << 20;
 }
 
 /// Parts of the catalog that are exported on request only.

@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 
 use crate::access::AccessError;
 use crate::error::{EditError, StoreError};
+use crate::follow::FollowRefusal;
 use crate::refusal::Refusal;
 use crate::selection_state::StateError;
 
@@ -31,6 +32,15 @@ pub(super) enum ApiError {
     Incomplete { what: String },
     #[error("The body is longer than {limit} bytes")]
     TooLarge { limit: u64 },
+    #[error(
+        "The body is too slow: {received} bytes came; expected {bytes_per_second} bytes a second and no pause of \
+         {idle} s"
+    )]
+    TooSlow { received: u64, idle: u64, bytes_per_second: u64 },
+    #[error("The bodies of requests in progress take up the {most} bytes that are allowed; try again")]
+    NoRoom { most: usize },
+    #[error("{most} uploads are in progress, which is the most that are allowed; try again")]
+    Uploads { most: usize },
     #[error(transparent)]
     Access(#[from] AccessError),
     #[error(transparent)]
@@ -62,19 +72,34 @@ impl From<EditError> for ApiError {
     }
 }
 
+impl From<FollowRefusal> for ApiError {
+    fn from(error: FollowRefusal) -> Self {
+        match error {
+            FollowRefusal::Refused(refusal) => Self::Refused(refusal),
+            FollowRefusal::Unavailable(error) => Self::Follow(error),
+        }
+    }
+}
+
 impl ApiError {
     fn kind(&self) -> &'static str {
         match self {
             Self::Json { .. } => "Json error",
-            Self::Incomplete { .. } | Self::TooLarge { .. } => "Body error",
+            Self::Incomplete { .. } | Self::TooLarge { .. } | Self::TooSlow { .. } => "Body error",
             Self::Access(AccessError::Door(_)) => "Forbidden",
             Self::Access(AccessError::Token(_)) => "Unauthorized",
             Self::Access(AccessError::ContentType { .. }) => "Unsupported content type",
-            Self::Value { .. } | Self::Refused(_) => "Request error",
+            Self::Value { .. } | Self::Refused(_) | Self::States(StateError::TooManyStates { .. }) => {
+                "Request error"
+            }
             Self::Artifact { .. } => "Artifact error",
             Self::Missing { .. } | Self::NotFound { .. } => "Not found",
             Self::Method { .. } => "Method not allowed",
-            Self::Store(_) | Self::States(_) | Self::Follow(_) => "Unavailable",
+            Self::Store(_)
+            | Self::States(_)
+            | Self::Follow(_)
+            | Self::NoRoom { .. }
+            | Self::Uploads { .. } => "Unavailable",
             Self::Internal { .. } => "Internal error",
         }
     }
@@ -87,6 +112,7 @@ impl ResponseError for ApiError {
             | Self::Value { .. }
             | Self::Incomplete { .. }
             | Self::Refused(_)
+            | Self::States(StateError::TooManyStates { .. })
             | Self::Artifact { .. } => StatusCode::BAD_REQUEST,
             Self::Access(AccessError::Door(_)) => StatusCode::FORBIDDEN,
             Self::Access(AccessError::Token(_)) => StatusCode::UNAUTHORIZED,
@@ -94,7 +120,12 @@ impl ResponseError for ApiError {
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Missing { .. } | Self::NotFound { .. } => StatusCode::NOT_FOUND,
             Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
-            Self::Store(_) | Self::States(_) | Self::Follow(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Store(_)
+            | Self::States(_)
+            | Self::Follow(_)
+            | Self::NoRoom { .. }
+            | Self::Uploads { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::TooSlow { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::Internal { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -107,7 +138,15 @@ impl ResponseError for ApiError {
         if matches!(self, Self::Access(AccessError::Token(_))) {
             response.insert_header((header::WWW_AUTHENTICATE, "Bearer"));
         }
-        if matches!(self, Self::TooLarge { .. } | Self::Incomplete { .. }) {
+        let is_cut_off = matches!(
+            self,
+            Self::TooLarge { .. }
+                | Self::Incomplete { .. }
+                | Self::TooSlow { .. }
+                | Self::NoRoom { .. }
+                | Self::Uploads { .. }
+        );
+        if is_cut_off {
             // The rest of the body is still coming; nothing after it could be told from it.
             response.force_close();
         }

@@ -2,8 +2,9 @@
 //!
 //! # Layout
 //! - `applications`, `selection`, `models`, `deployments`, `artifacts`, `catalog`, `status`, `metrics`: the handlers.
-//! - `body`: how bodies are read; `batching`, `selection_body`: the values in them that have two forms; `answer`: how
-//!   answers are said; `error`: how refusals are; `description`: what the description says of access.
+//! - `body`, `pace`: how bodies are read, and how fast they must arrive; `batching`, `selection_body`: the values in
+//!   them that have two forms; `answer`: how answers are said; `error`: how refusals are; `description`: what the
+//!   description says of access.
 //!
 //! Paths stand once, at the handlers; the description at `/openapi.json` is generated from them and also tells
 //! a wrong method (405) from a wrong path (404).
@@ -16,6 +17,7 @@ use actix_web::dev::{Server, ServiceRequest};
 use actix_web::http::Method;
 use actix_web::middleware::{Next, from_fn};
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, get, web};
+use clipper_rpc::excerpt::excerpt;
 use clipper_server::Connections;
 use utoipa::OpenApi;
 use utoipa::openapi::path::PathItem;
@@ -37,10 +39,13 @@ mod description;
 mod error;
 mod metrics;
 mod models;
+mod pace;
 mod selection;
 mod selection_body;
 mod status;
 
+/// The most connections of one worker. Idle ones are closed after some seconds, and slow requests end.
+const MAX_CONNECTIONS: usize = 1024;
 /// Admin calls are rare and short; two threads keep one that is slow from delaying the rest.
 const WORKERS: usize = 2;
 /// How long requests may take to be answered once management is to stop, in seconds.
@@ -120,7 +125,7 @@ async fn openapi_json() -> web::Json<&'static utoipa::openapi::OpenApi> {
 
 /// Whatever no handler takes.
 async fn unknown(request: HttpRequest) -> Result<HttpResponse, ApiError> {
-    let path = request.path().to_owned();
+    let path = excerpt(request.path()).into_owned();
     match DESCRIPTION.paths.paths.iter().find(|(template, _)| is_of(&path, template)) {
         Some((_, item)) => {
             let method = request.method().to_string();
@@ -157,6 +162,8 @@ pub(crate) fn server(
     let uploads = web::Data::new(uploads);
     let connections = Connections::default();
     let counted = connections.clone();
+    let body_room = web::Data::new(body::BodyRoom::default());
+    let last_counts = web::Data::new(metrics::LastCounts::default());
     let server = HttpServer::new(move || {
         let access = Arc::clone(&access);
         let check = move |request: ServiceRequest, next: Next<BoxBody>| {
@@ -172,6 +179,8 @@ pub(crate) fn server(
             .wrap(from_fn(check))
             .app_data(admin.clone())
             .app_data(uploads.clone())
+            .app_data(body_room.clone())
+            .app_data(last_counts.clone())
             .app_data(web::Data::new(connections.clone()))
             .configure(routes)
             .default_service(web::to(unknown))
@@ -180,5 +189,6 @@ pub(crate) fn server(
         clipper_server::hangup::keep_socket(connection, data);
         counted.count(data);
     });
+    let server = server.max_connections(MAX_CONNECTIONS);
     Ok(server.workers(WORKERS).shutdown_timeout(DRAIN_SECONDS).disable_signals().listen(listener)?.run())
 }

@@ -22,6 +22,8 @@ pub(crate) fn config(data_dir: &Path) -> Config {
         guard: vec![env!("CARGO_BIN_EXE_clipper-test-guard").into()],
         max_artifact_bytes: 100_000,
         access: access(Tokens::default()),
+        artifacts_bytes: 10_000_000,
+        selection_users: 1_000_000,
     }
 }
 
