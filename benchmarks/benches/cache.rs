@@ -27,7 +27,9 @@ fn look_up(criterion: &mut Criterion) {
         let compute = |key: Key| {
             let (reply, answer) = mailbox.reply();
             let deadline = Instant::now() + Duration::from_secs(1);
-            let Claim::New(computation) = cache.claim(key, Waiter { deadline, reply }, &metrics) else {
+            let Claim::New(computation) =
+                cache.claim(key, Waiter { deadline, reply, shared: None }, || None, &metrics)
+            else {
                 unreachable!("nobody else asks")
             };
             computation.finish(&outcome, &mut Delivery::default());

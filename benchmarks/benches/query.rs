@@ -26,7 +26,7 @@ fn parse(criterion: &mut Criterion) {
     for (input_type, length, body) in bodies {
         group.throughput(Throughput::Bytes(body.len() as u64));
         group.bench_function(BenchmarkId::new(input_type.as_str(), length), |bencher| {
-            bencher.iter(|| Query::parse(black_box(body.as_bytes()), input_type));
+            bencher.iter(|| Query::parse(black_box(body.as_bytes()), input_type, 1));
         });
     }
     group.finish();

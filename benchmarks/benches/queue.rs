@@ -46,7 +46,8 @@ fn push_and_take(criterion: &mut Criterion) {
                 let answers: Vec<_> = (0..size)
                     .map(|_| {
                         let (reply, answer) = mailbox.reply();
-                        let computation = Computation::new(input.clone(), None, Waiter { deadline, reply });
+                        let computation =
+                            Computation::new(input.clone(), None, Waiter { deadline, reply, shared: None });
                         queue.push([Entry::new(Arc::new(computation), deadline, now)], now);
                         answer
                     })

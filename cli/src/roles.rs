@@ -229,6 +229,8 @@ impl FrontendSettings {
             http_workers: settings.http_workers,
             door: Door::of_queries(hosts.allowed_hosts, settings.cors_origins),
             max_body_bytes: settings.max_body_bytes,
+            max_inputs: settings.max_inputs,
+            request_bytes: settings.request_bytes,
             queue_capacity: Capacity { queries: settings.queue_capacity, bytes: settings.queue_bytes },
             cache_bytes: settings.cache_bytes,
             decision_capacity: settings.decision_capacity,

@@ -58,7 +58,7 @@ pub struct Settings {
         long,
         env = "CLIPPER_LOG_LEVEL",
         global = true,
-        default_value = "info,actix_server=warn",
+        default_value = "info,actix_server=warn,actix_http=off",
         value_name = "FILTER"
     )]
     pub log_level: String,
@@ -215,6 +215,14 @@ pub struct FrontendSettings {
     #[arg(long, env = "CLIPPER_MAX_BODY_BYTES", value_name = "BYTES", default_value_t = 16 << 20)]
     #[arg(value_parser = positive)]
     pub max_body_bytes: usize,
+    /// Accept at most this many inputs in one request
+    #[arg(long, env = "CLIPPER_MAX_INPUTS", value_name = "NUMBER", default_value_t = 10_000)]
+    #[arg(value_parser = positive)]
+    pub max_inputs: usize,
+    /// Let all requests in progress take at most this many bytes: bodies, inputs and answers
+    #[arg(long, env = "CLIPPER_REQUEST_BYTES", value_name = "BYTES", default_value_t = 512 << 20)]
+    #[arg(value_parser = positive)]
+    pub request_bytes: usize,
     /// Let at most this many queries wait for one version of one model
     #[arg(long, env = "CLIPPER_QUEUE_CAPACITY", value_name = "NUMBER", default_value_t = 10_000)]
     #[arg(value_parser = positive)]
@@ -527,6 +535,8 @@ mod tests {
             ("--decision-log-files", "0"),
             ("--queue-capacity", "0"),
             ("--max-body-bytes", "0"),
+            ("--max-inputs", "0"),
+            ("--request-bytes", "0"),
             ("--advertised-host", "http://a:9/"),
             ("--allowed-hosts", "*"),
             ("--allowed-hosts", "a.example,b.example:80"),

@@ -58,6 +58,11 @@ pub struct Configure {
 #[rtype(result = "Option<(Collected, Room)>")]
 pub struct Collect(pub Room);
 
+/// Management refuses what was collected last, and will not be asked again.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct DropSent;
+
 /// Management has answered.
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -210,6 +215,16 @@ impl Handler<Collect> for Application {
     fn handle(&mut self, Collect(mut room): Collect, _: &mut Self::Context) -> Self::Result {
         let collected = self.learning.as_mut()?.collect(&mut room);
         Some((collected, room))
+    }
+}
+
+impl Handler<DropSent> for Application {
+    type Result = ();
+
+    fn handle(&mut self, _: DropSent, _: &mut Self::Context) {
+        if let Some(learning) = &mut self.learning {
+            learning.drop_sent();
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Instant;
 
 use clipper_rpc::input::Input;
 use clipper_rpc::output::Output;
@@ -15,6 +16,7 @@ use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 
 use crate::computation::{Computation, Waiter};
 use crate::metrics::{CacheLookup, ModelMetrics};
+use crate::queue::Shared;
 
 /// What an entry takes besides its input and its output: three allocations, the slot, the hash table. In bytes; measured.
 const ENTRY_BYTES: usize = 320;
@@ -79,6 +81,8 @@ pub enum Claim {
     Shared(Arc<Computation>),
     /// Nobody computes this yet: it is to be queued.
     New(Arc<Computation>),
+    /// A computation is in progress that it could share, but as many queries wait as may.
+    Full(Waiter),
 }
 
 /// An output that is kept, and counted as long as it is.
@@ -133,20 +137,35 @@ impl PredictionCache {
         self.outputs.get(key).map(|kept| kept.output.clone())
     }
 
-    /// Has a query wait for the computation of `key` that is in progress, or begins one that others can share.
-    pub fn claim(self: &Arc<Self>, key: Key, waiter: Waiter, metrics: &Arc<ModelMetrics>) -> Claim {
+    /// Has a query wait for the computation of `key` that is in progress, if `share` has a place for it, or begins one
+    /// that others can share.
+    pub fn claim(
+        self: &Arc<Self>,
+        key: Key,
+        waiter: Waiter,
+        share: impl Fn() -> Option<Shared>,
+        metrics: &Arc<ModelMetrics>,
+    ) -> Claim {
         // Dropped after the lock: if it is the last one, its end needs the lock, too.
         let in_progress;
         let mut shard = self.shard(&key);
         in_progress = shard.get(&key).and_then(Weak::upgrade);
         let waiter = match &in_progress {
-            Some(computation) => match computation.join(waiter) {
-                Ok(()) => {
-                    metrics.look_up(CacheLookup::Shared);
-                    return Claim::Shared(Arc::clone(computation));
+            Some(computation) => {
+                // Those that have gone may have left room.
+                let shared = share().or_else(|| {
+                    computation.due(Instant::now());
+                    share()
+                });
+                let Some(shared) = shared else { return Claim::Full(waiter) };
+                match computation.join(Waiter { shared: Some(shared), ..waiter }) {
+                    Ok(()) => {
+                        metrics.look_up(CacheLookup::Shared);
+                        return Claim::Shared(Arc::clone(computation));
+                    }
+                    Err(waiter) => Waiter { shared: None, ..waiter },
                 }
-                Err(waiter) => waiter,
-            },
+            }
             None => waiter,
         };
         let place = Place { cache: Arc::clone(self), key: key.clone(), metrics: Arc::clone(metrics) };
@@ -192,7 +211,7 @@ impl PredictionCache {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     use super::*;
     use crate::computation::tests::waiter;
@@ -211,10 +230,14 @@ mod tests {
         Instant::now() + Duration::from_secs(60)
     }
 
+    fn claim(cache: &Arc<PredictionCache>, key: Key, waiter: Waiter) -> Claim {
+        cache.claim(key, waiter, || Some(Shared::of(&Arc::default())), &metrics())
+    }
+
     fn begun(claim: Claim) -> Arc<Computation> {
         match claim {
             Claim::New(computation) => computation,
-            Claim::Shared(_) => panic!("it is shared"),
+            Claim::Shared(_) | Claim::Full(_) => panic!("another one was begun"),
         }
     }
 
@@ -223,16 +246,27 @@ mod tests {
         let cache = Arc::new(PredictionCache::new(1 << 20));
         let mailbox = Arc::new(Mailbox::default());
         let (first, mut first_outcome) = waiter(&mailbox, due());
-        let computation = begun(cache.claim(key(1, "x"), first, &metrics()));
+        let computation = begun(claim(&cache, key(1, "x"), first));
         let (second, mut second_outcome) = waiter(&mailbox, due());
-        assert!(matches!(cache.claim(key(1, "x"), second, &metrics()), Claim::Shared(_)));
-        assert!(matches!(cache.claim(key(1, "y"), waiter(&mailbox, due()).0, &metrics()), Claim::New(_)));
+        assert!(matches!(claim(&cache, key(1, "x"), second), Claim::Shared(_)));
+        assert!(matches!(claim(&cache, key(1, "y"), waiter(&mailbox, due()).0), Claim::New(_)));
         computation.finish(&Ok(Output::text("1")), &mut Delivery::default());
         mailbox.hand_out();
         assert_eq!(first_outcome.try_recv().unwrap(), Ok(Output::text("1")));
         assert_eq!(second_outcome.try_recv().unwrap(), Ok(Output::text("1")));
         assert_eq!(cache.get(&key(1, "x")), Some(Output::text("1")));
         assert_eq!(cache.get(&key(2, "x")), None, "another registration of the model");
+    }
+
+    #[test]
+    fn a_query_for_which_the_queue_has_no_place_shares_no_computation() {
+        let cache = Arc::new(PredictionCache::new(1 << 20));
+        let mailbox = Arc::new(Mailbox::default());
+        let _computation = begun(claim(&cache, key(1, "x"), waiter(&mailbox, due()).0));
+        let second = cache.claim(key(1, "x"), waiter(&mailbox, due()).0, || None, &metrics());
+        assert!(matches!(second, Claim::Full(_)));
+        let other = cache.claim(key(1, "y"), waiter(&mailbox, due()).0, || None, &metrics());
+        assert!(matches!(other, Claim::New(_)), "the queue decides on what is not shared");
     }
 
     #[test]
@@ -248,10 +282,10 @@ mod tests {
     fn errors_are_not_kept() {
         let cache = Arc::new(PredictionCache::new(1 << 20));
         let mailbox = Arc::new(Mailbox::default());
-        let computation = begun(cache.claim(key(1, "x"), waiter(&mailbox, due()).0, &metrics()));
+        let computation = begun(claim(&cache, key(1, "x"), waiter(&mailbox, due()).0));
         computation.finish(&Err(Failure::NoLinkedModels), &mut Delivery::default());
         assert_eq!(cache.get(&key(1, "x")), None);
-        assert!(matches!(cache.claim(key(1, "x"), waiter(&mailbox, due()).0, &metrics()), Claim::New(_)));
+        assert!(matches!(claim(&cache, key(1, "x"), waiter(&mailbox, due()).0), Claim::New(_)));
     }
 
     #[test]
@@ -259,7 +293,7 @@ mod tests {
         let cache = Arc::new(PredictionCache::new(1 << 20));
         let mailbox = Arc::new(Mailbox::default());
         let (gone, outcome) = waiter(&mailbox, due());
-        let computation = begun(cache.claim(key(1, "x"), gone, &metrics()));
+        let computation = begun(claim(&cache, key(1, "x"), gone));
         drop(outcome);
         assert_eq!(computation.due(Instant::now()), None);
         computation.finish(&Ok(Output::text("1")), &mut Delivery::default());
@@ -270,7 +304,7 @@ mod tests {
     fn a_computation_that_is_dropped_leaves_nothing_behind() {
         let cache = Arc::new(PredictionCache::new(1 << 20));
         let mailbox = Arc::new(Mailbox::default());
-        drop(begun(cache.claim(key(1, "x"), waiter(&mailbox, due()).0, &metrics())));
+        drop(begun(claim(&cache, key(1, "x"), waiter(&mailbox, due()).0)));
         assert!(cache.in_progress.iter().all(|shard| shard.lock().unwrap().is_empty()));
     }
 

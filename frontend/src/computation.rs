@@ -12,6 +12,7 @@ use smallvec::{SmallVec, smallvec};
 
 use crate::cache::Place;
 use crate::failure::{Failure, Verdict};
+use crate::queue::Shared;
 use crate::reply::{Delivery, Reply};
 
 /// How often an input is handed to a container before it counts as the cause of their deaths.
@@ -41,6 +42,8 @@ pub struct Waiter {
     pub deadline: Instant,
     /// Where its outcome goes.
     pub reply: Reply,
+    /// Its place in the queue, if it shares the computation of another query.
+    pub shared: Option<Shared>,
 }
 
 enum State {
@@ -190,7 +193,7 @@ pub(crate) mod tests {
     /// A query that is due at `deadline`, and where its outcome arrives once the mailbox is delivered.
     pub(crate) fn waiter(mailbox: &Arc<Mailbox>, deadline: Instant) -> (Waiter, oneshot::Receiver<Verdict>) {
         let (reply, outcome) = mailbox.reply();
-        (Waiter { deadline, reply }, outcome)
+        (Waiter { deadline, reply, shared: None }, outcome)
     }
 
     /// A computation of a text, outside of any cache, for one query.

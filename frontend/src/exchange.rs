@@ -2,21 +2,22 @@
 //!
 //! Every now and then, and sooner when a state is wanted, it collects what the applications have learned, sends it, and hands
 //! them what others have learned. Predictions and feedback never wait for it. Invariant: one call is in progress at a
-//! time, and after a failure the same request is sent again, so that nothing is lost or stored twice.
+//! time, and after a failure the same request is sent again, so that nothing is lost or stored twice. A request is
+//! bounded, and has more time whenever it had too little: it arrives in the end. One that management refuses is dropped.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix::Addr;
-use clipper_rpc::catalog::{FollowError, Management};
+use clipper_rpc::catalog::{ExchangeError, Management};
 use clipper_rpc::selection::{ExchangePosition, ExchangeRequest, ExchangeResponse, ForwardedFeedback};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use crate::application::{Application, Collect, TakeIn};
+use crate::application::{Application, Collect, DropSent, TakeIn};
 use crate::directory::Directory;
 use crate::inbox::Inbox;
 use crate::outbox::Outbox;
@@ -31,8 +32,10 @@ const EXPLANATION_BYTES: usize = 8 << 20;
 const MOST_EXPLAINED: usize = 10_000;
 /// The least time between two exchanges: states that are wanted at once are asked for together.
 const LEAST_PAUSE: Duration = Duration::from_millis(10);
-/// How long management may take for an answer.
+/// How long management may take for an answer; twice as long each time that this was too short,
 const PATIENCE: Duration = Duration::from_secs(5);
+/// up to this.
+const MOST_PATIENCE: Duration = Duration::from_secs(160);
 
 /// Owns the conversation of one frontend.
 pub struct Exchange {
@@ -68,6 +71,14 @@ struct Course {
     received: Inbox,
     /// Whether the last call failed.
     failing: bool,
+    /// How often in a row the answer came too late.
+    late: u32,
+}
+
+impl Course {
+    fn patience(&self) -> Duration {
+        PATIENCE.saturating_mul(2_u32.saturating_pow(self.late)).min(MOST_PATIENCE)
+    }
 }
 
 impl Exchange {
@@ -107,10 +118,11 @@ impl Exchange {
             course.request = self.compose(course).await;
         }
         let Some(request) = &course.request else { return };
-        let answered = timeout(PATIENCE, self.management.exchange(request.clone())).await;
-        let answered =
-            answered.unwrap_or_else(|_| Err(FollowError(format!("no answer within {PATIENCE:?}"))));
-        match answered {
+        let patience = course.patience();
+        let answered = timeout(patience, self.management.exchange(request.clone())).await;
+        course.late = if answered.is_ok() { 0 } else { course.late.saturating_add(1) };
+        let late = |_| Err(ExchangeError::Failed(format!("no answer within {patience:?}")));
+        match answered.unwrap_or_else(late) {
             Ok(response) => {
                 self.outbox.succeed();
                 if std::mem::take(&mut course.failing) {
@@ -119,12 +131,36 @@ impl Exchange {
                 course.request = None;
                 self.take_in(course, response).await;
             }
-            Err(error) => {
+            Err(error @ ExchangeError::Refused(_)) => {
+                self.outbox.fail();
+                course.failing = true;
+                let ExchangeRequest { changes, load, forward, explanations, .. } = request;
+                warn!(
+                    %error,
+                    changes = changes.len(),
+                    states = load.len(),
+                    feedback = forward.len(),
+                    explanations = explanations.len(),
+                    "what was to be exchanged is dropped"
+                );
+                self.drop_request(course).await;
+            }
+            Err(error @ ExchangeError::Failed(_)) => {
                 self.outbox.fail();
                 if !std::mem::replace(&mut course.failing, true) {
                     warn!(%error, "what is learned waits");
                 }
             }
+        }
+    }
+
+    /// Has the applications forget what a request held, and learn anew what management has.
+    async fn drop_request(&self, course: &mut Course) {
+        course.request = None;
+        course.known = None;
+        for actor in self.actors() {
+            // An actor that has ended has nothing to forget.
+            let _ = actor.send(DropSent).await;
         }
     }
 
@@ -143,7 +179,8 @@ impl Exchange {
             changes.extend(collected.changes);
             load.extend(collected.load);
         }
-        let forward = self.outbox.take();
+        let (forward, more_forward) = self.outbox.take();
+        more |= more_forward;
         if !any && forward.is_empty() && course.explain.is_empty() {
             course.more = false;
             return None;
@@ -249,13 +286,12 @@ mod tests {
     use std::thread;
 
     use actix::Arbiter;
-    use clipper_rpc::catalog::{self, FollowRequest, FollowResponse};
+    use clipper_rpc::catalog::{self, FollowError, FollowRequest, FollowResponse};
     use clipper_rpc::input::InputType;
     use clipper_rpc::names::{ModelId, ModelName};
     use clipper_rpc::selection::{Policy, Selection, StateKey, Statistics, Verdict};
     use futures_util::FutureExt;
     use futures_util::future::{self, BoxFuture};
-    use serde_json::Value;
 
     use tokio::time::sleep;
 
@@ -282,6 +318,9 @@ mod tests {
         explain: Vec<u64>,
         explanations: Vec<(u64, Option<String>)>,
         lossless: bool,
+        /// Whether the next request with a change is refused, and the one that was.
+        refuses: bool,
+        refused: Option<ExchangeRequest>,
     }
 
     impl Management for Lossy {
@@ -289,15 +328,22 @@ mod tests {
             future::pending().boxed()
         }
 
-        fn exchange(&self, request: ExchangeRequest) -> BoxFuture<'_, Result<ExchangeResponse, FollowError>> {
+        fn exchange(
+            &self,
+            request: ExchangeRequest,
+        ) -> BoxFuture<'_, Result<ExchangeResponse, ExchangeError>> {
             future::ready(self.0.lock().unwrap().exchange(request)).boxed()
         }
     }
 
     impl Stored {
-        fn exchange(&mut self, request: ExchangeRequest) -> Result<ExchangeResponse, FollowError> {
+        fn exchange(&mut self, request: ExchangeRequest) -> Result<ExchangeResponse, ExchangeError> {
             self.calls += 1;
-            let lost = || Err(FollowError("lost".to_owned()));
+            if self.refuses && !request.changes.is_empty() {
+                (self.refuses, self.refused) = (false, Some(request));
+                return Err(ExchangeError::Refused("it is too large".to_owned()));
+            }
+            let lost = || Err(ExchangeError::Failed("lost".to_owned()));
             if self.calls % 3 == 1 && !self.lossless {
                 return lost();
             }
@@ -312,7 +358,8 @@ mod tests {
         }
 
         fn apply(&mut self, request: ExchangeRequest) -> ExchangeResponse {
-            assert_eq!(request.number, self.last.as_ref().map_or(0, |(last, _)| last.number) + 1);
+            let seen = self.last.iter().map(|(last, _)| last).chain(&self.refused).map(|seen| seen.number);
+            assert_eq!(request.number, seen.max().unwrap_or(0) + 1);
             for change in &request.changes {
                 self.states.entry(change.key.clone()).or_default().apply(&change.change);
             }
@@ -469,10 +516,41 @@ mod tests {
         fixture.until(|stored| stored.count() == 1.0 && stored.explanations.len() == 2).await;
         let explanations = fixture.stored().explanations.clone();
         let known = explanations[0].1.as_deref().unwrap();
-        assert_eq!(serde_json::from_str::<Value>(known).unwrap()["query_id"], 17);
+        assert_eq!(serde_json::from_str::<serde_json::Value>(known).unwrap()["query_id"], 17);
         assert_eq!(explanations[1], (18, None));
         let view = fixture.application.view.load();
         assert_eq!(view.metrics.feedback.recorded(Status::Applied), 1);
         assert_eq!(view.metrics.feedback.recorded(Status::Duplicate), 1);
+    }
+
+    #[actix::test]
+    async fn what_management_refuses_is_dropped_and_what_comes_after_it_is_stored() {
+        let fixture = Fixture::start(Duration::from_millis(1));
+        {
+            let mut stored = fixture.stored();
+            (stored.lossless, stored.refuses) = (true, true);
+        }
+        fixture.teach(1, 5);
+        fixture.until(|stored| stored.refused.is_some()).await;
+        let view = fixture.application.view.load_full();
+        while view.metrics.feedback.unsent() > 0 {
+            sleep(Duration::from_millis(1)).await;
+        }
+        let refused = fixture.stored().refused.clone().unwrap();
+        let lost = refused.changes[0].change.0[&"a".parse::<ModelName>().unwrap()].add[0];
+        fixture.teach(1, 3);
+        fixture.until(|stored| stored.count() == 8.0 - lost).await;
+        // The frontend knows what is stored, and not what was dropped.
+        let shared = || view.selector.as_ref().unwrap().states.shared();
+        while shared().statistics.of(&"a".parse().unwrap()).first() != Some(&(8.0 - lost)) {
+            sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    #[test]
+    fn a_request_has_twice_the_time_after_it_had_too_little() {
+        let patience = |late| Course { late, ..Course::default() }.patience();
+        assert_eq!([0, 1, 2, 5].map(patience), [1, 2, 4, 32].map(|times| times * PATIENCE));
+        assert_eq!([6, 1000].map(patience), [MOST_PATIENCE; 2]);
     }
 }

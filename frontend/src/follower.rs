@@ -417,7 +417,7 @@ impl Handler<StandDown> for Follower {
 mod tests {
     use std::sync::Mutex;
 
-    use clipper_rpc::catalog::ModelVersionSpec;
+    use clipper_rpc::catalog::{ExchangeError, ModelVersionSpec};
     use clipper_rpc::input::{Input, InputType};
     use clipper_rpc::output::Output;
     use clipper_rpc::selection::{ExchangeRequest, ExchangeResponse};
@@ -442,7 +442,7 @@ mod tests {
             future::ready(Ok(FollowResponse { number: 0, position, update, frontends: Vec::new() })).boxed()
         }
 
-        fn exchange(&self, _: ExchangeRequest) -> BoxFuture<'_, Result<ExchangeResponse, FollowError>> {
+        fn exchange(&self, _: ExchangeRequest) -> BoxFuture<'_, Result<ExchangeResponse, ExchangeError>> {
             future::pending().boxed()
         }
     }
@@ -541,7 +541,7 @@ mod tests {
             future::pending().boxed()
         }
 
-        fn exchange(&self, _: ExchangeRequest) -> BoxFuture<'_, Result<ExchangeResponse, FollowError>> {
+        fn exchange(&self, _: ExchangeRequest) -> BoxFuture<'_, Result<ExchangeResponse, ExchangeError>> {
             future::pending().boxed()
         }
     }

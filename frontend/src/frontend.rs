@@ -10,14 +10,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use actix::prelude::*;
-use actix_web::{App, HttpServer, web};
+use actix_web::{App, web};
 use clipper_rpc::catalog::Management;
 use clipper_rpc::router::{BindError, BoundRouter};
 use clipper_server::door::Door;
-use clipper_server::hangup::keep_socket;
-use clipper_server::{Connections, arrival};
+use clipper_server::{Connections, Serving, serve};
 use nix::sys::socket::{Backlog, listen};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tracing::{error, info};
 use uuid::Uuid;
 
@@ -32,11 +31,14 @@ use crate::prediction::Predictor;
 use crate::query_ids::QueryIds;
 use crate::queue::Capacity;
 use crate::reception::Reception;
+use crate::request_bytes::RequestBytes;
 use crate::selection::Facilities;
 use crate::selection::decision_log::{DecisionLog, DecisionLogConfig};
 use crate::selection::decisions::Decisions;
 use crate::selection::users::UserStates;
 
+/// The most connections of one HTTP worker.
+const MAX_CONNECTIONS: usize = 25_600;
 /// How long what was learned last may take to be stored at shutdown.
 const LAST_EXCHANGE: Duration = Duration::from_secs(3);
 
@@ -55,6 +57,10 @@ pub struct Config {
     pub door: Door,
     /// The largest request body, in bytes.
     pub max_body_bytes: usize,
+    /// The most inputs in one request.
+    pub max_inputs: usize,
+    /// The most bytes that requests in progress may take in all.
+    pub request_bytes: usize,
     /// What may wait for one version of one model.
     pub queue_capacity: Capacity,
     /// The most bytes of outputs, with what they were asked for, that are kept to answer the same inputs again.
@@ -86,6 +92,8 @@ impl Default for Config {
             http_workers: None,
             door: Door::of_queries(Vec::new(), Vec::new()),
             max_body_bytes: 16 << 20,
+            max_inputs: 10_000,
+            request_bytes: 512 << 20,
             queue_capacity: Capacity { queries: 10_000, bytes: 256 << 20 },
             cache_bytes: 32 << 20,
             decision_capacity: 100_000,
@@ -188,6 +196,9 @@ impl Frontend {
             query_ids,
             door: config.door.clone(),
             max_body_bytes: config.max_body_bytes,
+            max_inputs: config.max_inputs,
+            request_bytes: Arc::new(RequestBytes::new(config.request_bytes)),
+            parsers: Semaphore::new(num_cpus()),
             connections: connections.clone(),
             ready: AtomicBool::new(false),
         });
@@ -226,7 +237,7 @@ impl Frontend {
         learning.spawn_fn(move || drop(actix_rt::spawn(exchange.run(stopped))));
 
         let workers = config.http_workers.map_or_else(num_cpus, NonZeroUsize::get);
-        let server = HttpServer::new({
+        let application = {
             let state = Arc::clone(&state);
             // Called once by each worker, on its own thread.
             move || {
@@ -244,17 +255,9 @@ impl Frontend {
                 let serve = move |request, payload| http::serve(Rc::clone(&worker), request, payload);
                 App::new().default_service(web::to(serve))
             }
-        })
-        .on_connect(move |connection, data| {
-            connections.count(data);
-            arrival::note(connection, data);
-            keep_socket(connection, data);
-        })
-        .workers(workers)
-        .shutdown_timeout(config.drain_timeout.as_secs())
-        .disable_signals()
-        .listen(listener)?
-        .run();
+        };
+        let serving = Serving { workers, max_connections: MAX_CONNECTIONS, drain: config.drain_timeout };
+        let server = serve(listener, serving, connections, application)?;
         let http = server.handle();
         let server = actix_rt::spawn(server);
         info!(query = %query_address, rpc = %router.address(), "frontend started");

@@ -5,6 +5,7 @@
 //! - `http`: the REST interface; [`query`] parses a body straight into what will travel.
 //! - [`prediction`]: asks the right queue, and answers by the deadline whatever happens, for which it has [`alarms`].
 //! - [`selection`]: asks several models, where the application selects among them.
+//! - [`request_bytes`]: the bound on the memory of all requests.
 //! - [`departures`]: what one turn of an HTTP worker asks, on its way to the queues.
 //! - [`queue`] and [`computation`]: the queries that wait for a model, and what it is asked for them.
 //! - [`container_connection`]: pulls batches, and hands them to the router.
@@ -50,6 +51,7 @@ pub mod queue;
 pub mod reception;
 mod replica_numbers;
 pub mod reply;
+pub mod request_bytes;
 pub mod selection;
 pub mod view;
 

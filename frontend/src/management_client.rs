@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use clipper_rpc::catalog::{FollowError, FollowRequest, FollowResponse, Management};
+use clipper_rpc::catalog::{ExchangeError, FollowError, FollowRequest, FollowResponse, Management};
+use clipper_rpc::excerpt::excerpt;
 use clipper_rpc::secret::Secret;
 use clipper_rpc::selection::{ExchangeRequest, ExchangeResponse};
 use futures_util::FutureExt;
@@ -11,8 +12,10 @@ use reqwest::StatusCode;
 use reqwest::redirect::Policy;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::time::timeout;
 
-/// Longer than management holds a request that has no news.
+/// Longer than management holds a request that has no news. An answer that has begun may take longer, as long as more of
+/// it comes: one that is large would otherwise be asked for again for ever.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// An address at which management cannot be.
@@ -55,33 +58,49 @@ impl ManagementClient {
             return Err(UrlError::Credentials);
         }
         // A redirect could lead the token elsewhere; management answers with none.
-        let client = reqwest::Client::builder().timeout(TIMEOUT).no_proxy().redirect(Policy::none()).build();
+        let client =
+            reqwest::Client::builder().connect_timeout(TIMEOUT).no_proxy().redirect(Policy::none()).build();
         let client = client.expect("a client without TLS has nothing that could fail");
         Ok(Self { client, url: base.to_owned(), token })
     }
 
+    /// Calls management, which is to begin its answer within `patience`.
     async fn post<A: DeserializeOwned>(
         &self,
         path: &str,
         request: &impl Serialize,
-    ) -> Result<A, FollowError> {
+        patience: Duration,
+    ) -> Result<A, ExchangeError> {
         let failed = |error: reqwest::Error| {
             let cause =
                 std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
-            FollowError(format!("{error}{cause}"))
+            ExchangeError::Failed(format!("{error}{cause}"))
         };
         let url = format!("{}{path}", self.url);
         let mut call = self.client.post(&url).json(request);
         if let Some(token) = &self.token {
             call = call.bearer_auth(token.reveal());
         }
-        let response = call.send().await.map_err(failed)?;
+        let late = |_| ExchangeError::Failed(format!("{url} did not answer in time"));
+        let sent = timeout(patience, call.send()).await;
+        let mut response = sent.map_err(late)?.map_err(failed)?;
         let status = response.status();
-        if !status.is_success() {
-            let body = response.text().await.map_err(failed)?;
-            return Err(FollowError(format!("{url} answered {status}: {body}{}", advice(status))));
+        let mut body = Vec::new();
+        while let Some(piece) = timeout(TIMEOUT, response.chunk()).await.map_err(late)?.map_err(failed)? {
+            body.extend_from_slice(&piece);
         }
-        response.json().await.map_err(failed)
+        if status.is_success() {
+            let unreadable =
+                |error| ExchangeError::Failed(format!("{url} gave no answer of its own: {error}"));
+            return serde_json::from_slice(&body).map_err(unreadable);
+        }
+        let body = String::from_utf8_lossy(&body);
+        let answered = format!("{url} answered {status}: {}{}", excerpt(&body), advice(status));
+        Err(if is_refusal(status) {
+            ExchangeError::Refused(answered)
+        } else {
+            ExchangeError::Failed(answered)
+        })
     }
 }
 
@@ -100,13 +119,31 @@ fn advice(status: StatusCode) -> &'static str {
     }
 }
 
+/// Whether a status says that this request will never be taken. The other client errors are those of the connection: they
+/// end once the caller, the address or the load is right.
+fn is_refusal(status: StatusCode) -> bool {
+    let of_connection = [
+        StatusCode::UNAUTHORIZED,
+        StatusCode::FORBIDDEN,
+        StatusCode::NOT_FOUND,
+        StatusCode::METHOD_NOT_ALLOWED,
+        StatusCode::PROXY_AUTHENTICATION_REQUIRED,
+        StatusCode::REQUEST_TIMEOUT,
+        StatusCode::MISDIRECTED_REQUEST,
+        StatusCode::TOO_MANY_REQUESTS,
+    ];
+    status.is_client_error() && !of_connection.contains(&status)
+}
+
 impl Management for ManagementClient {
     fn follow(&self, request: FollowRequest) -> BoxFuture<'_, Result<FollowResponse, FollowError>> {
-        async move { self.post("/admin/follow", &request).await }.boxed()
+        let failed = |error: ExchangeError| FollowError(error.to_string());
+        async move { self.post("/admin/follow", &request, TIMEOUT).await.map_err(failed) }.boxed()
     }
 
-    fn exchange(&self, request: ExchangeRequest) -> BoxFuture<'_, Result<ExchangeResponse, FollowError>> {
-        async move { self.post("/admin/exchange", &request).await }.boxed()
+    /// Takes as long as the caller waits.
+    fn exchange(&self, request: ExchangeRequest) -> BoxFuture<'_, Result<ExchangeResponse, ExchangeError>> {
+        async move { self.post("/admin/exchange", &request, Duration::MAX).await }.boxed()
     }
 }
 
@@ -114,6 +151,15 @@ impl Management for ManagementClient {
 mod tests {
     use super::*;
 
+    #[test]
+    fn a_request_that_is_wrong_is_told_from_a_caller_or_a_time_that_is() {
+        for refusal in [400, 409, 413, 415, 422, 431] {
+            assert!(is_refusal(StatusCode::from_u16(refusal).unwrap()), "{refusal}");
+        }
+        for other in [401, 403, 404, 408, 429, 500, 502, 503, 504] {
+            assert!(!is_refusal(StatusCode::from_u16(other).unwrap()), "{other}");
+        }
+    }
     #[test]
     fn an_address_with_a_password_is_refused_and_not_repeated() {
         for url in [

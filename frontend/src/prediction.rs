@@ -23,7 +23,7 @@ use crate::failure::{Failure, Verdict};
 use crate::metrics::CacheLookup;
 use crate::query_ids::QueryIds;
 use crate::queue::{Entry, Queue};
-use crate::reply::Mailbox;
+use crate::reply::{Delivery, Mailbox};
 use crate::view::{ApplicationView, VersionView};
 
 /// The answer to one input.
@@ -107,6 +107,19 @@ pub enum TermsError {
     /// The application's policy cannot do with the context.
     #[error("context: {0}")]
     Context(String),
+    /// Every input may be asked of every model.
+    #[error(
+        "input_batch: {inputs} inputs for {models} models are {} queries; one request takes at most {most}",
+        .inputs * .models
+    )]
+    TooMany {
+        /// The inputs of the request.
+        inputs: usize,
+        /// The models among which the application selects.
+        models: usize,
+        /// The most queries that one request may be.
+        most: usize,
+    },
 }
 
 /// When a request came, and how long it may take.
@@ -124,6 +137,31 @@ impl Timing {
 
     pub(crate) fn deadline(self) -> Instant {
         self.arrived + self.objective
+    }
+}
+
+/// Queries of one request that are handled before other requests have their turn: well below a millisecond of work.
+const TURN: u32 = 128;
+
+/// Queries of one request that are queued together: a whole batch of a model, mostly, which one turn would cut up.
+const MOST_AT_ONCE: usize = 4096;
+
+/// Counts the queries that are handled in one turn of an HTTP worker.
+#[derive(Default)]
+pub(crate) struct Turns(u32);
+
+impl Turns {
+    /// Counts a query; whether others should have their turn before it.
+    fn are_over(&mut self) -> bool {
+        self.0 += 1;
+        self.0.is_multiple_of(TURN)
+    }
+
+    /// Counts a query, and lets others have their turn if it is time.
+    pub(crate) async fn next(&mut self) {
+        if self.are_over() {
+            tokio::task::yield_now().await;
+        }
     }
 }
 
@@ -181,11 +219,14 @@ impl Predictor {
         let deadline = timing.deadline();
         let version = match route(application, terms.version.as_ref())? {
             Ok(version) => version,
-            Err(failure) => return Ok(self.defaults(application, inputs.len(), &failure)),
+            Err(failure) => return Ok(self.defaults(application, inputs.len(), &failure).await),
         };
-        let answers = self.ask(version, inputs.into_iter(), application.cache, terms.keep_together, deadline);
+        let inputs = inputs.into_iter();
+        let answers = self.ask(version, inputs, application.cache, terms.keep_together, deadline).await;
         let mut predictions = Vec::with_capacity(answers.len());
+        let mut turns = Turns::default();
         for answer in answers {
+            turns.next().await;
             predictions.push(match answer {
                 Answer::Kept(output) => self.prediction(output, Origin::Cache),
                 Answer::Later(awaited) => match self.alarms.by(deadline, awaited.verdict).await {
@@ -201,8 +242,9 @@ impl Predictor {
         Ok(predictions)
     }
 
-    /// Answers from the cache (if the application `may` use it), joins what is computed, and queues the rest.
-    pub(crate) fn ask(
+    /// Answers from the cache (if the application `may` use it), joins what is computed, and queues the rest. Other
+    /// requests have their turn in between.
+    pub(crate) async fn ask(
         &self,
         version: &VersionView,
         inputs: impl Iterator<Item = Input>,
@@ -213,54 +255,83 @@ impl Predictor {
         let queue = &version.queue;
         // Inputs that belong together are computed together, whatever is known of some of them.
         let kept = may && version.cache && !keep_together;
-        let mut new = Vec::new();
         let bond = keep_together.then(Bond::default);
-        let mut begin = |computation: Arc<Computation>| {
-            new.push(Arc::clone(&computation));
-            computation
-        };
-        let wait = || {
+        let mut new = Vec::new();
+        let mut answers = SmallVec::new();
+        let mut turns = Turns::default();
+        for input in inputs {
+            if turns.are_over() {
+                if !keep_together && new.len() >= MOST_AT_ONCE {
+                    self.depart(queue, new.drain(..), deadline);
+                }
+                tokio::task::yield_now().await;
+            }
             let (reply, verdict) = self.mailbox.reply();
-            (Waiter { deadline, reply }, verdict)
-        };
-        let ask = |input| {
-            let (verdict, computation) = if kept {
+            let waiter = Waiter { deadline, reply, shared: None };
+            let computation = if kept {
                 let key = self.cache.key(queue.number(), input);
                 if let Some(output) = self.cache.get(&key) {
                     queue.metrics().look_up(CacheLookup::Hit);
-                    return Answer::Kept(output);
+                    answers.push(Answer::Kept(output));
+                    continue;
                 }
-                let (waiter, verdict) = wait();
-                match self.cache.claim(key, waiter, queue.metrics()) {
-                    Claim::Shared(computation) => (verdict, computation),
-                    Claim::New(computation) => (verdict, begin(computation)),
+                match self.cache.claim(key, waiter, || queue.share(), queue.metrics()) {
+                    Claim::Shared(computation) => Arc::downgrade(&computation),
+                    Claim::New(computation) => {
+                        let known = Arc::downgrade(&computation);
+                        new.push(computation);
+                        known
+                    }
+                    Claim::Full(waiter) => {
+                        waiter.reply.send(Err(queue.full()), &mut Delivery::default());
+                        Weak::new()
+                    }
                 }
             } else {
-                let (waiter, verdict) = wait();
                 let computation = Computation::new(input, None, waiter).bound_by(bond.clone());
-                (verdict, begin(Arc::new(computation)))
+                let computation = Arc::new(computation);
+                let known = Arc::downgrade(&computation);
+                new.push(computation);
+                known
             };
-            Answer::Later(Awaited { verdict, computation: Arc::downgrade(&computation) })
-        };
-        let answers = inputs.map(ask).collect();
-        let now = Instant::now();
+            answers.push(Answer::Later(Awaited { verdict, computation }));
+        }
         if keep_together && !new.is_empty() {
+            let now = Instant::now();
             self.departures.add(queue, [Entry::together(new, deadline, now)], now);
-        } else if !new.is_empty() {
-            let entries = new.into_iter().map(|computation| Entry::new(computation, deadline, now));
-            self.departures.add(queue, entries, now);
+        } else {
+            self.depart(queue, new.drain(..), deadline);
         }
         answers
     }
 
+    /// Queues computations, each by itself.
+    fn depart(
+        &self,
+        queue: &Arc<Queue>,
+        new: impl ExactSizeIterator<Item = Arc<Computation>>,
+        deadline: Instant,
+    ) {
+        if new.len() > 0 {
+            let now = Instant::now();
+            self.departures.add(queue, new.map(|computation| Entry::new(computation, deadline, now)), now);
+        }
+    }
+
     /// The default output for each of `count` inputs.
-    pub fn defaults(
+    pub async fn defaults(
         &self,
         application: &ApplicationView,
         count: usize,
         failure: &Failure,
     ) -> Vec<Prediction> {
-        (0..count).map(|_| self.default(application, failure.clone())).collect()
+        let mut predictions = Vec::with_capacity(count);
+        let mut turns = Turns::default();
+        for _ in 0..count {
+            turns.next().await;
+            predictions.push(self.default(application, failure.clone()));
+        }
+        predictions
     }
 
     fn default(&self, application: &ApplicationView, failure: Failure) -> Prediction {

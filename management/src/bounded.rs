@@ -55,10 +55,17 @@ impl<T> Bounded<T> {
         self.items.range(first.min(self.items.len())..).map(|(_, item)| item)
     }
 
-    /// Empties it.
-    pub(crate) fn take(&mut self) -> Vec<T> {
-        self.bytes = 0;
-        std::mem::take(&mut self.items).into_iter().map(|(_, item)| item).collect()
+    /// Takes out the oldest items until so many bytes are taken; at least one, if there is any.
+    pub(crate) fn take(&mut self, most_bytes: usize) -> Vec<T> {
+        let (mut taken, mut bytes) = (Vec::new(), 0);
+        while bytes < most_bytes
+            && let Some((size, item)) = self.items.pop_front()
+        {
+            self.bytes -= size;
+            bytes += size;
+            taken.push(item);
+        }
+        taken
     }
 }
 
@@ -74,7 +81,16 @@ mod tests {
         assert_eq!(queue.push(5, 8), 1);
         assert_eq!(queue.skip(0).copied().collect::<Vec<_>>(), [3, 4, 5]);
         assert_eq!(queue.push(6, 99), 3);
-        assert_eq!(queue.take(), [6]);
+        assert_eq!(queue.take(1), [6]);
         assert_eq!((queue.len(), queue.push(7, 10)), (0, 0));
+    }
+
+    #[test]
+    fn what_is_taken_is_bounded_and_the_rest_stays() {
+        let mut queue = Bounded::new(Bounds { count: 9, bytes: 99 });
+        (0..5).for_each(|item| assert_eq!(queue.push(item, 10), 0));
+        assert_eq!(queue.take(15), [0, 1]);
+        assert_eq!(queue.take(1), [2]);
+        assert_eq!((queue.take(99), queue.take(99)), (vec![3, 4], vec![]));
     }
 }

@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use clipper_rpc::catalog::{FollowError, FollowRequest, FollowResponse, Management};
+use clipper_rpc::catalog::{ExchangeError, FollowError, FollowRequest, FollowResponse, Management};
 use clipper_rpc::excerpt::excerpt;
 use clipper_rpc::selection::{ExchangeRequest, ExchangeResponse};
 use futures_util::FutureExt;
@@ -23,7 +23,7 @@ use crate::error::EditError;
 use crate::feed::Feed;
 use crate::frontends::{Crowded, Frontends, Presentation};
 use crate::refusal::Refusal;
-use crate::selection_state::SelectionStates;
+use crate::selection_state::{SelectionStates, StateError};
 use crate::writer::Writer;
 
 /// How long a call waits for news.
@@ -207,9 +207,16 @@ impl Management for Follow {
         .boxed()
     }
 
-    fn exchange(&self, request: ExchangeRequest) -> BoxFuture<'_, Result<ExchangeResponse, FollowError>> {
-        async move { self.states.exchange(request).await.map_err(|error| FollowError(error.to_string())) }
-            .boxed()
+    fn exchange(&self, request: ExchangeRequest) -> BoxFuture<'_, Result<ExchangeResponse, ExchangeError>> {
+        let failed = |error: StateError| match error {
+            StateError::Over { .. } | StateError::TooManyStates { .. } => {
+                ExchangeError::Refused(error.to_string())
+            }
+            StateError::Failed(_) | StateError::Crowded { .. } | StateError::Closed => {
+                ExchangeError::Failed(error.to_string())
+            }
+        };
+        async move { self.states.exchange(request).await.map_err(failed) }.boxed()
     }
 }
 

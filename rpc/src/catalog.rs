@@ -239,12 +239,23 @@ pub enum Update {
 #[error("management cannot be followed: {0}")]
 pub struct FollowError(pub String);
 
+/// An exchange that management has not made.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ExchangeError {
+    /// Management cannot be reached, or cannot store anything at the moment. The same request may be made again.
+    #[error("management cannot be reached: {0}")]
+    Failed(String),
+    /// Management does not take this request, however often it is made.
+    #[error("management refuses it: {0}")]
+    Refused(String),
+}
+
 /// The management process as a frontend sees it: in the same process, or over HTTP.
 pub trait Management: Send + Sync {
     /// Waits for news and returns them; returns without news after some seconds. Cancelling the call is safe.
     fn follow(&self, request: FollowRequest) -> BoxFuture<'_, Result<FollowResponse, FollowError>>;
 
     /// Stores what the frontend has learned, and returns what others have; at once. After a failure the same request may be
-    /// made again.
-    fn exchange(&self, request: ExchangeRequest) -> BoxFuture<'_, Result<ExchangeResponse, FollowError>>;
+    /// made again, after a refusal not. Cancelling the call is a failure.
+    fn exchange(&self, request: ExchangeRequest) -> BoxFuture<'_, Result<ExchangeResponse, ExchangeError>>;
 }

@@ -1,6 +1,5 @@
 //! Notes at which of this host's addresses a connection arrived.
 
-use std::any::Any;
 use std::net::IpAddr;
 
 use actix_web::HttpRequest;
@@ -12,10 +11,9 @@ struct LocalSide {
     on_loopback: bool,
 }
 
-/// Notes where a connection arrived: call it from `HttpServer::on_connect`.
-pub fn note(connection: &dyn Any, data: &mut Extensions) {
-    let local = connection.downcast_ref::<TcpStream>().and_then(|stream| stream.local_addr().ok());
-    if let Some(address) = local {
+/// Notes where a connection arrived.
+pub fn note(connection: &TcpStream, data: &mut Extensions) {
+    if let Ok(address) = connection.local_addr() {
         data.insert(LocalSide { on_loopback: is_loopback(address.ip()) });
     }
 }

@@ -4,7 +4,6 @@
 //! client has gone would be computed for nobody. The socket is watched besides the server, through a duplicate that takes
 //! nothing from it.
 
-use std::any::Any;
 use std::net;
 use std::os::fd::AsFd;
 
@@ -16,9 +15,8 @@ use actix_web::rt::net::TcpStream;
 struct Socket(net::TcpStream);
 
 /// Keeps a connection's socket with the connection, for [`hung_up`].
-pub fn keep_socket(connection: &dyn Any, data: &mut Extensions) {
-    let socket = connection.downcast_ref::<TcpStream>().map(|stream| stream.as_fd().try_clone_to_owned());
-    if let Some(Ok(socket)) = socket {
+pub fn keep_socket(connection: &TcpStream, data: &mut Extensions) {
+    if let Ok(socket) = connection.as_fd().try_clone_to_owned() {
         data.insert(Socket(socket.into()));
     }
 }

@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 use crate::failure::Failure;
 use crate::prediction::TermsError;
 use crate::query::QueryError;
+use crate::request_bytes::NoRoom;
 use crate::selection::feedback::FeedbackError;
 
 /// Why a request is refused.
@@ -47,6 +48,8 @@ pub(crate) enum ApiError {
     #[error("the application has its {limit} concurrent requests in progress")]
     TooManyRequests { limit: u32 },
     #[error(transparent)]
+    NoRoom(#[from] NoRoom),
+    #[error(transparent)]
     QueueFull(Failure),
     #[error(transparent)]
     TooManyTogether(Failure),
@@ -73,7 +76,7 @@ impl ApiError {
             Self::Query(_) => "Json error",
             Self::Terms(_) | Self::TooManyTogether(_) => "Query processing error",
             Self::TooManyRequests { .. } => "Too many requests",
-            Self::QueueFull(_) => "Overloaded",
+            Self::QueueFull(_) | Self::NoRoom(_) => "Overloaded",
             Self::Feedback(FeedbackError::Verdict(_)) => "Query processing error",
             Self::Feedback(FeedbackError::Full) => "Overloaded",
             Self::UnknownQuery { .. } => "Unknown query",
@@ -109,7 +112,7 @@ impl ResponseError for ApiError {
             Self::ContentType { .. } | Self::ContentEncoding { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             // Nobody reads it.
             Self::Stalled { .. } | Self::ClientGone => StatusCode::REQUEST_TIMEOUT,
-            Self::NotReady | Self::QueueFull(_) | Self::Feedback(FeedbackError::Full) => {
+            Self::NotReady | Self::QueueFull(_) | Self::NoRoom(_) | Self::Feedback(FeedbackError::Full) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
         }
@@ -119,6 +122,7 @@ impl ResponseError for ApiError {
         let mut response = HttpResponse::build(self.status_code());
         if let Self::NotReady
         | Self::QueueFull(_)
+        | Self::NoRoom(_)
         | Self::Feedback(FeedbackError::Full)
         | Self::TooManyRequests { .. } = self
         {

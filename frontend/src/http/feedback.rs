@@ -3,14 +3,16 @@
 use std::time::Instant;
 
 use actix_web::{HttpRequest, HttpResponse, web};
-use bytes::Bytes;
-use clipper_rpc::input::InputType;
+use clipper_rpc::catalog::OnOverload;
+use clipper_rpc::input::Input;
+use clipper_rpc::output::Output;
 use clipper_rpc::selection::{ForwardedFeedback, Verdict};
 use utoipa::ToSchema;
 
 use super::error::{ApiError, Refusal};
-use super::predict::{LONGEST_PARSED_HERE, read};
+use super::predict::{client_gone, parse, read};
 use super::{State, Worker};
+use crate::failure::{self, Failure};
 use crate::query::feedback::Feedback;
 use crate::query_ids::QueryIds;
 use crate::selection::Selector;
@@ -63,7 +65,8 @@ pub(crate) struct FeedbackAnswer {
         (status = 408, description = "The body did not arrive in time", body = Refusal),
         (status = 413, description = "The body is too large", body = Refusal),
         (status = 415, description = "The body is not JSON", body = Refusal),
-        (status = 503, description = "Not ready yet, or too much feedback waits", body = Refusal),
+        (status = 429, description = "The application's bound on concurrent requests is reached", body = Refusal),
+        (status = 503, description = "Not ready yet, or there is no room for the request", body = Refusal),
     )
 )]
 pub(crate) async fn feedback(
@@ -98,7 +101,8 @@ pub(crate) async fn feedback(
         (status = 408, description = "The body did not arrive in time", body = Refusal),
         (status = 413, description = "The body is too large", body = Refusal),
         (status = 415, description = "The body is not JSON", body = Refusal),
-        (status = 503, description = "Not ready yet, or too much feedback waits", body = Refusal),
+        (status = 429, description = "The application's bound on concurrent requests is reached", body = Refusal),
+        (status = 503, description = "Not ready yet, or there is no room for the request", body = Refusal),
     )
 )]
 pub(crate) async fn update(
@@ -117,8 +121,9 @@ async fn handle(
     application: &ApplicationView,
     arrived: Instant,
 ) -> Result<Status, ApiError> {
-    let body = read(worker, request, payload, arrived).await?;
-    let feedback = parse(body, application.input_type).await?;
+    let (body, _held) = read(worker, request, payload, arrived).await?;
+    let input_type = application.input_type;
+    let feedback = parse(worker, body, move |body| Feedback::parse(body, input_type)).await?;
     let Some(selector) = &application.selector else { return Ok(Status::NoPolicy) };
     match feedback {
         Feedback::Answer { query_id, verdict } => {
@@ -127,8 +132,7 @@ async fn handle(
         Feedback::Input { uid, input, context, label } => {
             let teaches = selector.learner.check(context.as_deref());
             teaches.map_err(|cause| FeedbackError::Verdict(format!("context: {cause}")))?;
-            let deadline = arrived + application.latency_slo;
-            let outputs = worker.predictor.ask_all(application, selector, &input, deadline).await;
+            let outputs = ask(worker, request, application, selector, &input, arrived).await?;
             Ok(judge_input(selector, uid, context, &outputs, &label)?)
         }
     }
@@ -158,11 +162,35 @@ async fn on_answer(
     }
 }
 
-/// Parses here, or on a thread of its own what would keep other requests waiting.
-async fn parse(body: Bytes, input_type: InputType) -> Result<Feedback, ApiError> {
-    if body.len() <= LONGEST_PARSED_HERE {
-        return Ok(Feedback::parse(&body, input_type)?);
+/// Asks every model for its output, if the application admits one more request: they are asked as for a prediction.
+async fn ask(
+    worker: &Worker,
+    request: &HttpRequest,
+    application: &ApplicationView,
+    selector: &Selector,
+    input: &Input,
+    arrived: Instant,
+) -> Result<Vec<Option<Output>>, ApiError> {
+    let refuses = application.on_overload == OnOverload::Refuse;
+    let _admitted = match application.admission.admit(application.max_concurrent_requests) {
+        Ok(admitted) => admitted,
+        Err(limit) if refuses => return Err(ApiError::TooManyRequests { limit }),
+        // As where a prediction would get the default output: no model's output is known.
+        Err(_) => return Ok(vec![None; selector.models.len()]),
+    };
+    let predictor = &worker.predictor;
+    let deadline = arrived + application.latency_slo;
+    let verdicts = tokio::select! {
+        biased;
+        verdicts = predictor.ask_all(application, selector, input, deadline) => verdicts,
+        () = client_gone(request, &predictor.alarms, arrived) => return Err(ApiError::ClientGone),
+    };
+    let is_full = |verdict: &failure::Verdict| matches!(verdict, Err(Failure::QueueFull { .. }));
+    if refuses
+        && verdicts.iter().all(is_full)
+        && let Some(Err(full)) = verdicts.first()
+    {
+        return Err(ApiError::QueueFull(full.clone()));
     }
-    let parsed = web::block(move || Feedback::parse(&body, input_type)).await;
-    Ok(parsed.map_err(|error| ApiError::Unreadable(error.into()))??)
+    Ok(verdicts.into_iter().map(Result::ok).collect())
 }

@@ -1,6 +1,7 @@
 //! The query frontend's REST interface: thin over the [`prediction`](crate::prediction) path.
 
 mod answer;
+mod answer_body;
 mod endpoint;
 mod error;
 mod feedback;
@@ -16,6 +17,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use clipper_server::door::{Door, cors};
 use clipper_server::{Connections, arrival};
 use serde_json::json;
+use tokio::sync::Semaphore;
 use utoipa::openapi::{ContentBuilder, Ref, ResponseBuilder};
 use utoipa::{OpenApi, ToSchema};
 
@@ -25,6 +27,7 @@ use crate::directory::Directory;
 use crate::outbox::Outbox;
 use crate::prediction::Predictor;
 use crate::query_ids::QueryIds;
+use crate::request_bytes::RequestBytes;
 use crate::selection::Facilities;
 use crate::view::ApplicationView;
 
@@ -36,6 +39,10 @@ pub(crate) struct State {
     pub(crate) query_ids: Arc<QueryIds>,
     pub(crate) door: Door,
     pub(crate) max_body_bytes: usize,
+    pub(crate) max_inputs: usize,
+    pub(crate) request_bytes: Arc<RequestBytes>,
+    /// Long bodies are parsed one on each core: to parse more at once would take more memory, and no less time.
+    pub(crate) parsers: Semaphore,
     pub(crate) connections: Connections,
     /// Whether management's first snapshot is in force.
     pub(crate) ready: AtomicBool,

@@ -1,24 +1,25 @@
 //! `POST /{app}/predict`
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::{Bytes, BytesMut};
 use clipper_rpc::catalog::OnOverload;
-use clipper_rpc::input::InputType;
 use clipper_server::hangup::hung_up;
 use futures_util::StreamExt;
 use utoipa::ToSchema;
 
 use super::Worker;
-use super::answer::{Answer, BatchAnswer, PredictAnswer};
+use super::answer::{PredictAnswer, respond};
 use super::error::{ApiError, Refusal};
 use crate::alarms::Alarms;
 use crate::failure::Failure;
 use crate::metrics::Outcome;
-use crate::prediction::{Origin, Prediction};
-use crate::query::{Inputs, Query};
+use crate::prediction::{Origin, Prediction, Turns};
+use crate::query::{Inputs, Query, QueryError};
+use crate::request_bytes::{Held, RequestBytes};
 use crate::view::ApplicationView;
 
 /// How long a body may take to arrive.
@@ -27,6 +28,13 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 const WATCHED_AFTER: Duration = Duration::from_millis(30);
 /// The longest body, in bytes, that an HTTP worker parses itself: less than a millisecond of work.
 pub(super) const LONGEST_PARSED_HERE: usize = 512 << 10;
+
+/// What a request takes besides its body, in bytes; an estimate. It leaves room for the input of most requests, and for
+/// their answer, so that they are counted once.
+const REQUEST_BYTES: usize = 4 << 10;
+
+/// So much of a body is gathered without a further allocation.
+const LEAST_GATHERED: usize = 32 << 10;
 
 /// What a prediction request says. Read by [`Query::parse`]; this is its description.
 #[derive(ToSchema)]
@@ -67,7 +75,7 @@ pub(crate) struct PredictRequest {
         (status = 413, description = "The body is too large", body = Refusal),
         (status = 415, description = "The body is not JSON", body = Refusal),
         (status = 429, description = "The application's bound on concurrent requests is reached", body = Refusal),
-        (status = 503, description = "Not ready yet, or the model's queue is full", body = Refusal),
+        (status = 503, description = "Not ready yet, or there is no room for the request", body = Refusal),
     )
 )]
 pub(crate) async fn predict(
@@ -98,8 +106,10 @@ async fn answer(
     {
         return Err(ApiError::TooManyRequests { limit });
     }
-    let body = read(worker, request, payload, arrived).await?;
-    let query = parse(body, application.input_type).await?;
+    let (body, mut held) = read(worker, request, payload, arrived).await?;
+    let (input_type, max_inputs) = (application.input_type, worker.state.max_inputs);
+    let query = parse(worker, body, move |body| Query::parse(body, input_type, max_inputs)).await?;
+    held.grow_to(query.size())?;
     let (inputs, is_batch) = match query.inputs {
         Inputs::One(input) => (vec![input], false),
         Inputs::Many(inputs) => (inputs, true),
@@ -111,23 +121,20 @@ async fn answer(
             predictions = predictor.predict(application, inputs, &query.terms, arrived) => predictions?,
             () = client_gone(request, &predictor.alarms, arrived) => return Err(ApiError::ClientGone),
         },
-        Err(limit) => predictor.defaults(application, inputs.len(), &Failure::TooManyRequests { limit }),
+        Err(limit) => {
+            predictor.defaults(application, inputs.len(), &Failure::TooManyRequests { limit }).await
+        }
     };
     if let Some(refusal) = refusal(&predictions, refuses) {
         return Err(refusal);
     }
     let latency = arrived.elapsed();
+    let mut turns = Turns::default();
     for prediction in &predictions {
+        turns.next().await;
         application.metrics.record(Outcome::of(&prediction.origin), latency);
     }
-    let mut answers = predictions.into_iter().map(Answer::new);
-    let answer = match answers.next() {
-        Some(answer) if !is_batch => PredictAnswer::One(answer),
-        first => {
-            PredictAnswer::Many(BatchAnswer { batch_predictions: first.into_iter().chain(answers).collect() })
-        }
-    };
-    Ok(HttpResponse::Ok().json(answer))
+    respond(predictions, is_batch, held).await
 }
 
 /// What is said in place of default outputs, if all are for want of room and the application `refuses` then; or if inputs
@@ -150,18 +157,18 @@ fn refusal(predictions: &[Prediction], refuses: bool) -> Option<ApiError> {
 }
 
 /// Returns once the client has hung up. What takes no longer than [`WATCHED_AFTER`] is not worth the watch.
-async fn client_gone(request: &HttpRequest, alarms: &Alarms, arrived: Instant) {
+pub(super) async fn client_gone(request: &HttpRequest, alarms: &Alarms, arrived: Instant) {
     alarms.at(arrived + WATCHED_AFTER).await;
     hung_up(request).await;
 }
 
-/// The body of a request that `arrived` then.
+/// The body of a request that `arrived` then, and what it counts for.
 pub(super) async fn read(
     worker: &Worker,
     request: &HttpRequest,
     payload: web::Payload,
     arrived: Instant,
-) -> Result<Bytes, ApiError> {
+) -> Result<(Bytes, Held), ApiError> {
     let header = |name| request.headers().get(name).map(HeaderValue::as_bytes);
     let shown = |found| String::from_utf8_lossy(found).into_owned();
     if let Some(found) = header(CONTENT_TYPE).filter(|found| !may_be_json(found)) {
@@ -175,37 +182,55 @@ pub(super) async fn read(
     if announced.is_some_and(|length: usize| length > limit) {
         return Err(ApiError::TooLarge { limit });
     }
-    let body = gather(payload, announced.unwrap_or(0), limit);
+    let body = gather(payload, announced.unwrap_or(0), limit, &worker.state.request_bytes);
     let body = worker.predictor.alarms.by(arrived + BODY_TIMEOUT, body).await;
     body.unwrap_or(Err(ApiError::Stalled { waited: BODY_TIMEOUT }))
 }
 
-/// A body of at most `limit` bytes, about `announced` of them. One that comes in one piece, as nearly all do, is not copied.
-async fn gather(mut payload: web::Payload, announced: usize, limit: usize) -> Result<Bytes, ApiError> {
+/// A body of at most `limit` bytes, about `announced` of them, and what it counts for. One that comes in one piece, as
+/// nearly all do, is not copied. What is announced takes no memory until it comes.
+async fn gather(
+    mut payload: web::Payload,
+    announced: usize,
+    limit: usize,
+    request_bytes: &Arc<RequestBytes>,
+) -> Result<(Bytes, Held), ApiError> {
     let mut next =
         async || payload.next().await.transpose().map_err(|error| ApiError::Unreadable(error.into()));
     let fits = |length| if length <= limit { Ok(()) } else { Err(ApiError::TooLarge { limit }) };
     let first = next().await?.unwrap_or_default();
     fits(first.len())?;
-    let Some(mut piece) = next().await? else { return Ok(first) };
-    let mut body = BytesMut::with_capacity(announced.max(first.len()));
+    let mut held = request_bytes.hold(first.len() + REQUEST_BYTES)?;
+    let Some(mut piece) = next().await? else { return Ok((first, held)) };
+    let mut body = BytesMut::with_capacity(announced.min(LEAST_GATHERED).max(first.len()));
     body.extend_from_slice(&first);
     loop {
-        fits(body.len() + piece.len())?;
+        let length = body.len() + piece.len();
+        fits(length)?;
+        if length > body.capacity() {
+            let capacity = (2 * length).min(announced.max(length));
+            held.grow_to(capacity + REQUEST_BYTES)?;
+            body.reserve(capacity - body.len());
+        }
         body.extend_from_slice(&piece);
         match next().await? {
             Some(next) => piece = next,
-            None => return Ok(body.freeze()),
+            None => return Ok((body.freeze(), held)),
         }
     }
 }
 
 /// Parses here, or on a thread of its own what would keep other requests waiting.
-async fn parse(body: Bytes, input_type: InputType) -> Result<Query, ApiError> {
+pub(super) async fn parse<T: Send + 'static>(
+    worker: &Worker,
+    body: Bytes,
+    parse: impl FnOnce(&[u8]) -> Result<T, QueryError> + Send + 'static,
+) -> Result<T, ApiError> {
     if body.len() <= LONGEST_PARSED_HERE {
-        return Ok(Query::parse(&body, input_type)?);
+        return Ok(parse(&body)?);
     }
-    let parsed = web::block(move || Query::parse(&body, input_type)).await;
+    let _turn = worker.state.parsers.acquire().await.expect("it is never closed");
+    let parsed = web::block(move || parse(&body)).await;
     Ok(parsed.map_err(|error| ApiError::Unreadable(error.into()))??)
 }
 

@@ -23,6 +23,7 @@ const USUAL_BYTES: usize = 8192;
 /// Reads a list of inputs of the given type.
 pub(super) struct BatchSeed {
     pub(super) input_type: InputType,
+    pub(super) max_inputs: usize,
 }
 
 impl<'de> DeserializeSeed<'de> for BatchSeed {
@@ -43,12 +44,26 @@ impl<'de> Visitor<'de> for BatchSeed {
     fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Vec<Input>, A::Error> {
         let mut inputs = Vec::new();
         loop {
+            if inputs.len() == self.max_inputs {
+                return sequence.next_element_seed(TooMany(self.max_inputs)).map(|_| inputs);
+            }
             let seed = InputSeed { input_type: self.input_type };
             match at(format_args!("input {}", inputs.len()), sequence.next_element_seed(seed))? {
                 Some(input) => inputs.push(input),
                 None => return Ok(inputs),
             }
         }
+    }
+}
+
+/// Refuses to read an input, as there are as many as one request may have.
+struct TooMany(usize);
+
+impl<'de> DeserializeSeed<'de> for TooMany {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, _: D) -> Result<(), D::Error> {
+        Err(de::Error::custom(format_args!("one request takes at most {} inputs (--max-inputs)", self.0)))
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::fmt;
 
+use clipper_rpc::excerpt::excerpt;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Unexpected, Visitor};
 use serde::forward_to_deserialize_any;
 use serde_json::de::SliceRead;
@@ -27,7 +28,8 @@ pub(super) struct JsonError(Box<str>);
 
 impl de::Error for JsonError {
     fn custom<T: fmt::Display>(message: T) -> Self {
-        Self(message.to_string().into())
+        // It may repeat much of the body, and is wrapped several times.
+        Self(excerpt(&message.to_string()).into())
     }
 
     fn invalid_type(found: Unexpected<'_>, expected: &dyn de::Expected) -> Self {

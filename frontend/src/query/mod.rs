@@ -24,6 +24,9 @@ use crate::prediction::Terms;
 const FIELDS: &[&str] =
     &["input", "input_batch", "uid", "version", "context", "latency_slo_micros", "keep_together"];
 
+/// Memory that one query takes besides its input, in bytes: in the request, in the queue, in the answer; an estimate.
+const QUERY_BYTES: usize = 1024;
+
 /// A parsed request.
 #[derive(Debug, PartialEq)]
 pub struct Query {
@@ -48,12 +51,21 @@ pub enum Inputs {
 pub struct QueryError(String);
 
 impl Query {
-    /// Reads a body for an application that takes `input_type`.
+    /// Reads a body of at most `max_inputs` inputs for an application that takes `input_type`.
     ///
     /// # Errors
-    /// If it is not the JSON that `docs/http.md` describes.
-    pub fn parse(body: &[u8], input_type: InputType) -> Result<Self, QueryError> {
-        parse_map(body, example(input_type), QueryVisitor { input_type })
+    /// If it is not the JSON that `docs/http.md` describes, or has more inputs.
+    pub fn parse(body: &[u8], input_type: InputType, max_inputs: usize) -> Result<Self, QueryError> {
+        parse_map(body, example(input_type), QueryVisitor { input_type, max_inputs })
+    }
+
+    /// Memory that the inputs take until they are answered, in bytes; an estimate.
+    pub fn size(&self) -> usize {
+        let size = |input: &Input| QUERY_BYTES + input.data().len();
+        match &self.inputs {
+            Inputs::One(input) => size(input),
+            Inputs::Many(inputs) => inputs.iter().map(size).sum(),
+        }
     }
 }
 
@@ -99,6 +111,7 @@ fn explain(json: &Json<'_>, error: &JsonError) -> String {
 
 struct QueryVisitor {
     input_type: InputType,
+    max_inputs: usize,
 }
 
 impl<'de> Visitor<'de> for QueryVisitor {
@@ -126,7 +139,7 @@ impl<'de> Visitor<'de> for QueryVisitor {
                     inputs = Some(Inputs::One(at(field, map.next_value_seed(seed))?));
                 }
                 "input_batch" => {
-                    let seed = BatchSeed { input_type: self.input_type };
+                    let seed = BatchSeed { input_type: self.input_type, max_inputs: self.max_inputs };
                     inputs = Some(Inputs::Many(at(field, map.next_value_seed(seed))?));
                 }
                 "version" => terms.version = at(field, map.next_value())?,
@@ -220,7 +233,7 @@ mod tests {
     use super::*;
 
     fn parse(body: &str, input_type: InputType) -> Result<Query, String> {
-        Query::parse(body.as_bytes(), input_type).map_err(|error| error.to_string())
+        Query::parse(body.as_bytes(), input_type, 3).map_err(|error| error.to_string())
     }
 
     fn one(body: &str, input_type: InputType) -> Input {
@@ -347,6 +360,14 @@ mod tests {
     }
 
     #[test]
+    fn more_inputs_than_one_request_may_have_are_refused_without_reading_the_rest() {
+        assert!(parse(r#"{"input_batch": [[], [], []]}"#, InputType::Ints).is_ok());
+        let error = parse(r#"{"input_batch": [[], [], [], no JSON at all"#, InputType::Ints).unwrap_err();
+        let expected = "input_batch: one request takes at most 3 inputs (--max-inputs) at line 1 column 30";
+        assert!(error.starts_with(expected), "{error}");
+    }
+
+    #[test]
     fn a_refusal_does_not_repeat_all_that_the_client_said() {
         let body = format!(r#"{{"input": ["{}"]}}"#, "x".repeat(100_000));
         let error = parse(&body, InputType::Doubles).unwrap_err();
@@ -364,7 +385,7 @@ mod tests {
         #[test]
         fn any_bytes_end_in_a_query_or_a_sentence(body in proptest::collection::vec(any::<u8>(), 0..80)) {
             for input_type in InputType::ALL {
-                let _ = Query::parse(&body, input_type);
+                let _ = Query::parse(&body, input_type, 3);
             }
         }
     }

@@ -10,6 +10,8 @@ mod replica;
 mod state;
 mod waiting;
 
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -43,7 +45,20 @@ pub struct Queue {
     input_type: InputType,
     capacity: Capacity,
     metrics: Arc<ModelMetrics>,
+    /// The number of queries that share computations of others.
+    sharing: Arc<AtomicUsize>,
+    /// The queries that waited when the lock was last released.
+    waiting: AtomicUsize,
     state: Mutex<State>,
+}
+
+/// A place in a queue for a query that shares the computation of another one; free again once it is dropped.
+pub struct Shared(Arc<AtomicUsize>);
+
+/// The state of a queue, locked.
+struct Locked<'a> {
+    state: MutexGuard<'a, State>,
+    queries: &'a AtomicUsize,
 }
 
 /// What a replica says of itself when it asks for work.
@@ -90,7 +105,9 @@ impl Queue {
     pub fn new(number: u64, model: ModelId, input_type: InputType, capacity: Capacity) -> Self {
         let now = Instant::now();
         let metrics = Arc::new(ModelMetrics::new(now));
-        Self { number, model, input_type, capacity, metrics, state: Mutex::new(State::new(now)) }
+        let (sharing, waiting) = (Arc::default(), AtomicUsize::default());
+        let state = Mutex::new(State::new(now));
+        Self { number, model, input_type, capacity, metrics, sharing, waiting, state }
     }
 
     /// Tells this queue from every other that the frontend has had.
@@ -116,6 +133,27 @@ impl Queue {
     /// How much waits at the moment.
     pub fn depth(&self) -> Depth {
         self.lock().depth()
+    }
+
+    /// A place for a query that shares the computation of another one; none if the queue is full. Takes no lock, so that
+    /// the capacity may be exceeded by what is pushed at the same time.
+    pub fn share(&self) -> Option<Shared> {
+        let shared = Shared::of(&self.sharing);
+        (self.sharing() + self.waiting.load(Ordering::Relaxed) <= self.capacity.queries).then_some(shared)
+    }
+
+    /// Says that no further query can wait.
+    pub fn full(&self) -> Failure {
+        self.full_with(&self.lock())
+    }
+
+    fn full_with(&self, state: &State) -> Failure {
+        let Depth { queries, bytes, .. } = state.depth();
+        Failure::QueueFull { model: self.model.clone(), queries: queries + self.sharing(), bytes }
+    }
+
+    fn sharing(&self) -> usize {
+        self.sharing.load(Ordering::Relaxed)
     }
 
     /// Accepts what can be answered, and wakes idle replicas for it; the rest is told at once why not.
@@ -144,17 +182,13 @@ impl Queue {
             return Some(Failure::TooManyTogether { model: model(), found: entry.len(), most });
         }
         let is_full = |state: &State| {
-            state.waiting.queries + entry.len() > self.capacity.queries
+            state.waiting.queries + self.sharing() + entry.len() > self.capacity.queries
                 || (state.waiting.bytes + entry.bytes() > self.capacity.bytes && state.waiting.queries > 0)
         };
         if is_full(state) {
             state.waiting.make_room(now);
         }
-        is_full(state).then(|| Failure::QueueFull {
-            model: model(),
-            queries: state.waiting.queries,
-            bytes: state.waiting.bytes,
-        })
+        is_full(state).then(|| self.full_with(state))
     }
 
     /// Takes back what a container held that was lost by `loss`, or ends it where no other container can answer.
@@ -329,8 +363,43 @@ impl Queue {
         state.wake_all();
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> Locked<'_> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        Locked { state, queries: &self.waiting }
+    }
+}
+
+impl Deref for Locked<'_> {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.state
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut State {
+        &mut self.state
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        self.queries.store(self.state.waiting.queries, Ordering::Relaxed);
+    }
+}
+
+impl Shared {
+    /// One more of those that are counted.
+    pub(crate) fn of(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -384,6 +453,11 @@ mod tests {
             let now = Instant::now();
             self.queue.push([Entry::together(computations, self.deadline, now)], now);
             outcomes
+        }
+
+        /// Has as many queries share computations.
+        fn share(&self, count: usize) -> Vec<Shared> {
+            (0..count).map_while(|_| self.queue.share()).collect()
         }
 
         fn join(&self, id: ReplicaId) -> Arc<AtomicUsize> {
@@ -454,6 +528,23 @@ mod tests {
 
     fn woken(wakes: &AtomicUsize) -> usize {
         wakes.load(Ordering::SeqCst)
+    }
+
+    #[test]
+    fn queries_that_share_a_computation_count_against_the_capacity() {
+        let fixture = Fixture::new(3);
+        fixture.join(1);
+        let _first = fixture.push("a");
+        let sharing = fixture.share(9);
+        assert_eq!(sharing.len(), 2, "with the one that waits there are three");
+        let mut second = fixture.push("b");
+        fixture.mailbox.hand_out();
+        assert!(matches!(second.try_recv(), Ok(Err(Failure::QueueFull { queries: 3, .. }))));
+        drop(sharing);
+        let mut third = fixture.push("c");
+        fixture.mailbox.hand_out();
+        assert!(third.try_recv().is_err(), "it waits");
+        assert_eq!(fixture.share(9).len(), 1);
     }
 
     #[test]

@@ -263,6 +263,14 @@ impl Learning {
         Collected { changes, load, more: self.unsent.waits() || self.states.wanted.more() }
     }
 
+    /// What was collected will never be stored. What the store has is to be loaded anew after this.
+    pub fn drop_sent(&mut self) {
+        let dropped = self.unsent.drop_sent();
+        self.metrics.feedback.drop_changes(dropped);
+        self.states.wanted.settle(&std::mem::take(&mut self.asked));
+        self.count_unsent();
+    }
+
     /// What was collected is stored, and this is what the store has answered.
     pub fn take_in(&mut self, news: News) {
         let mut drafts = Drafts::default();

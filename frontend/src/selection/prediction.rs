@@ -8,15 +8,18 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use clipper_rpc::input::Input;
-use clipper_rpc::output::Output;
 use smallvec::{SmallVec, smallvec};
 
 use super::Selector;
 use super::ballot::{Ballot, Stragglers};
 use super::decisions::{Decided, Listening};
 use super::request::Request;
-use crate::prediction::{Answer, Prediction, Predictor, Terms, TermsError, Timing, route};
+use crate::failure::Verdict;
+use crate::prediction::{Answer, Prediction, Predictor, Terms, TermsError, Timing, Turns, route, too_slow};
 use crate::view::ApplicationView;
+
+/// The most queries that one request may be: its inputs, each asked of every model.
+const MOST_QUERIES: usize = 100_000;
 
 impl Predictor {
     /// Answers inputs, in order, each by the models that the policy chooses for it.
@@ -36,6 +39,10 @@ impl Predictor {
             // Of the one model that is linked.
             Some(pinned) => smallvec![route(application, Some(pinned))?],
         };
+        let (asked, models) = (inputs.len(), selector.models.len());
+        if asked.saturating_mul(models) > MOST_QUERIES {
+            return Err(TermsError::TooMany { inputs: asked, models, most: MOST_QUERIES });
+        }
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let request = Request {
             application,
@@ -46,15 +53,18 @@ impl Predictor {
             read: selector.read(terms.uid.as_ref()),
             time: now.saturating_sub(timing.arrived.elapsed()),
         };
-        let ballots = inputs.iter().map(|_| {
-            let query_id = self.query_ids.next();
-            selector.choose(query_id, &request.read, terms.context.as_deref()).map_err(TermsError::Context)
-        });
-        let mut ballots: SmallVec<[Ballot; 1]> = ballots.collect::<Result<_, _>>()?;
-        self.ask_chosen(&request, inputs, &mut ballots);
+        let mut turns = Turns::default();
+        let mut ballots: SmallVec<[Ballot; 1]> = SmallVec::with_capacity(inputs.len());
+        for _ in inputs {
+            turns.next().await;
+            let (query_id, context) = (self.query_ids.next(), terms.context.as_deref());
+            ballots.push(selector.choose(query_id, &request.read, context).map_err(TermsError::Context)?);
+        }
+        self.ask_chosen(&request, inputs, &mut ballots).await;
         let mut predictions = Vec::with_capacity(ballots.len());
         let deadline = timing.deadline();
         for mut ballot in ballots {
+            turns.next().await;
             let ended = ballot.close(&selector.selection, &self.alarms, deadline).await;
             let place = (!ballot.stragglers.is_empty()).then(|| selector.decisions.listen());
             if let Some(None) = place {
@@ -83,7 +93,7 @@ impl Predictor {
     }
 
     /// Asks each model for the inputs for which it was chosen, together as far as they are to be kept so.
-    fn ask_chosen(&self, request: &Request<'_>, inputs: &[Input], ballots: &mut [Ballot]) {
+    async fn ask_chosen(&self, request: &Request<'_>, inputs: &[Input], ballots: &mut [Ballot]) {
         let (may, deadline) = (request.application.cache, request.timing.deadline());
         for (model, version) in request.versions.iter().enumerate() {
             let chosen = inputs.iter().zip(&*ballots).filter(|(_, ballot)| ballot.asks(model));
@@ -93,7 +103,10 @@ impl Predictor {
             }
             match version {
                 Ok(version) => {
-                    let answers = self.ask(version, chosen, may, request.terms.keep_together, deadline);
+                    // Gathered, as the ballots may not be borrowed while others have their turn.
+                    let chosen: SmallVec<[Input; 1]> = chosen.collect();
+                    let together = request.terms.keep_together;
+                    let answers = self.ask(version, chosen.into_iter(), may, together, deadline).await;
                     let asking = ballots.iter_mut().filter(|ballot| ballot.asks(model));
                     asking.zip(answers).for_each(|(ballot, answer)| ballot.add(model, answer));
                 }
@@ -105,32 +118,39 @@ impl Predictor {
         }
     }
 
-    /// Asks every candidate for its output, on behalf of feedback, which judges them: in the order of the candidates, as far
-    /// as they answer by the deadline.
+    /// Asks every candidate for its output, on behalf of feedback, which judges them: in the order of the candidates. Those
+    /// that have not answered by the deadline fail.
     pub async fn ask_all(
         &self,
         application: &ApplicationView,
         selector: &Selector,
         input: &Input,
         deadline: Instant,
-    ) -> Vec<Option<Output>> {
-        let asked = selector.models.iter().map(|model| {
-            let version = model.current().ok()?;
-            self.ask(version, std::iter::once(input.clone()), application.cache, false, deadline).pop()
-        });
-        let asked: Vec<_> = asked.collect();
-        let mut outputs = Vec::with_capacity(asked.len());
-        for answer in asked {
-            outputs.push(match answer {
-                None => None,
-                Some(Answer::Kept(output)) => Some(output),
-                Some(Answer::Later(awaited)) => match self.alarms.by(deadline, awaited.verdict).await {
-                    Some(Ok(Ok(output))) => Some(output),
-                    _ => None,
-                },
+    ) -> Vec<Verdict> {
+        let mut asked = Vec::with_capacity(selector.models.len());
+        for version in selector.models.iter().map(|model| model.current()) {
+            asked.push(match version {
+                Err(failure) => Err(failure),
+                Ok(version) => {
+                    let input = std::iter::once(input.clone());
+                    let mut answers = self.ask(version, input, application.cache, false, deadline).await;
+                    Ok((version, answers.pop().expect("one input has one answer")))
+                }
             });
         }
-        outputs
+        let mut verdicts = Vec::with_capacity(asked.len());
+        for asked in asked {
+            verdicts.push(match asked {
+                Err(failure) => Err(failure),
+                Ok((_, Answer::Kept(output))) => Ok(output),
+                Ok((version, Answer::Later(awaited))) => {
+                    let verdict = self.alarms.by(deadline, awaited.verdict).await;
+                    let late = || Err(too_slow(&version.queue, application.latency_slo));
+                    verdict.and_then(Result::ok).unwrap_or_else(late)
+                }
+            });
+        }
+        verdicts
     }
 }
 
@@ -143,6 +163,7 @@ mod tests {
     use clipper_rpc::catalog::{self, Batching, BatchingStrategy};
     use clipper_rpc::input::InputType;
     use clipper_rpc::names::ModelId;
+    use clipper_rpc::output::Output;
     use clipper_rpc::selection::{Selection, Uid};
     use serde_json::{Value, json};
 
@@ -659,6 +680,7 @@ mod tests {
             fixture.fail(1);
             fixture.answer(2, "dog");
         });
+        let outputs = outputs.into_iter().map(Result::ok).collect::<Vec<_>>();
         assert_eq!(outputs, [Some(Output::text("cat")), None, Some(Output::text("dog"))]);
         assert!(fixture.decisions.is_empty());
     }

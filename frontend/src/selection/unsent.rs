@@ -176,6 +176,19 @@ impl Unsent {
         }
     }
 
+    /// Drops all that was on its way; of how many states.
+    pub fn drop_sent(&mut self) -> usize {
+        let mut dropped = 0;
+        for state in self.states.values_mut() {
+            if state.on_its_way.take().is_some() {
+                dropped += 1;
+                Self::count(&mut self.bytes, state);
+            }
+        }
+        self.forget_stored();
+        dropped
+    }
+
     /// Forgets the states of which everything is stored.
     pub fn forget_stored(&mut self) {
         for key in std::mem::take(&mut self.sent) {

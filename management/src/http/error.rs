@@ -89,9 +89,9 @@ impl ApiError {
             Self::Access(AccessError::Door(_)) => "Forbidden",
             Self::Access(AccessError::Token(_)) => "Unauthorized",
             Self::Access(AccessError::ContentType { .. }) => "Unsupported content type",
-            Self::Value { .. } | Self::Refused(_) | Self::States(StateError::TooManyStates { .. }) => {
-                "Request error"
-            }
+            Self::Value { .. }
+            | Self::Refused(_)
+            | Self::States(StateError::Over { .. } | StateError::TooManyStates { .. }) => "Request error",
             Self::Artifact { .. } => "Artifact error",
             Self::Missing { .. } | Self::NotFound { .. } => "Not found",
             Self::Method { .. } => "Method not allowed",
@@ -120,6 +120,7 @@ impl ResponseError for ApiError {
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Missing { .. } | Self::NotFound { .. } => StatusCode::NOT_FOUND,
             Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            Self::States(StateError::Over { .. }) => StatusCode::CONFLICT,
             Self::Store(_)
             | Self::States(_)
             | Self::Follow(_)

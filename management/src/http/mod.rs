@@ -11,14 +11,15 @@
 
 use std::net::TcpListener;
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use actix_web::body::BoxBody;
 use actix_web::dev::{Server, ServiceRequest};
 use actix_web::http::Method;
 use actix_web::middleware::{Next, from_fn};
-use actix_web::{App, HttpRequest, HttpResponse, HttpServer, get, web};
+use actix_web::{App, HttpRequest, HttpResponse, get, web};
 use clipper_rpc::excerpt::excerpt;
-use clipper_server::Connections;
+use clipper_server::{Connections, Serving};
 use utoipa::OpenApi;
 use utoipa::openapi::path::PathItem;
 
@@ -48,8 +49,8 @@ mod status;
 const MAX_CONNECTIONS: usize = 1024;
 /// Admin calls are rare and short; two threads keep one that is slow from delaying the rest.
 const WORKERS: usize = 2;
-/// How long requests may take to be answered once management is to stop, in seconds.
-const DRAIN_SECONDS: u64 = 10;
+/// How long requests may take to be answered once management is to stop.
+const DRAIN: Duration = Duration::from_secs(10);
 
 macro_rules! interface {
     ($($module:ident :: $handler:ident,)*) => {
@@ -164,7 +165,7 @@ pub(crate) fn server(
     let counted = connections.clone();
     let body_room = web::Data::new(body::BodyRoom::default());
     let last_counts = web::Data::new(metrics::LastCounts::default());
-    let server = HttpServer::new(move || {
+    let application = move || {
         let access = Arc::clone(&access);
         let check = move |request: ServiceRequest, next: Next<BoxBody>| {
             // The path as the routes see it.
@@ -184,11 +185,7 @@ pub(crate) fn server(
             .app_data(web::Data::new(connections.clone()))
             .configure(routes)
             .default_service(web::to(unknown))
-    });
-    let server = server.on_connect(move |connection, data| {
-        clipper_server::hangup::keep_socket(connection, data);
-        counted.count(data);
-    });
-    let server = server.max_connections(MAX_CONNECTIONS);
-    Ok(server.workers(WORKERS).shutdown_timeout(DRAIN_SECONDS).disable_signals().listen(listener)?.run())
+    };
+    let serving = Serving { workers: WORKERS, max_connections: MAX_CONNECTIONS, drain: DRAIN };
+    clipper_server::serve(listener, serving, counted, application)
 }
