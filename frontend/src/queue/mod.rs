@@ -135,11 +135,11 @@ impl Queue {
         self.lock().depth()
     }
 
-    /// A place for a query that shares the computation of another one; none if the queue is full. Takes no lock, so that
-    /// the capacity may be exceeded by what is pushed at the same time.
+    /// A place for a query that shares the computation of another one; none if the queue is full. Leaves room for that
+    /// computation, which may not be queued yet. Takes no lock, so that what is pushed at the same time may not be counted.
     pub fn share(&self) -> Option<Shared> {
         let shared = Shared::of(&self.sharing);
-        (self.sharing() + self.waiting.load(Ordering::Relaxed) <= self.capacity.queries).then_some(shared)
+        (self.sharing() + self.waiting.load(Ordering::Relaxed) < self.capacity.queries).then_some(shared)
     }
 
     /// Says that no further query can wait.
@@ -534,17 +534,17 @@ mod tests {
     fn queries_that_share_a_computation_count_against_the_capacity() {
         let fixture = Fixture::new(3);
         fixture.join(1);
-        let _first = fixture.push("a");
         let sharing = fixture.share(9);
-        assert_eq!(sharing.len(), 2, "with the one that waits there are three");
-        let mut second = fixture.push("b");
+        assert_eq!(sharing.len(), 2, "there is room for what they share");
+        let mut pushed = ["a", "b"].map(|text| fixture.push(text));
         fixture.mailbox.hand_out();
-        assert!(matches!(second.try_recv(), Ok(Err(Failure::QueueFull { queries: 3, .. }))));
+        assert!(pushed[0].try_recv().is_err(), "it waits");
+        assert!(matches!(pushed[1].try_recv(), Ok(Err(Failure::QueueFull { queries: 3, .. }))));
         drop(sharing);
         let mut third = fixture.push("c");
         fixture.mailbox.hand_out();
         assert!(third.try_recv().is_err(), "it waits");
-        assert_eq!(fixture.share(9).len(), 1);
+        assert!(fixture.share(9).is_empty());
     }
 
     #[test]
