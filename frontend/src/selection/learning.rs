@@ -208,7 +208,8 @@ impl Learning {
         }
     }
 
-    /// Forgets a user whose changes were dropped before its state was loaded: what is in memory began from nothing.
+    /// Forgets a user whose changes were dropped before its state was loaded: what is in memory
+    /// began from nothing.
     fn forget_unless_loaded(&self, uid: Uid) {
         let key = Some(uid);
         if self.unsent.state(&key).is_none()

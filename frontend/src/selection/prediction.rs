@@ -70,7 +70,8 @@ impl Predictor {
         Ok(predictions)
     }
 
-    /// Adds what models answer after the answer to what was decided, unless that is forgotten by then.
+    /// Adds what models answer after the answer to what was decided, unless that is forgotten by
+    /// then.
     fn listen(&self, stragglers: Stragglers, decided: &Arc<Decided>, place: Listening) {
         let (decided, deadline) = (Arc::downgrade(decided), decided.deadline);
         let alarms = Rc::clone(&self.alarms);
