@@ -53,7 +53,8 @@ pub struct Configure {
     pub models: Vec<ModelView>,
 }
 
-/// Say what is to be exchanged with management, as far as there is room, and what room is left; none without a policy.
+/// Say what is to be exchanged with management, as far as there is room, and what room is left;
+/// none without a policy.
 #[derive(Message)]
 #[rtype(result = "Option<(Collected, Room)>")]
 pub struct Collect(pub Room);

@@ -28,7 +28,8 @@ use crate::selection::learning::{News, Room};
 
 /// From so many bytes of explanations on, the others are for the next request.
 const EXPLANATION_BYTES: usize = 8 << 20;
-/// The most queries that wait to be explained. Management soon tells whoever asked that there is no answer.
+/// The most queries that wait to be explained. Management soon tells whoever asked that there is no
+/// answer.
 const MOST_EXPLAINED: usize = 10_000;
 /// The least time between two exchanges: states that are wanted at once are asked for together.
 const LEAST_PAUSE: Duration = Duration::from_millis(10);

@@ -1,6 +1,7 @@
 //! Feedback that other frontends received, until there is room to learn from it.
 //!
-//! Owned by the exchange. Invariant: bounded in number and in bytes, however long applications have no room.
+//! Owned by the exchange. Invariant: bounded in number and in bytes, however long applications have
+//! no room.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -33,8 +34,8 @@ impl Inbox {
         room
     }
 
-    /// Hands over what waits. `take` returns false if the application has no room: then this feedback and what follows of
-    /// the same application goes on waiting.
+    /// Hands over what waits. `take` returns false if the application has no room: then this
+    /// feedback and what follows of the same application goes on waiting.
     pub fn hand_over(&mut self, mut take: impl FnMut(&ForwardedFeedback) -> bool) {
         let mut full: HashSet<AppName> = HashSet::new();
         self.waiting.retain(|(feedback, size)| {
@@ -63,7 +64,8 @@ fn size(feedback: &ForwardedFeedback) -> usize {
     size_of::<ForwardedFeedback>() + feedback.application.as_str().len() + label
 }
 
-/// The memory that a value takes besides itself, in bytes. Fields take about twice their own size in the tree of an object.
+/// The memory that a value takes besides itself, in bytes. Fields take about twice their own size
+/// in the tree of an object.
 fn heap(value: &Value) -> usize {
     match value {
         Value::String(text) => text.len(),

@@ -9,11 +9,13 @@ use clipper_rpc::number::Number;
 use clipper_rpc::output::Output;
 use serde_json::Value;
 
-/// The longest text that is read as JSON, in bytes: as a value it may take 16 times as much memory. No label is as long.
+/// The longest text that is read as JSON, in bytes: as a value it may take 16 times as much memory.
+/// No label is as long.
 const LONGEST_JSON: usize = 64 << 10;
 
-/// An output as the JSON value that it is, or that stands for it: text that is no JSON, or is too long to be read, becomes a
-/// string, bytes become base64, a number that JSON does not have becomes null.
+/// An output as the JSON value that it is, or that stands for it: text that is no JSON, or is too
+/// long to be read, becomes a string, bytes become base64, a number that JSON does not have becomes
+/// null.
 pub fn output_json(output: &Output) -> Value {
     match output {
         Output::Text(text) if text.len() > LONGEST_JSON => Value::from(&**text),

@@ -1,6 +1,7 @@
 //! The loop of a container: the sessions with every frontend, one model, one thread.
 //!
-//! Invariant: there is a session with each frontend that the cluster last listed, up to [`MOST_FRONTENDS`]; a signal ends the loop after
+//! Invariant: there is a session with each frontend that the cluster last listed, up to
+//! [`MOST_FRONTENDS`]; a signal ends the loop after
 //! the batch that is being computed. It sleeps on the sockets' descriptors, whose readiness is an edge, so only when
 //! the last that it asked of each socket was a message, and there was none.
 
@@ -20,7 +21,8 @@ use zmq::{POLLIN, PollItem};
 use crate::model::answer;
 use crate::{Config, ConfigError, Model};
 
-/// The most frontends with which there are sessions: libzmq has 1,023 sockets, and a process often no more files.
+/// The most frontends with which there are sessions: libzmq has 1,023 sockets, and a process often
+/// no more files.
 const MOST_FRONTENDS: usize = 256;
 
 /// Why a container ended other than by a signal.

@@ -53,7 +53,8 @@ impl ApplicationMetrics {
         self.requests.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// What is counted of each linked model that its policy may select from. What was counted of others is forgotten.
+    /// What is counted of each linked model that its policy may select from. What was counted of
+    /// others is forgotten.
     pub fn candidates(&self, linked: &[&ModelName]) -> Vec<Arc<CandidateMetrics>> {
         let mut candidates = self.candidates.lock().unwrap_or_else(PoisonError::into_inner);
         let mut former = std::mem::take(&mut *candidates);

@@ -33,7 +33,8 @@ impl FeedbackMetrics {
         self.unsent.store(states as u64, Ordering::Relaxed);
     }
 
-    /// Counts changes of users' states that were dropped before they were stored, those of one user at once as one.
+    /// Counts changes of users' states that were dropped before they were stored, those of one user
+    /// at once as one.
     pub fn drop_changes(&self, users: usize) {
         self.dropped_changes.fetch_add(users as u64, Ordering::Relaxed);
     }
@@ -43,7 +44,8 @@ impl FeedbackMetrics {
         self.dropped_records.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts a query whose slower models are not listened to after the answer, as too many others' are.
+    /// Counts a query whose slower models are not listened to after the answer, as too many others'
+    /// are.
     pub fn miss_outputs(&self) {
         self.missed_outputs.fetch_add(1, Ordering::Relaxed);
     }

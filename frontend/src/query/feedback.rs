@@ -132,7 +132,8 @@ fn id<E: de::Error>(query_id: u64) -> Result<u64, E> {
     Err(E::custom(format_args!("{query_id} is out of range, expected the query_id of an answer")))
 }
 
-/// Reads a label. Its length is known before it is read: as a tree, a long list would take 16 times its text.
+/// Reads a label. Its length is known before it is read: as a tree, a long list would take 16 times
+/// its text.
 fn given<E: de::Error>(label: &RawValue) -> Result<Value, E> {
     let length = label.get().len();
     if length > LONGEST_LABEL {

@@ -24,7 +24,8 @@ use crate::failure::{Failure, Verdict};
 use crate::metrics::Contribution;
 use crate::prediction::{Answer, Awaited};
 
-/// The largest output whose JSON is kept while other models are waited for, in bytes: it may take 16 times as much memory.
+/// The largest output whose JSON is kept while other models are waited for, in bytes: it may take
+/// 16 times as much memory.
 const SMALL: usize = 4 << 10;
 
 /// One query, the models that were chosen for it, and their answers.
@@ -54,7 +55,8 @@ enum State {
     Answered {
         /// In memory of its own.
         output: Output,
-        /// The output as JSON, once it was needed, if it is small: it is compared again whenever another model answers.
+        /// The output as JSON, once it was needed, if it is small: it is compared again whenever
+        /// another model answers.
         value: OnceCell<Value>,
         kept: bool,
     },
@@ -294,7 +296,8 @@ impl Stragglers {
 impl Paper {
     fn hear(&mut self, verdict: Option<Verdict>) {
         self.state = match verdict {
-            // A vector would hold on to its whole batch until the slowest model has answered, and as long as it is kept.
+            // A vector would hold on to its whole batch until the slowest model has answered, and
+            // as long as it is kept.
             Some(Ok(output)) => State::answered(output.detached(), false),
             Some(Err(failure)) => State::Failed(Box::new(failure)),
             None => State::Late,

@@ -34,8 +34,8 @@ const FORMAT: u32 = 1;
 const CAPACITY: usize = 16_384;
 /// The most memory that they may take, in bytes.
 const MOST_BYTES: usize = 64 << 20;
-/// The shared states in a file, without the first, may be longer than everything else in it by this many bytes: enough
-/// for whatever is learned by policies that do not know a context.
+/// The shared states in a file, without the first, may be longer than everything else in it by this
+/// many bytes: enough for whatever is learned by policies that do not know a context.
 const SPARE_STATE_BYTES: u64 = 1 << 20;
 /// After what time what was written is in the file.
 const FLUSH: Duration = Duration::from_millis(500);
@@ -60,8 +60,8 @@ pub struct DecisionLog {
     numbers: AtomicU64,
 }
 
-/// Logs what concerns one application, from one configuration to the next. When it is dropped the application's file is
-/// closed, unless the next one writes to it already.
+/// Logs what concerns one application, from one configuration to the next. When it is dropped the
+/// application's file is closed, unless the next one writes to it already.
 pub struct ApplicationLog {
     application: AppName,
     /// Told apart from other logs of the same application.
@@ -72,7 +72,8 @@ pub struct ApplicationLog {
     metrics: Arc<ApplicationMetrics>,
 }
 
-/// The way to the thread. Entries are bounded; orders about an application's file are few, and always have room.
+/// The way to the thread. Entries are bounded; orders about an application's file are few, and
+/// always have room.
 #[derive(Clone)]
 struct Backlog {
     orders: Sender<Order>,
@@ -282,7 +283,8 @@ struct Logged {
 /// A file, and which states can be rebuilt from it.
 struct LogFile {
     file: BufWriter<File>,
-    /// The bytes of everything in it but the first shared state. A large state would otherwise fill each file.
+    /// The bytes of everything in it but the first shared state. A large state would otherwise fill
+    /// each file.
     bytes: u64,
     /// Whether it has the first shared state.
     has_start: bool,
@@ -452,8 +454,9 @@ impl Logged {
         Ok(())
     }
 
-    /// Writes how the application is, with its shared state. Returns false if the file has too much of shared states, so
-    /// that writing them would take most of the time: what needs one is then left out.
+    /// Writes how the application is, with its shared state. Returns false if the file has too much
+    /// of shared states, so that writing them would take most of the time: what needs one is then
+    /// left out.
     fn start(&self, file: &mut LogFile, application: &AppName) -> io::Result<bool> {
         let others = file.bytes - file.state_bytes;
         if file.state_bytes > others + SPARE_STATE_BYTES {

@@ -22,14 +22,16 @@ const MAX_AGE: Duration = Duration::from_secs(600);
 /// The most memory that decisions take, in bytes.
 const MOST_BYTES: usize = 256 << 20;
 
-/// The memory that a decision takes besides what it names: allocations, its place by id and by age. In bytes; an estimate.
+/// The memory that a decision takes besides what it names: allocations, its place by id and by age.
+/// In bytes; an estimate.
 const DECISION_BYTES: usize = 256;
 
-/// The memory that each candidate takes in a decision besides its output: its name, its propensity, the place of its
-/// output. In bytes; an estimate.
+/// The memory that each candidate takes in a decision besides its output: its name, its propensity,
+/// the place of its output. In bytes; an estimate.
 const CANDIDATE_BYTES: usize = 64;
 
-/// The longest time for which models are listened to after the answer, whatever the query's objective is.
+/// The longest time for which models are listened to after the answer, whatever the query's
+/// objective is.
 pub const LISTENING: Duration = Duration::from_secs(60);
 
 /// The most queries whose slower models are listened to at once.
@@ -41,7 +43,8 @@ const GRACE: Duration = Duration::from_millis(50);
 /// So many locks share the decisions, where there is room for as many.
 const SHARDS: usize = 16;
 
-/// The largest decision that is kept where there are all shards, and the largest that is logged, in bytes.
+/// The largest decision that is kept where there are all shards, and the largest that is logged, in
+/// bytes.
 pub const LARGEST_DECISION: usize = MOST_BYTES / SHARDS;
 
 /// A decision, and what feedback on it needs to know.
@@ -152,7 +155,8 @@ impl Decisions {
         self.record_at(decided, Instant::now());
     }
 
-    /// Adds what models have answered since, all at once; nothing of it if the decision would become too large to be kept.
+    /// Adds what models have answered since, all at once; nothing of it if the decision would
+    /// become too large to be kept.
     pub fn add(&self, decided: &Arc<Decided>, mut since: Vec<(usize, Output)>) {
         if decided.size() + size(&since) > self.most_bytes() {
             since.clear();
@@ -180,8 +184,8 @@ impl Decisions {
         self.get_at(query_id, Instant::now())
     }
 
-    /// Says of a query what was asked, what each model answered, and why the answer was what it was, as JSON of a bounded
-    /// length; none if the query is forgotten.
+    /// Says of a query what was asked, what each model answered, and why the answer was what it
+    /// was, as JSON of a bounded length; none if the query is forgotten.
     pub fn explain(&self, query_id: u64) -> Option<String> {
         self.get(query_id).map(|decided| explanation::text(&decided))
     }

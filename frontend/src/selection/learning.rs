@@ -208,7 +208,8 @@ impl Learning {
         }
     }
 
-    /// Forgets a user whose changes were dropped before its state was loaded: what is in memory began from nothing.
+    /// Forgets a user whose changes were dropped before its state was loaded: what is in memory
+    /// began from nothing.
     fn forget_unless_loaded(&self, uid: Uid) {
         let key = Some(uid);
         if self.unsent.state(&key).is_none()
@@ -670,10 +671,8 @@ mod tests {
     fn feedback_on_a_user_for_whom_there_is_no_room_teaches_the_shared_state_alone() {
         let mut side = Side::new(0, exp4());
         let wanted = Arc::clone(&side.learning.states.wanted);
-        let mut others = 0;
-        while wanted.want(Uid::new(format!("other {others}"))) {
-            others += 1;
-        }
+        let refused = (0..200_000).find(|other| !wanted.want(Uid::new(format!("other {other}"))));
+        assert!(refused.is_some());
         side.hear(Some("u"), [0.0, 1.0]);
         assert_eq!(count(&side.shared(), "a"), 1.0);
         assert!(!wanted.awaits(&Uid::new("u")) && side.own("u").is_none());
@@ -709,10 +708,8 @@ mod tests {
         side.exchange(&mut store);
         side.hear(Some("u"), [0.0, 1.0]);
         let wanted = Arc::clone(&side.learning.states.wanted);
-        let mut others = 0;
-        while wanted.want(Uid::new(format!("other {others}"))) {
-            others += 1;
-        }
+        let refused = (0..200_000).find(|other| !wanted.want(Uid::new(format!("other {other}"))));
+        assert!(refused.is_some());
         side.learning.take_in(News { reset: true, ..News::default() });
         assert!(!side.learning.is_held(&Uid::new("u")) && !side.learning.unsent.has_base(&Uid::new("u")));
         wanted.forget(&Uid::new("other 0"));

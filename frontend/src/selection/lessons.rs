@@ -27,7 +27,8 @@ pub struct Taught {
     pub subject: Subject,
     /// The loss of each candidate of the subject, in [0, 1], where it is known.
     pub losses: Vec<Option<f64>>,
-    /// What would have been right, where it was said: as text, which takes less memory than the value.
+    /// What would have been right, where it was said: as text, which takes less memory than the
+    /// value.
     pub label: Option<Box<RawValue>>,
     /// The reward of the answer, in [0, 1].
     pub reward: f64,
@@ -161,8 +162,8 @@ impl Lessons {
         let _ = self.actor.set(actor);
     }
 
-    /// Room for one lesson of at most `bytes`; none if too many wait, or too much. One that is larger than all room has a
-    /// place while no other waits.
+    /// Room for one lesson of at most `bytes`; none if too many wait, or too much. One that is
+    /// larger than all room has a place while no other waits.
     pub fn reserve(&self, bytes: usize) -> Option<Reserved<'_>> {
         // First counted, then compared: two that come at once cannot both take the last place.
         let before = self.taken.fetch_add(1, Ordering::Relaxed);

@@ -17,8 +17,8 @@ use super::decisions::Decided;
 use super::lessons::Lessons;
 use super::users::{UserStates, weight};
 
-/// The most states of one application that may wait to be loaded. Users beyond it are asked for when they come again, and
-/// feedback on them teaches the shared state alone.
+/// The most states of one application that may wait to be loaded. Users beyond it are asked for
+/// when they come again, and feedback on them teaches the shared state alone.
 const MOST_WANTED: usize = 100_000;
 
 /// The states of one application, since one revision.
@@ -46,13 +46,15 @@ pub struct Versioned {
 
 /// The states of an application that are to be loaded from the store.
 pub struct Wanted {
-    /// Held for a look-up or a change of a few keys, never for a walk through all of them: predictions wait for it.
+    /// Held for a look-up or a change of a few keys, never for a walk through all of them:
+    /// predictions wait for it.
     keys: Mutex<Keys>,
     /// Wakes the exchange.
     exchange: Arc<Notify>,
 }
 
-/// Invariant: a key is in `turns` if and only if its progress is [`Progress::Waits`] with that turn.
+/// Invariant: a key is in `turns` if and only if its progress is [`Progress::Waits`] with that
+/// turn.
 #[derive(Default)]
 struct Keys {
     progress: HashMap<Option<Uid>, Progress>,
@@ -127,8 +129,8 @@ impl Wanted {
         Self { keys: Mutex::default(), exchange }
     }
 
-    /// Asks for a state, unless it is on its way already. Returns false if too many states wait, so that it is not asked for;
-    /// the shared state always is.
+    /// Asks for a state, unless it is on its way already. Returns false if too many states wait, so
+    /// that it is not asked for; the shared state always is.
     pub fn want(&self, key: Option<Uid>) -> bool {
         let mut keys = self.lock();
         if keys.progress.contains_key(&key) {
@@ -143,7 +145,8 @@ impl Wanted {
         room
     }
 
-    /// Asks for states whether they are on their way or not. Returns those for which there is no room.
+    /// Asks for states whether they are on their way or not. Returns those for which there is no
+    /// room.
     pub(super) fn want_anew(&self, anew: impl IntoIterator<Item = Option<Uid>>) -> Vec<Option<Uid>> {
         let mut refused = Vec::new();
         for key in anew {

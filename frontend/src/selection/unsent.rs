@@ -17,7 +17,8 @@ const ENTRY_BYTES: usize = 256;
 pub struct Unsent {
     /// `None` is the shared state.
     states: HashMap<Option<Uid>, UnsentState>,
-    /// The states with changes that wait, in the order in which they are sent: no exchange looks at the others.
+    /// The states with changes that wait, in the order in which they are sent: no exchange looks at
+    /// the others.
     turns: BTreeMap<u64, Option<Uid>>,
     /// The number of turns given to users so far.
     last_turn: u64,
@@ -82,7 +83,8 @@ impl Unsent {
         self.take_turn(key);
     }
 
-    /// Has a state with changes that wait be sent after all others that wait; the shared state before them.
+    /// Has a state with changes that wait be sent after all others that wait; the shared state
+    /// before them.
     fn take_turn(&mut self, key: &Option<Uid>) {
         let Some(state) = self.states.get_mut(key) else { return };
         if state.waiting.is_empty() || state.turn.is_some() {
@@ -102,7 +104,8 @@ impl Unsent {
         }
     }
 
-    /// Drops what waits of the users of whom least was learned, if there is too much. Returns those users.
+    /// Drops what waits of the users of whom least was learned, if there is too much. Returns those
+    /// users.
     pub fn shed(&mut self) -> Vec<Option<Uid>> {
         let mut dropped = Vec::new();
         if self.bytes <= self.most_bytes {
@@ -129,8 +132,9 @@ impl Unsent {
         dropped
     }
 
-    /// Sends what waits, the shared state's first, until `figures` are on their way. Only the first model of a change may
-    /// exceed them, so that nothing is too large to be sent; nothing is sent where none are left.
+    /// Sends what waits, the shared state's first, until `figures` are on their way. Only the first
+    /// model of a change may exceed them, so that nothing is too large to be sent; nothing is sent
+    /// where none are left.
     pub fn send(&mut self, figures: &mut usize) -> Vec<(Option<Uid>, Change)> {
         let (mut sent, mut stay) = (Vec::new(), Vec::new());
         while *figures > 0
