@@ -56,6 +56,13 @@ const ID_BYTES: usize = 5;
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct PeerId([u8; ID_BYTES]);
 
+#[cfg(test)]
+impl From<[u8; ID_BYTES]> for PeerId {
+    fn from(id: [u8; ID_BYTES]) -> Self {
+        Self(id)
+    }
+}
+
 impl fmt::Debug for PeerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
