@@ -102,6 +102,7 @@ impl RouterSocket {
         socket.set_maxmsgsize(MAX_MESSAGE_BYTES)?;
         socket.set_rcvhwm(MAX_WAITING)?;
         socket.set_sndhwm(MAX_UNSENT)?;
+        socket.set_backlog(MAX_CONNECTIONS)?;
         socket.set_handshake_ivl(millis(HANDSHAKE_TIMEOUT))?;
         socket.set_heartbeat_ivl(millis(ZMTP_HEARTBEAT))?;
         socket.set_heartbeat_timeout(millis(ZMTP_TIMEOUT))?;

@@ -603,3 +603,28 @@ fn peers_that_come_and_go_cost_the_others_nothing() {
     // Not one message came before it.
     assert_eq!(stays.message(), ToContainer::Drain.encode().header);
 }
+
+#[test]
+fn connections_are_bounded_and_room_comes_back() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    // Both ends of each connection are descriptors of this process.
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).expect("a process has limits");
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).expect("it is allowed as many");
+    let frontend = Frontend::start();
+    // libzmq greets whom it accepts at once.
+    let greeted = |peer: &mut RawPeer| peer.0.read_exact(&mut [0]).is_ok();
+    let mut accepted = Vec::new();
+    loop {
+        let mut peer = RawPeer::silent(frontend.address);
+        if !greeted(&mut peer) {
+            break;
+        }
+        accepted.push(peer);
+        assert!(accepted.len() < 20_000, "there is no bound");
+    }
+    assert!(accepted.len() >= 4096, "only {} were accepted", accepted.len());
+    drop(accepted);
+    // libzmq notices in its own time that connections have ended.
+    while !greeted(&mut RawPeer::silent(frontend.address)) {}
+    frontend.assert_serves();
+}
