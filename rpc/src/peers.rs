@@ -97,3 +97,63 @@ impl Peers {
         self.peers.insert(peer, Peer::Stranger { number, messages: 0 });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(number: usize) -> PeerId {
+        let [.., a, b] = number.to_be_bytes();
+        PeerId::from([0, 0, 0, a, b])
+    }
+
+    #[test]
+    fn the_oldest_stranger_makes_room_for_a_newer_one() {
+        let (mut peers, now) = (Peers::default(), Instant::now());
+        for number in 0..MOST_STRANGERS {
+            assert_eq!(peers.connected(id(number), now), None);
+        }
+        // A registration takes its peer out of the strangers.
+        assert!(peers.registered(&id(0)));
+        assert!(!peers.registered(&id(0)));
+        assert_eq!(peers.connected(id(MOST_STRANGERS), now), None);
+        assert_eq!(peers.connected(id(MOST_STRANGERS + 1), now), Some(id(1)));
+        assert!(peers.remove(&id(1)));
+        assert!(!peers.remove(&id(1)));
+        assert_eq!(peers.connected(id(MOST_STRANGERS + 2), now), Some(id(2)));
+    }
+
+    #[test]
+    fn a_stranger_has_some_seconds_and_some_messages() {
+        let (mut peers, now) = (Peers::default(), Instant::now());
+        assert_eq!(peers.next_end(), None);
+        assert_eq!(peers.connected(id(1), now), None);
+        let later = now + LIFETIME / 2;
+        assert_eq!(peers.connected(id(2), later), None);
+        assert_eq!(peers.next_end(), Some(now + LIFETIME));
+        assert_eq!(peers.overdue(later), None);
+        assert_eq!(peers.overdue(now + LIFETIME), Some(id(1)));
+        assert!(peers.remove(&id(1)));
+        for _ in 1..MOST_MESSAGES {
+            assert!(!peers.heard_stranger(&id(2), later));
+        }
+        assert!(peers.heard_stranger(&id(2), later));
+    }
+
+    #[test]
+    fn a_peer_whose_registration_ends_is_a_stranger_from_then_on() {
+        let (mut peers, now) = (Peers::default(), Instant::now());
+        assert_eq!(peers.connected(id(1), now), None);
+        assert!(peers.registered(&id(1)));
+        assert_eq!(peers.next_end(), None);
+        let later = now + 10 * LIFETIME;
+        peers.released(&id(1), later);
+        assert_eq!(peers.next_end(), Some(later + LIFETIME));
+        // A second time makes it no younger, and one that has gone does not come back.
+        peers.released(&id(1), later + LIFETIME / 2);
+        peers.released(&id(2), later);
+        assert_eq!(peers.overdue(later + LIFETIME), Some(id(1)));
+        assert!(peers.remove(&id(1)));
+        assert_eq!(peers.next_end(), None);
+    }
+}

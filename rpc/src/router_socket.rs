@@ -56,6 +56,13 @@ const ID_BYTES: usize = 5;
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct PeerId([u8; ID_BYTES]);
 
+#[cfg(test)]
+impl From<[u8; ID_BYTES]> for PeerId {
+    fn from(id: [u8; ID_BYTES]) -> Self {
+        Self(id)
+    }
+}
+
 impl fmt::Debug for PeerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
@@ -95,6 +102,7 @@ impl RouterSocket {
         socket.set_maxmsgsize(MAX_MESSAGE_BYTES)?;
         socket.set_rcvhwm(MAX_WAITING)?;
         socket.set_sndhwm(MAX_UNSENT)?;
+        socket.set_backlog(MAX_CONNECTIONS)?;
         socket.set_handshake_ivl(millis(HANDSHAKE_TIMEOUT))?;
         socket.set_heartbeat_ivl(millis(ZMTP_HEARTBEAT))?;
         socket.set_heartbeat_timeout(millis(ZMTP_TIMEOUT))?;

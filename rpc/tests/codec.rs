@@ -1,5 +1,7 @@
 //! The codec on everything that can be said, and on everything that cannot.
 
+#![allow(clippy::unwrap_used, reason = "all of this is a test")]
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;

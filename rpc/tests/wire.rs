@@ -386,10 +386,11 @@ fn a_message_of_many_parts_closes_its_connection() {
 #[test]
 fn the_bytes_of_a_whole_message_are_bounded() {
     let frontend = Frontend::start();
+    // A peer that answers no PING stays for some seconds.
+    let mut mute = frontend.connect();
     let (mut peer, id) = frontend.registered();
     let most = 256 << 20;
-    // Nothing of what is announced needs to arrive. A peer that answers no PING stays for some seconds.
-    let mut mute = frontend.connect();
+    // Nothing of what is announced needs to arrive.
     peer.bytes(&[frame(MORE, b"x"), head(LAST, most)].concat());
     peer.assert_closed();
     mute.assert_open();
@@ -445,7 +446,8 @@ fn what_was_sent_before_a_connection_ended_is_heard_before_its_end() {
     drop(peer);
     let mut messages = 0;
     frontend.hear(|heard| match heard {
-        Heard::Message(..) => {
+        Heard::Message(from, _) => {
+            assert_eq!(from, id);
             messages += 1;
             None
         }
@@ -586,4 +588,43 @@ fn a_frame_that_only_libzmq_sends_first_is_no_message_later() {
     });
     assert_eq!(message, Err(CodecError::Frames { found: 1 }));
     assert_eq!(Frames::from_multipart(vec![Bytes::new()]), Err(CodecError::Frames { found: 1 }));
+}
+
+#[test]
+fn peers_that_come_and_go_cost_the_others_nothing() {
+    let frontend = Frontend::start();
+    let (mut stays, id) = frontend.registered();
+    for _ in 0..20 {
+        let (peer, gone) = frontend.registered();
+        drop(peer);
+        frontend.lost(&gone);
+    }
+    frontend.handle.send(&id, &ToContainer::Drain);
+    // Not one message came before it.
+    assert_eq!(stays.message(), ToContainer::Drain.encode().header);
+}
+
+#[test]
+fn connections_are_bounded_and_room_comes_back() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    // Both ends of each connection are descriptors of this process.
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).expect("a process has limits");
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).expect("it is allowed as many");
+    let frontend = Frontend::start();
+    // libzmq greets whom it accepts at once.
+    let greeted = |peer: &mut RawPeer| peer.0.read_exact(&mut [0]).is_ok();
+    let mut accepted = Vec::new();
+    loop {
+        let mut peer = RawPeer::silent(frontend.address);
+        if !greeted(&mut peer) {
+            break;
+        }
+        accepted.push(peer);
+        assert!(accepted.len() < 20_000, "there is no bound");
+    }
+    assert!(accepted.len() >= 4096, "only {} were accepted", accepted.len());
+    drop(accepted);
+    // libzmq notices in its own time that connections have ended.
+    while !greeted(&mut RawPeer::silent(frontend.address)) {}
+    frontend.assert_serves();
 }
