@@ -387,6 +387,7 @@ mod tests {
     use super::*;
     use crate::selection::tests::facilities;
 
+    use crate::cache::Source;
     /// Answers each call with the next update, and never again after the last.
     struct Script(Mutex<Vec<Update>>);
 
@@ -467,7 +468,8 @@ mod tests {
         let capacity = Capacity { queries: 1, bytes: 1 };
         let withdrawn = Arc::new(Queue::new(7, id, InputType::Strings, capacity));
         let key = cache.key(7, Input::string("x"));
-        cache.insert(&key, &Output::text("1"), withdrawn.metrics());
+        let source = Arc::new(Source::new(Arc::clone(withdrawn.metrics())));
+        cache.insert(&key, &Output::text("1"), &source);
         let config = FollowerConfig {
             frontend: Uuid::nil(),
             applications: Arbiter::current(),
