@@ -8,6 +8,7 @@ mod offline;
 mod roles;
 mod settings;
 mod signals;
+mod tokens;
 
 use std::ffi::OsString;
 use std::io::Write;

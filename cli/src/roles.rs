@@ -21,7 +21,7 @@ use tracing::{debug, warn};
 
 use crate::settings::{FrontendSettings, ManagementSettings, Role};
 use crate::signals::Shutdown;
-use crate::{bench, offline};
+use crate::{bench, offline, tokens};
 
 /// The first argument of a process that guards another; its command follows.
 pub const GUARD: &str = "guard";
@@ -71,8 +71,9 @@ async fn run_cluster(
     let data_dir = management.data_dir.clone();
     frontend.decision_log_dir.get_or_insert_with(|| data_dir.join("decisions"));
     let admin_address = management.admin_address;
+    let frontend = clipper_frontend::Config::try_from(frontend)?;
     let management = open(management).await?;
-    let frontend = Frontend::bind(frontend.into())?;
+    let frontend = Frontend::bind(frontend)?;
     let (listener, admin) = listen(admin_address)?;
     let addresses = Addresses {
         query: Some(frontend.query_address()),
@@ -112,15 +113,26 @@ async fn run_frontend(
     settings: FrontendSettings,
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
-    let management = Arc::new(ManagementClient::new(management_url)?);
-    let frontend = Frontend::bind(settings.into())?;
+    let management = ManagementClient::new(management_url)?;
+    let config = clipper_frontend::Config::try_from(settings)?;
+    if config.rpc_address.ip().is_loopback()
+        && config.advertised_host.is_none()
+        && !management.is_on_loopback()
+    {
+        warn!(
+            rpc = %config.rpc_address,
+            "containers on other hosts, and replicas that management starts there, do not reach this frontend: give it \
+             an --rpc-address beyond loopback, such as 0.0.0.0:7000"
+        );
+    }
+    let frontend = Frontend::bind(config)?;
     let addresses = Addresses {
         query: Some(frontend.query_address()),
         rpc: Some(frontend.rpc_address()),
         ..Addresses::default()
     };
     let _announced = addresses.announce(None)?;
-    Ok(frontend.run(management, shutdown.asked()).await?)
+    Ok(frontend.run(Arc::new(management), shutdown.asked()).await?)
 }
 
 async fn open(settings: ManagementSettings) -> anyhow::Result<Management> {
@@ -194,11 +206,16 @@ impl Drop for AddressFile {
     }
 }
 
-impl From<FrontendSettings> for clipper_frontend::Config {
-    fn from(settings: FrontendSettings) -> Self {
-        Self {
+impl TryFrom<FrontendSettings> for clipper_frontend::Config {
+    type Error = anyhow::Error;
+
+    fn try_from(settings: FrontendSettings) -> anyhow::Result<Self> {
+        let container_token = tokens::CONTAINER.read(settings.container_token_file.as_deref())?;
+        Ok(Self {
             query_address: settings.query_address,
             rpc_address: settings.rpc_address,
+            container_token,
+            insecure_containers: settings.insecure_containers,
             advertised_host: settings.advertised_host,
             http_workers: settings.http_workers,
             max_body_bytes: settings.max_body_bytes,
@@ -214,6 +231,6 @@ impl From<FrontendSettings> for clipper_frontend::Config {
             }),
             max_batch_size: settings.max_batch_size,
             ..Self::default()
-        }
+        })
     }
 }

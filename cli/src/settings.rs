@@ -9,6 +9,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
+use clap::builder::BoolishValueParser;
 use clap::error::ErrorKind;
 use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
@@ -25,7 +26,7 @@ Examples:
   clipper start                                   a whole cluster in one process
   clipper start --data-dir ./data --query-address 127.0.0.1:0
   clipper management --admin-address 0.0.0.0:1338 and, on other hosts,
-  clipper frontend --management http://10.0.0.1:1338
+  clipper frontend --management http://10.0.0.1:1338 --rpc-address 0.0.0.0:7000
 
 Then register an application, deploy a model, and ask:
   curl -d '{\"name\": \"hello\", \"input_type\": \"doubles\", \"default_output\": \"-1.0\",
@@ -152,10 +153,20 @@ pub struct FrontendSettings {
     #[arg(long, env = "CLIPPER_QUERY_ADDRESS", value_name = "ADDR", default_value = "0.0.0.0:1337")]
     #[arg(value_parser = address)]
     pub query_address: SocketAddr,
-    /// Let model containers connect here; port 0 picks a free one
-    #[arg(long, env = "CLIPPER_RPC_ADDRESS", value_name = "ADDR", default_value = "0.0.0.0:7000")]
+    /// Let model containers connect here; port 0 picks a free one. Beyond loopback they need a
+    /// token each: replicas that management starts are given theirs, others use that of
+    /// --container-token-file
+    #[arg(long, env = "CLIPPER_RPC_ADDRESS", value_name = "ADDR", default_value = "127.0.0.1:7000")]
     #[arg(value_parser = address)]
     pub rpc_address: SocketAddr,
+    /// Accept the token in this file from containers of any model, beside the token of each
+    /// version; it can also be given as the variable CLIPPER_CONTAINER_TOKEN
+    #[arg(long, env = "CLIPPER_CONTAINER_TOKEN_FILE", value_name = "FILE")]
+    pub container_token_file: Option<PathBuf>,
+    /// Ask containers for no token beyond loopback either: whoever reaches the port can answer for
+    /// any model
+    #[arg(long, env = "CLIPPER_INSECURE_CONTAINERS", value_parser = BoolishValueParser::new())]
+    pub insecure_containers: bool,
     /// Tell containers and other frontends to reach this one under this host [default: the bound address]
     #[arg(long, env = "CLIPPER_ADVERTISED_HOST", value_name = "HOST", value_parser = host)]
     pub advertised_host: Option<String>,
@@ -368,7 +379,23 @@ mod tests {
         assert_eq!(frontend.query_address.port(), 3);
         assert_eq!(management.admin_address.port(), 2);
         assert_eq!(frontend.queue_capacity, 7);
-        assert_eq!(frontend.rpc_address.port(), 7000);
+        assert_eq!(frontend.rpc_address, SocketAddr::from(([127, 0, 0, 1], 7000)));
+    }
+
+    #[test]
+    fn containers_need_no_token_only_where_that_is_said_by_a_flag_or_in_the_file() {
+        let insecure = |text: &str, flags: &[&str]| {
+            let settings = read(text, &[&["clipper", "start"], flags].concat()).unwrap();
+            let Role::Start { frontend, .. } = settings.role else { panic!("expected start") };
+            frontend.insecure_containers
+        };
+        assert!(!insecure("", &[]));
+        assert!(insecure("", &["--insecure-containers"]));
+        assert!(insecure("insecure_containers = true", &[]));
+        assert!(!insecure("insecure_containers = false", &[]));
+        let settings = read("container_token_file = \"/run/token\"", &["clipper", "start"]).unwrap();
+        let Role::Start { frontend, .. } = settings.role else { panic!("expected start") };
+        assert_eq!(frontend.container_token_file, Some("/run/token".into()));
     }
 
     #[test]

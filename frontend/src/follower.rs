@@ -158,6 +158,7 @@ impl Follower {
         self.number = Some(response.number);
         self.query_ids.begin(response.number);
         self.learn_frontends(response.frontends);
+        self.directory.container_key.store(response.container_key.map(Arc::new));
         let store = response.position.store;
         let affected = match response.update {
             Update::Snapshot { snapshot } => self.replace(snapshot, store),
@@ -278,8 +279,9 @@ impl Follower {
             let queue = Arc::new(queue);
             let observer = self.observer.clone().expect("it is set at the start");
             let actor = ModelQueue::new(Arc::clone(&queue), sizing, observer).start();
-            let handle = ModelHandle { queue, actor, sizing, cache: spec.cache };
-            self.served.insert(id, ServedVersion { handle, registered: (store, spec.generation) });
+            let generation = spec.generation;
+            let handle = ModelHandle { queue, actor, sizing, cache: spec.cache, generation };
+            self.served.insert(id, ServedVersion { handle, registered: (store, generation) });
         }
     }
 
@@ -385,9 +387,9 @@ mod tests {
     use futures_util::future::{self, BoxFuture};
 
     use super::*;
+    use crate::cache::Source;
     use crate::selection::tests::facilities;
 
-    use crate::cache::Source;
     /// Answers each call with the next update, and never again after the last.
     struct Script(Mutex<Vec<Update>>);
 
@@ -400,7 +402,9 @@ mod tests {
             let update = updates.remove(0);
             let revision = request.applied.map_or(1, |applied| applied.revision + 1);
             let position = Position { store: Uuid::nil(), revision };
-            future::ready(Ok(FollowResponse { number: 0, position, update, frontends: Vec::new() })).boxed()
+            let frontends = Vec::new();
+            let response = FollowResponse { number: 0, position, update, frontends, container_key: None };
+            future::ready(Ok(response)).boxed()
         }
 
         fn exchange(&self, _: ExchangeRequest) -> BoxFuture<'_, Result<ExchangeResponse, FollowError>> {

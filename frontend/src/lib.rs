@@ -16,7 +16,8 @@
 //!   [`management_client`] reaches management over HTTP.
 //! - [`application`] and [`model_queue`]: the actors of an application, and of a version of a model.
 //! - [`exchange`]: what is learned, to and from management; [`outbox`]: what HTTP workers leave for it.
-//! - [`reception`]: where containers arrive.
+//! - [`reception`]: where containers arrive; [`container_tokens`]: the check of their tokens.
+//! - [`log_budget`]: how much strangers make the log say.
 //! - [`metrics`]: what is counted and timed on the way.
 //!
 //! The rule of the hot path: per query function calls, per batch one message, per change messages.
@@ -28,6 +29,7 @@ pub mod batching;
 pub mod cache;
 pub mod computation;
 pub mod container_connection;
+pub mod container_tokens;
 pub mod departures;
 pub mod directory;
 pub mod exchange;
@@ -35,6 +37,7 @@ pub mod failure;
 pub mod follower;
 mod frontend;
 mod http;
+pub mod log_budget;
 pub mod management_client;
 pub mod metrics;
 pub mod model_queue;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use actix::prelude::*;
-use clipper_rpc::catalog::{Batching, ConnectedContainer};
+use clipper_rpc::catalog::{Batching, ConnectedContainer, Revision};
 use futures_util::future::join_all;
 use tracing::info;
 
@@ -25,6 +25,8 @@ pub struct ModelHandle {
     pub sizing: Sizing,
     /// Whether its outputs may be kept.
     pub cache: bool,
+    /// Tells the version from an earlier one of the same name.
+    pub generation: Revision,
 }
 
 /// How batches are sized.

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clipper_rpc::catalog::{FollowError, FollowRequest, FollowResponse, Management};
+use clipper_rpc::secret::Secret;
 use clipper_rpc::selection::{ExchangeRequest, ExchangeResponse};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -37,6 +38,8 @@ pub struct Follow {
     pub(crate) frontends: Frontends,
     /// What they learn.
     pub(crate) states: SelectionStates,
+    /// Key of the containers' registration tokens.
+    pub(crate) container_key: Secret,
 }
 
 impl Follow {
@@ -57,6 +60,7 @@ impl Follow {
             number,
             query_address: completed(&request.query_address, caller),
             rpc_address: completed(&request.rpc_address, caller),
+            caller,
             applied: request.applied.filter(|it| it.store == self.feed.store()).map(|it| it.revision),
             containers: request.containers,
         });
@@ -69,7 +73,8 @@ impl Follow {
             let frontends = self.frontends.rpc_addresses();
             let is_news = request.applied != Some(position) || frontends != request.known_frontends;
             if is_news || Instant::now() >= deadline {
-                return Ok(FollowResponse { number, position, update, frontends });
+                let container_key = Some(self.container_key.clone());
+                return Ok(FollowResponse { number, position, update, frontends, container_key });
             }
             tokio::select! {
                 () = published.published() => {}
@@ -136,7 +141,8 @@ mod tests {
     async fn service(directory: &tempfile::TempDir) -> Follow {
         let (writer, feed) = Writer::open(directory.path().into()).await.unwrap();
         let states = SelectionStates::open(directory.path().into(), feed.clone()).await.unwrap();
-        Follow { writer, feed, frontends: Frontends::default(), states }
+        let container_key = Secret::random();
+        Follow { writer, feed, frontends: Frontends::default(), states, container_key }
     }
 
     fn request(frontend: u128) -> FollowRequest {

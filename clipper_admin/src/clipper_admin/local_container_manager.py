@@ -52,8 +52,10 @@ class LocalContainerManager:
         host: str = "localhost",
         query_host: str = "0.0.0.0",  # noqa: S104
         management_host: str = "127.0.0.1",
-        rpc_host: str = "0.0.0.0",  # noqa: S104
+        rpc_host: str = "127.0.0.1",
         start_timeout_seconds: float = 30.0,
+        container_token_file: str | Path | None = None,
+        insecure_containers: bool = False,
     ) -> None:
         """Describes a cluster. Nothing is started.
 
@@ -69,8 +71,13 @@ class LocalContainerManager:
             host: the host to connect to. A cluster can only be started on this one.
             query_host: the interface that predictions are asked for at; all unless given.
             management_host: the interface that the cluster is administered at; this host's own unless given.
-            rpc_host: the interface that model containers connect to; all unless given.
+            rpc_host: the interface that model containers connect to; this host's own unless given. On another
+                one a container needs a token, which the models that are deployed are given.
             start_timeout_seconds: how long a start may take.
+            container_token_file: a file with a token that opens every model to containers that are started by
+                hand; without it, only those that are deployed can connect beyond this host's own interface.
+            insecure_containers: ask containers for no token on any interface: whoever reaches it can then
+                answer for any model.
         """
         default_dir = ".clipper" if cluster_name == DEFAULT_CLUSTER_NAME else f".clipper-{cluster_name}"
         self.cluster_name = cluster_name
@@ -81,6 +88,8 @@ class LocalContainerManager:
         self._management_port = management_port
         self._rpc_port = rpc_port
         self._interfaces = (query_host, management_host, rpc_host)
+        self._container_token_file = container_token_file
+        self._insecure_containers = insecure_containers
         self._binary = binary
         self._start_timeout_seconds = start_timeout_seconds
         self._addresses: _Addresses | None = None
@@ -208,6 +217,13 @@ class LocalContainerManager:
             command += [f"--{role}-address", f"{interface}:{port}"]
         if self.python:
             command += ["--python", self.python]
+        if self._container_token_file:
+            command += [
+                "--container-token-file",
+                str(Path(self._container_token_file).expanduser().absolute()),
+            ]
+        if self._insecure_containers:
+            command += ["--insecure-containers"]
         return command
 
     def _wait_until_ready(self, process: ClusterProcess) -> _Addresses:
