@@ -49,7 +49,7 @@ pub async fn run(role: Role) -> anyhow::Result<()> {
         Role::Frontend { management_url, cluster_token_file, frontend, hosts } => {
             allow_connections();
             let token = tokens::CLUSTER.read(cluster_token_file.as_deref())?;
-            run_frontend(ManagementClient::new(&management_url, token)?, frontend.config(hosts), shutdown()?)
+            run_frontend(ManagementClient::new(&management_url, token)?, frontend.config(hosts)?, shutdown()?)
                 .await
         }
         Role::Bench { bench } => bench::run(*bench, shutdown()?).await,
@@ -78,8 +78,9 @@ async fn run_cluster(
     let data_dir = management.data_dir.clone();
     frontend.decision_log_dir.get_or_insert_with(|| data_dir.join("decisions"));
     let admin_address = management.admin_address;
+    let frontend = frontend.config(hosts.clone())?;
     let management = open(management, &hosts).await?;
-    let frontend = Frontend::bind(frontend.config(hosts))?;
+    let frontend = Frontend::bind(frontend)?;
     let (listener, admin) = listen(admin_address)?;
     let addresses = Addresses {
         query: Some(frontend.query_address()),
@@ -123,6 +124,16 @@ async fn run_frontend(
     config: clipper_frontend::Config,
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
+    if config.rpc_address.ip().is_loopback()
+        && config.advertised_host.is_none()
+        && !management.is_on_loopback()
+    {
+        warn!(
+            rpc = %config.rpc_address,
+            "containers on other hosts, and replicas that management starts there, do not reach this frontend: give it \
+             an --rpc-address beyond loopback, such as 0.0.0.0:7000"
+        );
+    }
     let frontend = Frontend::bind(config)?;
     let addresses = Addresses {
         query: Some(frontend.query_address()),
@@ -220,11 +231,14 @@ impl Drop for AddressFile {
 
 impl FrontendSettings {
     /// How a frontend runs that is called by these names.
-    fn config(self, hosts: HostSettings) -> clipper_frontend::Config {
+    fn config(self, hosts: HostSettings) -> anyhow::Result<clipper_frontend::Config> {
         let settings = self;
-        clipper_frontend::Config {
+        let container_token = tokens::CONTAINER.read(settings.container_token_file.as_deref())?;
+        Ok(clipper_frontend::Config {
             query_address: settings.query_address,
             rpc_address: settings.rpc_address,
+            container_token,
+            insecure_containers: settings.insecure_containers,
             advertised_host: settings.advertised_host,
             http_workers: settings.http_workers,
             door: Door::of_queries(hosts.allowed_hosts, settings.cors_origins),
@@ -243,6 +257,6 @@ impl FrontendSettings {
             }),
             max_batch_size: settings.max_batch_size,
             ..clipper_frontend::Config::default()
-        }
+        })
     }
 }

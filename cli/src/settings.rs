@@ -28,7 +28,8 @@ Examples:
   clipper start --data-dir ./data --query-address 127.0.0.1:0
   clipper management --admin-address 0.0.0.0:1338 --admin-token-file admin.token \\
                      --cluster-token-file cluster.token    and, on other hosts,
-  clipper frontend --management http://10.0.0.1:1338 --cluster-token-file cluster.token
+  clipper frontend --management http://10.0.0.1:1338 --cluster-token-file cluster.token \\
+                   --rpc-address 0.0.0.0:7000
 
 A token is a text of at least 16 characters: openssl rand -hex 32 > admin.token
 
@@ -182,7 +183,7 @@ pub struct ManagementSettings {
 }
 
 /// The names under which the servers of a process are called.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[group(skip)]
 pub struct HostSettings {
     /// Answer requests for these host names, besides localhost and IP addresses (comma-separated)
@@ -201,10 +202,20 @@ pub struct FrontendSettings {
     /// Let web pages of these origins ask for predictions, such as https://shop.example (comma-separated)
     #[arg(long, env = "CLIPPER_CORS_ORIGINS", value_name = "ORIGINS", value_delimiter = ',')]
     pub cors_origins: Vec<WebOrigin>,
-    /// Let model containers connect here; port 0 picks a free one
-    #[arg(long, env = "CLIPPER_RPC_ADDRESS", value_name = "ADDR", default_value = "0.0.0.0:7000")]
+    /// Let model containers connect here; port 0 picks a free one. Beyond loopback they need a
+    /// token each: replicas that management starts are given theirs, others use that of
+    /// --container-token-file
+    #[arg(long, env = "CLIPPER_RPC_ADDRESS", value_name = "ADDR", default_value = "127.0.0.1:7000")]
     #[arg(value_parser = address)]
     pub rpc_address: SocketAddr,
+    /// Accept the token in this file from containers of any model, beside the token of each
+    /// version; it can also be given as the variable CLIPPER_CONTAINER_TOKEN
+    #[arg(long, env = "CLIPPER_CONTAINER_TOKEN_FILE", value_name = "FILE")]
+    pub container_token_file: Option<PathBuf>,
+    /// Ask containers for no token beyond loopback either: whoever reaches the port can answer for
+    /// any model
+    #[arg(long, env = "CLIPPER_INSECURE_CONTAINERS", value_parser = BoolishValueParser::new())]
+    pub insecure_containers: bool,
     /// Tell containers and other frontends to reach this one under this host [default: the bound address]
     #[arg(long, env = "CLIPPER_ADVERTISED_HOST", value_name = "HOST", value_parser = host)]
     pub advertised_host: Option<String>,
@@ -442,7 +453,23 @@ mod tests {
         assert_eq!(frontend.query_address.port(), 3);
         assert_eq!(management.admin_address.port(), 2);
         assert_eq!(frontend.queue_capacity, 7);
-        assert_eq!(frontend.rpc_address.port(), 7000);
+        assert_eq!(frontend.rpc_address, SocketAddr::from(([127, 0, 0, 1], 7000)));
+    }
+
+    #[test]
+    fn containers_need_no_token_only_where_that_is_said_by_a_flag_or_in_the_file() {
+        let insecure = |text: &str, flags: &[&str]| {
+            let settings = read(text, &[&["clipper", "start"], flags].concat()).unwrap();
+            let Role::Start { frontend, .. } = settings.role else { panic!("expected start") };
+            frontend.insecure_containers
+        };
+        assert!(!insecure("", &[]));
+        assert!(insecure("", &["--insecure-containers"]));
+        assert!(insecure("insecure_containers = true", &[]));
+        assert!(!insecure("insecure_containers = false", &[]));
+        let settings = read("container_token_file = \"/run/token\"", &["clipper", "start"]).unwrap();
+        let Role::Start { frontend, .. } = settings.role else { panic!("expected start") };
+        assert_eq!(frontend.container_token_file, Some("/run/token".into()));
     }
 
     #[test]

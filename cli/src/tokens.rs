@@ -21,6 +21,9 @@ pub struct TokenKind {
 pub const ADMIN: TokenKind = TokenKind { flag: "--admin-token-file", variable: "CLIPPER_ADMIN_TOKEN" };
 /// Opens the calls of frontends.
 pub const CLUSTER: TokenKind = TokenKind { flag: "--cluster-token-file", variable: "CLIPPER_CLUSTER_TOKEN" };
+/// Opens the container port beyond loopback, for any model.
+pub const CONTAINER: TokenKind =
+    TokenKind { flag: "--container-token-file", variable: "CLIPPER_CONTAINER_TOKEN" };
 
 impl TokenKind {
     /// Reads the token, if one is given.

@@ -55,6 +55,33 @@ def test_it_is_started_with_its_directory_addresses_and_interpreter(local: Local
         assert option in options
 
 
+def test_containers_connect_to_this_hosts_own_interface_unless_another_is_given(
+    local: LocalContainerManager, binary: Path, tmp_path: Path
+) -> None:
+    local.start_clipper()
+    options = (local.data_dir / "clipper.log").read_text()
+    assert "'--rpc-address', '127.0.0.1:0'" in options
+    assert "--container-token-file" not in options
+    assert "--insecure-containers" not in options
+    local.stop_all()
+    token_file = tmp_path / "token"
+    beyond = LocalContainerManager(
+        data_dir=local.data_dir,
+        query_port=0,
+        management_port=0,
+        rpc_port=0,
+        binary=binary,
+        rpc_host="0.0.0.0",
+        container_token_file=token_file,
+        insecure_containers=True,
+    )
+    beyond.start_clipper()
+    options = (local.data_dir / "clipper.log").read_text()
+    assert "'--rpc-address', '0.0.0.0:0'" in options
+    assert f"'--container-token-file', '{token_file}'" in options
+    assert "'--insecure-containers'" in options
+
+
 def test_it_outlives_the_program_that_started_it_and_another_can_stop_it(
     local: LocalContainerManager, binary: Path
 ) -> None:

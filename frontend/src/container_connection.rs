@@ -18,6 +18,7 @@ use clipper_rpc::router::{Loss, PeerId, RouterHandle};
 use tracing::{debug, info, warn};
 
 use crate::batching::{Controller, Observation};
+use crate::cache::Source;
 use crate::directory::Directory;
 use crate::failure::Failure;
 use crate::metrics::ReplicaMetrics;
@@ -57,6 +58,8 @@ pub struct ContainerConnection {
     seat: Option<Seat>,
     controller: Controller,
     metrics: Arc<ReplicaMetrics>,
+    /// This connection, as the source of outputs in the cache.
+    source: Arc<Source>,
     /// What the container holds, in the order in which it was sent.
     in_flight: VecDeque<InFlight>,
     next_batch: u64,
@@ -139,6 +142,7 @@ impl ContainerConnection {
         directory: Arc<Directory>,
     ) -> Self {
         let now = Instant::now();
+        let source = Arc::new(Source::new(Arc::clone(model.queue.metrics())));
         Self {
             peer,
             router,
@@ -150,6 +154,7 @@ impl ContainerConnection {
             seat: None,
             controller: Controller::new(Batching::default(), 1),
             metrics: Arc::default(),
+            source,
             in_flight: VecDeque::new(),
             next_batch: 0,
             last_sent: now,
@@ -308,7 +313,7 @@ impl ContainerConnection {
             let elsewhere = computation.let_go();
             let outcome = output.map_err(|message| self.reported(&message));
             if outcome.is_ok() || !elsewhere {
-                computation.finish(&outcome, &mut delivery);
+                computation.answer(&outcome, &self.source, &mut delivery);
             }
         }
         drop(delivery);
@@ -366,8 +371,10 @@ impl ContainerConnection {
         Failure::ContainerError { model: self.container.model.clone(), problem }
     }
 
-    /// Ends the connection of a container that broke the protocol.
+    /// Ends the connection of a container that broke the protocol, and has none of its outputs
+    /// served again.
     fn strike_off(&mut self, offence: &str, ctx: &mut Context<Self>) {
+        self.source.discredit();
         self.send(&ToContainer::Rejected {
             reason: offence.to_owned(),
             retry_millis: Some(millis(RETRY_AFTER_OFFENCE)),

@@ -185,6 +185,7 @@ impl Follower {
         self.number = Some(response.number);
         self.query_ids.begin(response.number);
         self.learn_frontends(response.frontends);
+        self.directory.container_key.store(response.container_key.map(Arc::new));
         let store = response.position.store;
         let affected = match response.update {
             Update::Snapshot { snapshot } => self.replace(snapshot, store),
@@ -305,8 +306,9 @@ impl Follower {
             let queue = Arc::new(queue);
             let observer = self.observer.clone().expect("it is set at the start");
             let actor = ModelQueue::new(Arc::clone(&queue), sizing, observer).start();
-            let handle = ModelHandle { queue, actor, sizing, cache: spec.cache };
-            self.served.insert(id, ServedVersion { handle, registered: (store, spec.generation) });
+            let generation = spec.generation;
+            let handle = ModelHandle { queue, actor, sizing, cache: spec.cache, generation };
+            self.served.insert(id, ServedVersion { handle, registered: (store, generation) });
         }
     }
 
@@ -425,6 +427,7 @@ mod tests {
     use futures_util::future::{self, BoxFuture};
 
     use super::*;
+    use crate::cache::Source;
     use crate::selection::tests::facilities;
 
     /// Answers each call with the next update, and never again after the last.
@@ -439,7 +442,9 @@ mod tests {
             let update = updates.remove(0);
             let revision = request.applied.map_or(1, |applied| applied.revision + 1);
             let position = Position { store: Uuid::nil(), revision };
-            future::ready(Ok(FollowResponse { number: 0, position, update, frontends: Vec::new() })).boxed()
+            let frontends = Vec::new();
+            let response = FollowResponse { number: 0, position, update, frontends, container_key: None };
+            future::ready(Ok(response)).boxed()
         }
 
         fn exchange(&self, _: ExchangeRequest) -> BoxFuture<'_, Result<ExchangeResponse, ExchangeError>> {
@@ -507,7 +512,8 @@ mod tests {
         let capacity = Capacity { queries: 1, bytes: 1 };
         let withdrawn = Arc::new(Queue::new(7, id, InputType::Strings, capacity));
         let key = cache.key(7, Input::string("x"));
-        cache.insert(&key, &Output::text("1"), withdrawn.metrics());
+        let source = Arc::new(Source::new(Arc::clone(withdrawn.metrics())));
+        cache.insert(&key, &Output::text("1"), &source);
         let config = FollowerConfig {
             frontend: Uuid::nil(),
             applications: Arbiter::current(),

@@ -13,15 +13,17 @@ use actix::prelude::*;
 use actix_web::{App, web};
 use clipper_rpc::catalog::Management;
 use clipper_rpc::router::{BindError, BoundRouter};
+use clipper_rpc::secret::Secret;
 use clipper_server::door::Door;
 use clipper_server::{Connections, Serving, serve};
 use nix::sys::socket::{Backlog, listen};
 use tokio::sync::{Semaphore, oneshot};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use crate::cache::PredictionCache;
 use crate::container_connection::Terms;
+use crate::container_tokens::ContainerTokens;
 use crate::directory::Directory;
 use crate::exchange::Exchange;
 use crate::follower::{Follower, FollowerConfig, StandDown};
@@ -49,6 +51,11 @@ pub struct Config {
     pub query_address: SocketAddr,
     /// Where containers connect; port 0 picks a free one.
     pub rpc_address: SocketAddr,
+    /// The token that opens every model to containers, beside each version's registration token.
+    /// Asked for beyond loopback only.
+    pub container_token: Option<Secret>,
+    /// Whether containers need no token beyond loopback either.
+    pub insecure_containers: bool,
     /// The host under which containers and people reach this frontend, where that is not the bound one.
     pub advertised_host: Option<String>,
     /// The threads that answer HTTP; by default one for each core.
@@ -87,7 +94,9 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             query_address: SocketAddr::from(([0, 0, 0, 0], 1337)),
-            rpc_address: SocketAddr::from(([0, 0, 0, 0], 7000)),
+            rpc_address: SocketAddr::from(([127, 0, 0, 1], 7000)),
+            container_token: None,
+            insecure_containers: false,
             advertised_host: None,
             http_workers: None,
             door: Door::of_queries(Vec::new(), Vec::new()),
@@ -260,7 +269,12 @@ impl Frontend {
         let server = serve(listener, serving, connections, application)?;
         let http = server.handle();
         let server = actix_rt::spawn(server);
-        info!(query = %query_address, rpc = %router.address(), "frontend started");
+        let rpc_address = router.address();
+        let tokens = ContainerTokens::new(rpc_address, config.container_token, config.insecure_containers);
+        info!(query = %query_address, rpc = %rpc_address, "frontend started");
+        if !tokens.are_required() && !rpc_address.ip().to_canonical().is_loopback() {
+            warn!("containers need no token: whoever reaches {rpc_address} can answer for any model");
+        }
 
         let terms = Terms {
             heartbeat: config.heartbeat,
@@ -278,6 +292,7 @@ impl Frontend {
             let reception = Reception {
                 arbiter: arbiter.handle(),
                 router: router.handle(),
+                tokens,
                 directory,
                 terms,
                 connections: HashMap::new(),

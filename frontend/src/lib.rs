@@ -19,7 +19,7 @@
 //!   `replica_numbers`.
 //! - [`exchange`]: what is learned, to and from management; [`outbox`]: what HTTP workers leave for it; `inbox`: feedback
 //!   that other frontends received.
-//! - [`reception`]: where containers arrive.
+//! - [`reception`]: where containers arrive; [`container_tokens`]: the check of their tokens.
 //! - [`metrics`]: what is counted and timed on the way.
 //!
 //! The rule of the hot path: per query function calls, per batch one message, per change messages.
@@ -31,6 +31,7 @@ pub mod batching;
 pub mod cache;
 pub mod computation;
 pub mod container_connection;
+pub mod container_tokens;
 pub mod departures;
 pub mod directory;
 pub mod exchange;

@@ -1,5 +1,6 @@
 //! Management over HTTP, for a frontend in a process of its own.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use clipper_rpc::catalog::{ExchangeError, FollowError, FollowRequest, FollowResponse, Management};
@@ -38,6 +39,7 @@ pub struct ManagementClient {
     /// Without a slash at its end.
     url: String,
     token: Option<Secret>,
+    on_loopback: bool,
 }
 
 impl ManagementClient {
@@ -57,11 +59,19 @@ impl ManagementClient {
         if !parsed.username().is_empty() || parsed.password().is_some() {
             return Err(UrlError::Credentials);
         }
+        let host = parsed.host_str().unwrap_or_default();
+        let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
+        let on_loopback = address.map_or(host == "localhost", |address| address.to_canonical().is_loopback());
         // A redirect could lead the token elsewhere; management answers with none.
         let client =
             reqwest::Client::builder().connect_timeout(TIMEOUT).no_proxy().redirect(Policy::none()).build();
         let client = client.expect("a client without TLS has nothing that could fail");
-        Ok(Self { client, url: base.to_owned(), token })
+        Ok(Self { client, url: base.to_owned(), token, on_loopback })
+    }
+
+    /// Whether management is certainly on this host, by its address.
+    pub fn is_on_loopback(&self) -> bool {
+        self.on_loopback
     }
 
     /// Calls management, which is to begin its answer within `patience`.
@@ -160,6 +170,7 @@ mod tests {
             assert!(!is_refusal(StatusCode::from_u16(other).unwrap()), "{other}");
         }
     }
+
     #[test]
     fn an_address_with_a_password_is_refused_and_not_repeated() {
         for url in [
@@ -174,5 +185,20 @@ mod tests {
         assert!(ManagementClient::new("http://10.0.0.1:1338/", None).is_ok());
         let refused = ManagementClient::new("ftp://nowhere", None).err().unwrap().to_string();
         assert!(refused.contains("'ftp://nowhere'"), "{refused}");
+    }
+    #[test]
+    fn a_loopback_address_is_told_from_one_of_another_host() {
+        let is_on_loopback = |url| ManagementClient::new(url, None).unwrap().is_on_loopback();
+        for url in
+            ["http://localhost:1338/", "http://127.0.0.1:1", "http://[::1]:1", "http://[::ffff:127.0.0.1]"]
+        {
+            assert!(is_on_loopback(url), "{url}");
+        }
+        for url in ["http://10.0.0.1:1338", "http://management:1338", "http://[fe80::1]:1"] {
+            assert!(!is_on_loopback(url), "{url}");
+        }
+        for url in ["localhost:1338", "https://localhost", "http://"] {
+            assert!(ManagementClient::new(url, None).is_err(), "{url}");
+        }
     }
 }

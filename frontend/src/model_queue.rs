@@ -8,7 +8,7 @@ use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use actix::prelude::*;
-use clipper_rpc::catalog::{Batching, ConnectedContainer};
+use clipper_rpc::catalog::{Batching, ConnectedContainer, Revision};
 use futures_util::future::join_all;
 use tracing::info;
 
@@ -27,6 +27,8 @@ pub struct ModelHandle {
     pub sizing: Sizing,
     /// Whether its outputs may be kept.
     pub cache: bool,
+    /// Tells the version from an earlier one of the same name.
+    pub generation: Revision,
 }
 
 /// How batches are sized.

@@ -9,17 +9,19 @@ use std::sync::Arc;
 use actix::prelude::*;
 use clipper_rpc::catalog::ConnectedContainer;
 use clipper_rpc::codec::{CodecError, Frames};
+use clipper_rpc::excerpt::excerpt;
 use clipper_rpc::message::{Introduction, PROTOCOL_VERSION, Register, ToContainer};
 use clipper_rpc::names::{ModelId, ModelName, ModelVersion, NameError};
 use clipper_rpc::router::{Loss, PeerId, RouterHandle, Standing};
 use tracing::{debug, warn};
 
 use crate::container_connection::{ContainerConnection, Lost, Received, Terms};
+use crate::container_tokens::{ContainerTokens, TokenRefusal};
 use crate::directory::Directory;
 use crate::model_queue::ModelHandle;
 
-/// How soon a container may ask again for a model that is not registered yet.
-const RETRY_UNKNOWN_MODEL_MILLIS: u64 = 500;
+/// How soon a container may ask again, where the frontend may not have heard of its version yet.
+const RETRY_UNKNOWN_VERSION_MILLIS: u64 = 500;
 
 /// The longest text that a container may say of itself: it goes into logs and to management.
 const MAX_DESCRIPTION_BYTES: usize = 256;
@@ -34,6 +36,8 @@ pub struct Reception {
     pub directory: Arc<Directory>,
     /// What is agreed with containers.
     pub terms: Terms,
+    /// Which registrations have a valid token.
+    pub tokens: ContainerTokens,
     /// The connections that were accepted.
     pub connections: HashMap<PeerId, Addr<ContainerConnection>>,
     /// The connections that were refused for good, and said so in the log: once is enough.
@@ -43,6 +47,8 @@ pub struct Reception {
 /// Why a container is turned away. Displayed to it.
 #[derive(Debug, thiserror::Error)]
 enum Refusal {
+    #[error(transparent)]
+    Token(#[from] TokenRefusal),
     #[error("this frontend speaks protocol {PROTOCOL_VERSION}, the container {found}")]
     Protocol { found: u64 },
     #[error(transparent)]
@@ -53,6 +59,22 @@ enum Refusal {
     UnknownModel { model: ModelId },
     #[error("model '{model}' takes {expected}, the container {found}")]
     InputType { model: ModelId, expected: String, found: String },
+}
+
+impl Refusal {
+    /// Whether the same registration may be accepted later: once this frontend has heard of the
+    /// version, or of the key of the registration tokens.
+    fn may_pass(&self, register: &Register) -> bool {
+        match self {
+            Self::UnknownModel { .. } => true,
+            Self::Token(TokenRefusal::Unfit | TokenRefusal::NoKey) => register.token.is_some(),
+            Self::Token(TokenRefusal::Missing)
+            | Self::Protocol { .. }
+            | Self::Name(_)
+            | Self::TooLong { .. }
+            | Self::InputType { .. } => false,
+        }
+    }
 }
 
 impl Reception {
@@ -68,10 +90,10 @@ impl Reception {
                 self.connections.insert(known, connection);
             }
             Err(refusal) => {
-                let retry_millis =
-                    matches!(refusal, Refusal::UnknownModel { .. }).then_some(RETRY_UNKNOWN_MODEL_MILLIS);
-                if retry_millis.is_none() && self.turned_away.insert(peer.clone()) {
-                    warn!(%peer, %refusal, "container turned away");
+                let retry_millis = refusal.may_pass(register).then_some(RETRY_UNKNOWN_VERSION_MILLIS);
+                if !matches!(refusal, Refusal::UnknownModel { .. }) && self.turned_away.insert(peer.clone()) {
+                    let (model, version) = (excerpt(&register.model), excerpt(&register.version));
+                    warn!(%peer, ?model, ?version, %refusal, "container turned away");
                 }
                 self.router.send(&peer, &ToContainer::Rejected { reason: refusal.to_string(), retry_millis });
             }
@@ -79,6 +101,7 @@ impl Reception {
     }
 
     fn admit(&self, register: &Register) -> Result<(ModelHandle, ConnectedContainer), Refusal> {
+        self.tokens.check(register, &self.directory)?;
         if register.protocol != PROTOCOL_VERSION {
             return Err(Refusal::Protocol { found: register.protocol });
         }

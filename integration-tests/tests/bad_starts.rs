@@ -205,3 +205,36 @@ async fn bad_keys_of_the_settings_file_are_named() {
         assert!(line.contains(words), "{line}");
     }
 }
+
+#[tokio::test]
+async fn a_damaged_key_of_containers_is_named_with_what_mends_it() {
+    let mut cluster = Cluster::start().await;
+    assert_eq!(cluster.main.terminate().await, 0);
+    let key = cluster.data_dir().join("clipper.key");
+    for damaged in ["", "half of a"] {
+        std::fs::write(&key, damaged).unwrap();
+        let line = complaint(&cluster.directory(), &with(&start(&cluster.data_dir()), &[])).await;
+        assert!(line.contains(key.to_str().unwrap()) && line.contains("or remove it"), "{line}");
+    }
+    std::fs::remove_file(&key).unwrap();
+    cluster.main.restart().await;
+    assert!(key.exists());
+}
+
+#[tokio::test]
+async fn a_token_of_containers_that_is_none_is_named_by_where_it_came_from() {
+    let folder = TempDir::new().unwrap();
+    let fresh = start(&folder.path().join("data"));
+    let file = folder.path().join("token");
+    let flag = ["--container-token-file", file.to_str().unwrap()];
+    let line = complaint(folder.path(), &with(&fresh, &flag)).await;
+    assert!(line.contains("--container-token-file: cannot read the token file"), "{line}");
+    std::fs::write(&file, "half").unwrap();
+    let line = complaint(folder.path(), &with(&fresh, &flag)).await;
+    assert!(line.contains("holds no token: a token has 16 to 1024 characters"), "{line}");
+    std::fs::write(folder.path().join("clipper.toml"), format!("container_token_file = \"{}\"", flag[1]))
+        .unwrap();
+    let line = complaint(folder.path(), &with(&fresh, &[])).await;
+    assert!(line.contains("holds no token"), "{line}");
+    assert!(!folder.path().join("data").exists(), "it is refused before anything is made");
+}

@@ -95,12 +95,16 @@ impl Admin {
             admin.check_artifacts(std::slice::from_ref(&spec)).await?;
             let (id, num_replicas) = (spec.model.clone(), spec.num_replicas);
             let begun = spec.clone();
-            admin.change(move |catalog| deployments::begin(catalog, begun, version)).await?;
+            let decide = move |catalog: &Catalog| {
+                let edit = deployments::begin(catalog, begun, version)?;
+                Ok((catalog.after(&edit), edit))
+            };
+            let generation = admin.change_with(decide).await?.generation(&id);
             let before = admin.catalog();
             if let Some(artifact) = &spec.artifact {
                 admin.artifacts.claim(artifact);
             }
-            let outcome = match admin.deployments.deploy(spec, timeout).await {
+            let outcome = match admin.deployments.deploy(spec, generation, timeout).await {
                 Ok(running) => {
                     let ready = id.clone();
                     let completed = admin
@@ -243,8 +247,13 @@ impl Admin {
         let admin = self.clone();
         detached(async move {
             admin.check_artifacts(&specs).await?;
-            admin.change(decide).await?;
-            admin.deployments.restore(specs).await;
+            let decide = |catalog: &Catalog| {
+                let edit = decide(catalog)?;
+                Ok((catalog.after(&edit), edit))
+            };
+            // The catalog was empty, so these are the imported deployments alone.
+            let imported = admin.change_with(decide).await?;
+            admin.deployments.restore(imported.deployed()).await;
             Ok(())
         })
         .await

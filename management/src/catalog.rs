@@ -12,6 +12,7 @@ use clipper_rpc::input::InputType;
 use clipper_rpc::names::{AppName, ModelId, ModelName};
 
 use crate::bounds;
+use crate::deployment::DeploymentSpec;
 use crate::deployments::Deployment;
 
 /// Every record. Cheap to clone: records are shared.
@@ -67,6 +68,14 @@ impl Catalog {
         Self { applications, models, deployments, bytes, ..Self::default() }
     }
 
+    /// The catalog after a step.
+    #[must_use]
+    pub fn after(&self, edit: &Edit) -> Self {
+        let mut after = self.clone();
+        after.apply(edit);
+        after
+    }
+
     /// Takes the step.
     pub fn apply(&mut self, edit: &Edit) {
         for change in &edit.changes {
@@ -120,6 +129,17 @@ impl Catalog {
     /// What is registered of one version of a model.
     pub fn version(&self, id: &ModelId) -> Option<&ModelVersionSpec> {
         self.models.get(&id.name)?.versions.get(&id.version)
+    }
+
+    /// The generation of a version; 0 if it is not registered.
+    pub fn generation(&self, id: &ModelId) -> Revision {
+        self.version(id).map_or(0, |version| version.generation)
+    }
+
+    /// Each deployment, with the generation of the version that it serves.
+    pub fn deployed(&self) -> Vec<(DeploymentSpec, Revision)> {
+        let deployments = self.deployments.iter();
+        deployments.map(|(id, deployment)| (deployment.spec.clone(), self.generation(id))).collect()
     }
 
     /// The input type that a model answers by its current version; `None` while it has none.

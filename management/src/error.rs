@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use clipper_rpc::secret::SecretError;
+
 use crate::refusal::Refusal;
 use crate::selection_state::StateError;
 
@@ -41,6 +43,17 @@ pub enum OpenError {
         directory: PathBuf,
         /// What was found.
         what: String,
+    },
+    /// The key of the containers' registration tokens makes no sense.
+    #[error(
+        "{error}: restore {file} from a copy, or remove it, and a new key is made with which deployed models are started",
+        file = .file.display()
+    )]
+    ContainerKey {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it. Part of the message, so not its source as well.
+        error: SecretError,
     },
     /// It was written by a newer Clipper.
     #[error(

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use clipper_rpc::catalog::{ExchangeError, FollowError, FollowRequest, FollowResponse, Management};
 use clipper_rpc::excerpt::excerpt;
+use clipper_rpc::secret::Secret;
 use clipper_rpc::selection::{ExchangeRequest, ExchangeResponse};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -72,6 +73,8 @@ pub struct Follow {
     pub(crate) frontends: Frontends,
     /// What they learn.
     pub(crate) states: SelectionStates,
+    /// Key of the containers' registration tokens.
+    pub(crate) container_key: Secret,
 }
 
 impl Follow {
@@ -97,6 +100,7 @@ impl Follow {
             number,
             query_address: completed(&request.query_address, caller),
             rpc_address,
+            caller,
             applied: request.applied.filter(|it| it.store == self.feed.store()).map(|it| it.revision),
             containers: request.containers,
         })?;
@@ -109,7 +113,8 @@ impl Follow {
             let frontends = self.frontends.rpc_addresses();
             let is_news = request.applied != Some(position) || *frontends != *request.known_frontends;
             if is_news || Instant::now() >= deadline {
-                return Ok(FollowResponse { number, position, update, frontends: frontends.to_vec() });
+                let (frontends, container_key) = (frontends.to_vec(), Some(self.container_key.clone()));
+                return Ok(FollowResponse { number, position, update, frontends, container_key });
             }
             tokio::select! {
                 () = published.published() => {}
@@ -233,7 +238,8 @@ mod tests {
     async fn service(directory: &tempfile::TempDir) -> Follow {
         let (writer, feed) = Writer::open(directory.path().into()).await.unwrap();
         let states = SelectionStates::open(directory.path().into(), feed.clone(), 1000).await.unwrap();
-        Follow { writer, feed, frontends: Frontends::default(), states }
+        let container_key = Secret::random();
+        Follow { writer, feed, frontends: Frontends::default(), states, container_key }
     }
 
     fn request(frontend: u128) -> FollowRequest {

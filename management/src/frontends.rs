@@ -1,10 +1,11 @@
 //! The frontends of the cluster, as each presents itself by its long poll.
 //!
 //! A frontend is present while one of its calls is waiting and for [`GRACE`] afterwards, so it stays between
-//! two calls. Invariant: of two frontends that are present, no two have the same address for containers, or the
-//! same number.
+//! two calls. Invariant: of two frontends that are present, no two have the same number, or the
+//! same address for containers, unless that is a loopback address, of which each host has its own.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,9 +39,30 @@ pub(crate) struct Presentation {
     pub(crate) number: u64,
     pub(crate) query_address: String,
     pub(crate) rpc_address: String,
+    /// Address that it called from.
+    pub(crate) caller: IpAddr,
     /// The last revision of this store that it has applied.
     pub(crate) applied: Option<Revision>,
     pub(crate) containers: Vec<ConnectedContainer>,
+}
+
+impl Presentation {
+    fn is_on_loopback(&self) -> bool {
+        let address = self.rpc_address.parse::<SocketAddr>();
+        address.is_ok_and(|address| address.ip().to_canonical().is_loopback())
+    }
+
+    /// Whether it seems to be on another host, and to listen for containers on the loopback address
+    /// of that one.
+    fn is_out_of_reach(&self) -> bool {
+        self.is_on_loopback() && !self.caller.to_canonical().is_loopback()
+    }
+
+    /// Whether only one of both can be alive, as they have the same address for containers. Each
+    /// host has loopback addresses of its own.
+    fn is_at_the_place_of(&self, other: &Self) -> bool {
+        self.rpc_address == other.rpc_address && (self.caller == other.caller || !self.is_on_loopback())
+    }
 }
 
 #[derive(Debug)]
@@ -92,7 +114,7 @@ impl Registry {
         let is_known = before.as_ref().is_some_and(|it| it.view.rpc_address == presentation.rpc_address);
         if !is_known {
             // A frontend that had this address before cannot be alive any more.
-            self.present.retain(|_, other| other.presentation.rpc_address != presentation.rpc_address);
+            self.present.retain(|_, other| !other.presentation.is_at_the_place_of(&presentation));
         }
         let others = self.present.values().map(|it| it.presentation.containers.len()).sum::<usize>();
         let room = MAX_CONTAINERS.saturating_sub(others);
@@ -149,6 +171,13 @@ impl Frontends {
         if self.number_of(frontend).is_none() {
             let Presentation { number, query_address, rpc_address, .. } = &presentation;
             tracing::info!(%frontend, number, query_address, rpc_address, "a frontend follows");
+            if presentation.is_out_of_reach() {
+                tracing::warn!(
+                    %frontend, rpc_address, caller = %presentation.caller,
+                    "unless this frontend is on the same host, deployed replicas do not reach it: give it an \
+                     --rpc-address beyond loopback, such as 0.0.0.0:7000"
+                );
+            }
         }
         let mut admitted = Ok(());
         self.0.send_if_modified(|registry| {
@@ -355,6 +384,7 @@ mod tests {
             number,
             query_address: format!("127.0.0.1:{}", 1337 + number),
             rpc_address: format!("127.0.0.1:{}", 7000 + number),
+            caller: IpAddr::from([127, 0, 0, 1]),
             applied: Some(0),
             containers: Vec::new(),
         }
@@ -394,6 +424,22 @@ mod tests {
         let restarted = Presentation { frontend: Uuid::from_u128(9), ..presentation(0) };
         let _restarted = frontends.present(restarted).unwrap();
         assert_eq!(frontends.count(), 1);
+    }
+
+    #[tokio::test]
+    async fn frontends_of_two_hosts_may_have_the_same_loopback_address_and_no_other() {
+        let frontends = Frontends::default();
+        let of = |host: u8, rpc_address: &str| Presentation {
+            caller: IpAddr::from([10, 0, 0, host]),
+            rpc_address: rpc_address.into(),
+            ..presentation(host.into())
+        };
+        let _one = frontends.present(of(1, "127.0.0.1:7000"));
+        let _other = frontends.present(of(2, "127.0.0.1:7000"));
+        assert_eq!(frontends.count(), 2);
+        let _third = frontends.present(of(3, "10.0.0.9:7000"));
+        let _fourth = frontends.present(of(4, "10.0.0.9:7000"));
+        assert_eq!(frontends.count(), 3);
     }
 
     #[tokio::test]

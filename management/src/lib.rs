@@ -10,6 +10,7 @@
 //! - [`selection_state`]: what frontends learn of the models, and tell each other.
 //! - [`feed`], `frontends`, [`follow`]: the recent changes, who follows them, and the long poll by which they do.
 //! - [`deployment`], [`guard`]: the processes of deployed models.
+//! - `container_key`: the key of the tokens by which these register with frontends.
 //! - `admin`: what takes more than one of these; `http`: all of it over HTTP; `access`: who may call it.
 //!
 //! A change goes `http` → `admin` → `writer` (decide, write, fsync) → `feed` → each frontend's `follow` →
@@ -37,6 +38,7 @@ pub mod applications;
 mod bounded;
 mod bounds;
 pub mod catalog;
+mod container_key;
 mod database;
 pub mod deployment;
 pub mod deployments;
@@ -102,7 +104,9 @@ impl Management {
             admin::blocking(folders).await.map_err(|error| OpenError::unreadable(&config.data_dir, error))?;
         let states =
             SelectionStates::open(config.data_dir.clone(), feed.clone(), config.selection_users).await?;
-        let follow = Follow { writer, feed, frontends: Frontends::default(), states };
+        let data_dir = config.data_dir.clone();
+        let container_key = admin::blocking(move || container_key::open(&data_dir)).await?;
+        let follow = Follow { writer, feed, frontends: Frontends::default(), states, container_key };
         Ok(Self { config, follow, artifacts, uploads })
     }
 
@@ -122,13 +126,16 @@ impl Management {
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), RunError> {
         let Self { config, follow, artifacts, uploads } = self;
-        let Follow { writer, frontends, feed, states } = follow.clone();
-        let deployments =
-            Deployments::start(deployment::Config::new(config.data_dir, config.python, config.guard));
-        let specs: Vec<_> =
-            feed.catalog().deployments.values().map(|deployment| deployment.spec.clone()).collect();
-        deployments.sweep_logs(&specs.iter().map(|spec| spec.model.clone()).collect()).await;
-        deployments.restore(specs).await;
+        let Follow { writer, frontends, feed, states, container_key } = follow.clone();
+        let deployments = Deployments::start(deployment::Config::new(
+            config.data_dir,
+            config.python,
+            config.guard,
+            container_key,
+        ));
+        let catalog = feed.catalog();
+        deployments.sweep_logs(&catalog.deployments.keys().cloned().collect()).await;
+        deployments.restore(catalog.deployed()).await;
 
         let admin = Admin { follow, deployments: deployments.clone(), artifacts };
         let server = http::server(listener, config.access, admin.clone(), uploads)?;

@@ -54,7 +54,7 @@ class LocalContainerManager:
         host: str = "localhost",
         query_host: str = "0.0.0.0",  # noqa: S104
         management_host: str = "127.0.0.1",
-        rpc_host: str = "0.0.0.0",  # noqa: S104
+        rpc_host: str = "127.0.0.1",
         start_timeout_seconds: float = 30.0,
         admin_token: str | None = None,
         admin_token_file: str | Path | None = None,
@@ -62,6 +62,8 @@ class LocalContainerManager:
         allowed_hosts: Sequence[str] = (),
         allowed_origins: Sequence[str] = (),
         cors_origins: Sequence[str] = (),
+        container_token_file: str | Path | None = None,
+        insecure_containers: bool = False,
     ) -> None:
         """Describes a cluster. Nothing is started.
 
@@ -77,7 +79,8 @@ class LocalContainerManager:
             host: the host to connect to. A cluster can only be started on this one.
             query_host: the interface that predictions are asked for at; all unless given.
             management_host: the interface that the cluster is administered at; this host's own unless given.
-            rpc_host: the interface that model containers connect to; all unless given.
+            rpc_host: the interface that model containers connect to; this host's own unless given. On another
+                one a container needs a token, which the models that are deployed are given.
             start_timeout_seconds: how long a start may take.
             admin_token: the token that management asks operators for, at least 16 characters. A cluster that
                 is started here asks for it. Without it, and without a file, the variables
@@ -87,6 +90,10 @@ class LocalContainerManager:
             allowed_hosts: names by which the cluster is called, besides localhost and addresses.
             allowed_origins: web pages that may administer the cluster, such as "https://ops.example".
             cors_origins: web pages that may ask for predictions, such as "https://shop.example".
+            container_token_file: a file with a token that opens every model to containers that are started by
+                hand; without it, only those that are deployed can connect beyond this host's own interface.
+            insecure_containers: ask containers for no token on any interface: whoever reaches it can then
+                answer for any model.
         """
         default_dir = ".clipper" if cluster_name == DEFAULT_CLUSTER_NAME else f".clipper-{cluster_name}"
         self.cluster_name = cluster_name
@@ -103,6 +110,8 @@ class LocalContainerManager:
             "--allowed-origins": allowed_origins,
             "--cors-origins": cors_origins,
         }
+        self._container_token_file = container_token_file
+        self._insecure_containers = insecure_containers
         self._binary = binary
         self._start_timeout_seconds = start_timeout_seconds
         self._addresses: _Addresses | None = None
@@ -237,6 +246,13 @@ class LocalContainerManager:
         for flag, values in self._lists.items():
             if values:
                 command += [flag, ",".join([values] if isinstance(values, str) else values)]
+        if self._container_token_file:
+            command += [
+                "--container-token-file",
+                str(Path(self._container_token_file).expanduser().absolute()),
+            ]
+        if self._insecure_containers:
+            command += ["--insecure-containers"]
         return command
 
     def _wait_until_ready(self, process: ClusterProcess) -> _Addresses:

@@ -276,8 +276,8 @@ mod tests {
 
         fn finish(&self, computations: &[Arc<Computation>], outcome: &crate::failure::Verdict) {
             assert!(!computations.is_empty(), "it was not asked");
-            let mut delivery = Delivery::default();
-            computations.iter().for_each(|computation| computation.finish(outcome, &mut delivery));
+            let (source, mut delivery) = (crate::cache::tests::source(), Delivery::default());
+            computations.iter().for_each(|computation| computation.answer(outcome, &source, &mut delivery));
             drop(delivery);
             self.predictor.mailbox.hand_out();
         }

@@ -99,8 +99,7 @@ impl Change<'_> {
             };
             deployment.spec.num_replicas = num_replicas;
             let numbers = former.unwrap_or_default().get()..num_replicas.get();
-            let new: Vec<_> =
-                numbers.map(|number| deployments.start_replica(&deployment.spec, number)).collect();
+            let new: Vec<_> = numbers.map(|number| deployments.start_replica(deployment, number)).collect();
             deployment.replicas.extend(new.iter().cloned());
             new
         };

@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use actix_rt::Arbiter;
+use clipper_rpc::catalog::Revision;
 use clipper_rpc::names::ModelId;
+use clipper_rpc::secret::Secret;
 use futures_util::future::join_all;
 use tokio::sync::{Mutex as AsyncMutex, Semaphore, watch};
 use tokio::time::timeout_at;
@@ -18,6 +20,7 @@ use tracing::{info, warn};
 use super::change::{Change, Patience};
 use super::leftovers;
 use super::logs;
+use super::model_files::{self, ModelFiles};
 use super::process::{absolute, located};
 use super::replica::{Host, ReplicaHandle};
 use super::{Config, DeployError, DeploymentSpec, DeploymentStatus, FrontendView, Frontends, NumReplicas};
@@ -51,6 +54,7 @@ pub(super) struct Shared {
 pub struct Running {
     model: ModelId,
     change: Arc<AsyncMutex<()>>,
+    files: Option<Arc<ModelFiles>>,
 }
 
 #[derive(Debug, Default)]
@@ -63,6 +67,10 @@ pub(super) struct Table {
 #[derive(Debug)]
 pub(super) struct Deployment {
     pub(super) spec: DeploymentSpec,
+    /// Registration token of its replicas.
+    pub(super) token: Secret,
+    /// Its copy of its artifact, if it has one.
+    pub(super) files: Option<Arc<ModelFiles>>,
     /// By number.
     pub(super) replicas: Vec<ReplicaHandle>,
     /// Held by whoever changes the number of replicas, until they are ready. Also tells this deployment from a later
@@ -81,11 +89,12 @@ impl Deployments {
             *program = located(program.as_ref()).into();
         }
         leftovers::kill_all(leftovers::REPLICA_OF, config.data_dir.as_os_str().as_encoded_bytes());
-        let left = config.data_dir.join("replicas");
-        if let Err(error) = std::fs::remove_dir_all(&left)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            warn!(path = %left.display(), %error, "working directories of former replicas cannot be removed");
+        for left in ["replicas", model_files::FOLDER].map(|folder| config.data_dir.join(folder)) {
+            if let Err(error) = std::fs::remove_dir_all(&left)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                warn!(path = %left.display(), %error, "directories of former replicas cannot be removed");
+            }
         }
         let starts = Arc::new(Semaphore::new(STARTS_AT_ONCE));
         let shared = Shared {
@@ -96,40 +105,61 @@ impl Deployments {
         Self { shared: Arc::new(shared) }
     }
 
-    /// Starts a deployment, and waits until every replica is ready.
+    /// Starts a deployment of the registration of its version that has this generation, and waits
+    /// until every replica is ready.
     ///
     /// # Errors
     /// If there is one of the same model already, or not every replica becomes ready within `timeout`. Nothing of
     /// it runs then; likewise if this future is dropped.
-    pub async fn deploy(&self, spec: DeploymentSpec, timeout: Duration) -> Result<Running, DeployError> {
+    pub async fn deploy(
+        &self,
+        spec: DeploymentSpec,
+        generation: Revision,
+        timeout: Duration,
+    ) -> Result<Running, DeployError> {
         let model = spec.model.clone();
         let num_replicas = spec.num_replicas;
-        let lock = Arc::default();
+        let spec = DeploymentSpec { num_replicas: NumReplicas::NONE, ..spec };
+        let deployment = self.prepared(spec, generation);
+        let (lock, files) = (Arc::clone(&deployment.change), deployment.files.clone());
         // Nobody else knows of it yet, so this does not wait.
-        let _held = AsyncMutex::lock(&lock).await;
+        let _held = lock.lock().await;
         {
             let mut table = self.table();
             if table.deployments.contains_key(&model) {
                 return Err(DeployError::AlreadyDeployed { model });
             }
-            let spec = DeploymentSpec { num_replicas: NumReplicas::NONE, ..spec };
-            let deployment = Deployment { spec, replicas: Vec::new(), change: Arc::clone(&lock) };
             table.deployments.insert(model.clone(), deployment);
         }
         let change =
             Change { deployments: self, model: model.clone(), lock: &lock, former: None, kept: false };
-        change.grow(num_replicas, Patience::new(timeout)).await?;
-        Ok(Running { model, change: Arc::clone(&lock) })
+        if let Err(error) = change.grow(num_replicas, Patience::new(timeout)).await {
+            if let Some(files) = files {
+                files.remove().await;
+            }
+            return Err(error);
+        }
+        Ok(Running { model, change: Arc::clone(&lock), files })
     }
 
-    /// Starts deployments that were there before management was, without waiting for them.
-    pub async fn restore(&self, specs: Vec<DeploymentSpec>) {
+    /// A deployment without replicas.
+    fn prepared(&self, spec: DeploymentSpec, generation: Revision) -> Deployment {
+        let config = &self.shared.host.config;
+        let token = config.container_key.registration_token(&spec.model, generation);
+        let files =
+            spec.artifact.as_ref().map(|id| ModelFiles::new(&config.data_dir, id, &spec.model, generation));
+        Deployment { spec, token, files: files.map(Arc::new), replicas: Vec::new(), change: Arc::default() }
+    }
+
+    /// Starts deployments that were there before management was, each of a generation of its
+    /// version, without waiting for them.
+    pub async fn restore(&self, deployed: Vec<(DeploymentSpec, Revision)>) {
         let mut table = self.table();
-        for spec in specs {
+        for (spec, generation) in deployed {
             info!(model = %spec.model, num_replicas = spec.num_replicas.get(), "deployment restored");
             let numbers = 0..spec.num_replicas.get();
-            let replicas = numbers.map(|number| self.start_replica(&spec, number)).collect();
-            let deployment = Deployment { spec, replicas, change: Arc::default() };
+            let mut deployment = self.prepared(spec, generation);
+            deployment.replicas = numbers.map(|number| self.start_replica(&deployment, number)).collect();
             // Another one of the same version may still be waiting to be stopped.
             table.remove(&deployment.spec.model);
             table.deployments.insert(deployment.spec.model.clone(), deployment);
@@ -176,6 +206,7 @@ impl Deployments {
             .map(|(model, deployment)| Running {
                 model: model.clone(),
                 change: Arc::clone(&deployment.change),
+                files: deployment.files.clone(),
             })
             .collect()
     }
@@ -192,7 +223,7 @@ impl Deployments {
     pub async fn halt(&self, halted: Vec<Running>) {
         let leaving = {
             let mut table = self.table();
-            for Running { model, change } in &halted {
+            for Running { model, change, .. } in &halted {
                 table.truncate(model, change, NumReplicas::NONE);
                 if let Some(deployment) = table.own(model, change) {
                     deployment.change = Arc::default();
@@ -207,7 +238,7 @@ impl Deployments {
     pub async fn stop(&self, stopped: Vec<Running>) {
         let leaving = {
             let mut table = self.table();
-            for Running { model, change } in &stopped {
+            for Running { model, change, .. } in &stopped {
                 if table.own(model, change).is_some() {
                     table.remove(model);
                 }
@@ -215,7 +246,10 @@ impl Deployments {
             table.leaving(|model| stopped.iter().any(|stopped| stopped.model == *model))
         };
         self.all_gone(leaving).await;
-        for Running { model, .. } in &stopped {
+        for Running { model, files, .. } in &stopped {
+            if let Some(files) = files {
+                files.remove().await;
+            }
             self.forget_logs(model).await;
         }
     }
@@ -315,9 +349,9 @@ impl Deployments {
     }
 
     /// To be called under the table's lock.
-    pub(super) fn start_replica(&self, spec: &DeploymentSpec, number: u32) -> ReplicaHandle {
+    pub(super) fn start_replica(&self, deployment: &Deployment, number: u32) -> ReplicaHandle {
         let Shared { host, frontends, .. } = &*self.shared;
-        ReplicaHandle::start(host, spec, number, Arc::clone(&frontends.borrow()))
+        ReplicaHandle::start(host, deployment, number, Arc::clone(&frontends.borrow()))
     }
 }
 
