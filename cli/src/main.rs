@@ -14,6 +14,8 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::Context;
+use clipper_server::private_directory::UMASK;
+use nix::sys::stat::umask;
 use tracing_subscriber::EnvFilter;
 
 use self::settings::{LogFormat, Settings};
@@ -33,6 +35,10 @@ fn main() -> ExitCode {
         Ok(settings) => settings,
         Err(error) => return fail(&error),
     };
+    if settings.role.is_server() {
+        // Before anything is created: see `private_directory`. Guards and models inherit it.
+        umask(UMASK);
+    }
     if let Err(error) = log(&settings) {
         return fail(&error);
     }

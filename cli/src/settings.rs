@@ -122,6 +122,13 @@ pub enum Role {
     },
 }
 
+impl Role {
+    /// Whether it serves until it is told to stop, and keeps files.
+    pub fn is_server(&self) -> bool {
+        matches!(self, Self::Start { .. } | Self::Management { .. } | Self::Frontend { .. })
+    }
+}
+
 /// The roles that no setting of the file is meant for.
 const TOOLS: [&str; 4] = ["bench", "replay", "evaluate", "export"];
 
