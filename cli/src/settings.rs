@@ -10,9 +10,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
 use clap::error::ErrorKind;
-use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::bench::BenchSettings;
+use crate::log::LogSettings;
 use crate::offline::evaluate::EvaluateSettings;
 use crate::offline::export::ExportSettings;
 use crate::offline::replay::ReplaySettings;
@@ -43,30 +44,12 @@ pub struct Settings {
     /// Read settings from this file [default: clipper.toml, if it is there]
     #[arg(long, env = "CLIPPER_CONFIG", global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// How to write the logs, which go to standard error
-    #[arg(long, env = "CLIPPER_LOG_FORMAT", global = true, value_enum, default_value_t = LogFormat::Human)]
-    pub log_format: LogFormat,
-    /// What to log: a level (error, warn, info, debug, trace), or one for each part (info,clipper_frontend=debug)
-    #[arg(
-        long,
-        env = "CLIPPER_LOG_LEVEL",
-        global = true,
-        default_value = "info,actix_server=warn",
-        value_name = "FILTER"
-    )]
-    pub log_level: String,
+    /// Settings of the log.
+    #[command(flatten)]
+    pub log: LogSettings,
     /// What to run
     #[command(subcommand)]
     pub role: Role,
-}
-
-/// How logs are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// One line an event, coloured on a terminal.
-    Human,
-    /// One JSON object an event.
-    Json,
 }
 
 /// What a process of the cluster does.

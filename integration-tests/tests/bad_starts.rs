@@ -166,6 +166,8 @@ async fn bad_flags_and_values_are_named() {
         (&["--query-address", "somewhere"], "'somewhere' for '--query-address <ADDR>'"),
         (&["--max-batch-size", "0"], "'--max-batch-size <NUMBER>'"),
         (&["--log-level", "clipper=loud"], "--log-level"),
+        (&["--log-file", "."], "the log file .: it is not a regular file"),
+        (&["--log-file-bytes", "1000"], "'--log-file-bytes <BYTES>'"),
         (&["--config", "missing.toml"], "missing.toml"),
         (&["--query-address", "203.0.113.1:0"], "203.0.113.1:0"),
     ] {

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 /// files.
 async fn busy_cluster() -> Cluster {
     umask(Mode::empty());
-    let cluster = Cluster::start().await;
+    let cluster = Cluster::start_with(&["--log-file", "data/clipper.log"]).await;
     let script = format!(
         "#!/bin/sh\necho starting\necho 1 > scribble\nmkdir folder\nexec {}\n",
         program::example("sum").display()
@@ -81,6 +81,7 @@ fn closed(data_dir: &Path) -> Vec<Found> {
     }
     for name in [
         "clipper.lock",
+        "clipper.log",
         "clipper.store",
         "addresses.json",
         "catalog",
