@@ -11,10 +11,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, anyhow, bail};
 use clap::builder::BoolishValueParser;
 use clap::error::ErrorKind;
-use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clipper_server::door::{HostName, WebOrigin};
 
 use crate::bench::BenchSettings;
+use crate::log::LogSettings;
 use crate::offline::evaluate::EvaluateSettings;
 use crate::offline::export::ExportSettings;
 use crate::offline::replay::ReplaySettings;
@@ -51,30 +52,12 @@ pub struct Settings {
     /// Read settings from this file [default: clipper.toml, if it is there]
     #[arg(long, env = "CLIPPER_CONFIG", global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// How to write the logs, which go to standard error
-    #[arg(long, env = "CLIPPER_LOG_FORMAT", global = true, value_enum, default_value_t = LogFormat::Human)]
-    pub log_format: LogFormat,
-    /// What to log: a level (error, warn, info, debug, trace), or one for each part (info,clipper_frontend=debug)
-    #[arg(
-        long,
-        env = "CLIPPER_LOG_LEVEL",
-        global = true,
-        default_value = "info,actix_server=warn,actix_http=off",
-        value_name = "FILTER"
-    )]
-    pub log_level: String,
+    /// Settings of the log.
+    #[command(flatten)]
+    pub log: LogSettings,
     /// What to run
     #[command(subcommand)]
     pub role: Role,
-}
-
-/// How logs are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// One line an event, coloured on a terminal.
-    Human,
-    /// One JSON object an event.
-    Json,
 }
 
 /// What a process of the cluster does.
@@ -140,6 +123,13 @@ pub enum Role {
         #[command(flatten)]
         export: ExportSettings,
     },
+}
+
+impl Role {
+    /// Whether it serves until it is told to stop, and keeps files.
+    pub fn is_server(&self) -> bool {
+        matches!(self, Self::Start { .. } | Self::Management { .. } | Self::Frontend { .. })
+    }
 }
 
 /// The roles that no setting of the file is meant for.

@@ -325,7 +325,7 @@ impl ContainerConnection {
             return self
                 .strike_off(&format!("it reported an error of batch {id}, which it does not hold"), ctx);
         };
-        warn!(model = %self.container.model, replica = self.container.replica, message, "a batch failed");
+        warn!(model = %self.container.model, replica = self.container.replica, error = message, "a batch failed");
         self.metrics.fail_batch();
         let outcome = Err(self.reported(message));
         let mut delivery = Delivery::default();

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use clipper_rpc::catalog::Management;
 use clipper_rpc::router::{BindError, BoundRouter};
 use clipper_rpc::secret::Secret;
 use clipper_server::door::Door;
+use clipper_server::private_directory::{self, DirectoryError, ExposedDirectory};
 use clipper_server::{Connections, Serving, serve};
 use nix::sys::socket::{Backlog, listen};
 use tokio::sync::{Semaphore, oneshot};
@@ -35,7 +37,7 @@ use crate::queue::Capacity;
 use crate::reception::Reception;
 use crate::request_bytes::RequestBytes;
 use crate::selection::Facilities;
-use crate::selection::decision_log::{DecisionLog, DecisionLogConfig};
+use crate::selection::decision_log::{self, DecisionLog, DecisionLogConfig};
 use crate::selection::decisions::Decisions;
 use crate::selection::users::UserStates;
 
@@ -131,12 +133,30 @@ pub enum Error {
     /// The address for containers cannot be bound.
     #[error(transparent)]
     BindRouter(#[from] BindError),
+    /// Other users can reach the directory of the decision log.
+    #[error("the decision log directory {0}")]
+    DecisionLogExposed(ExposedDirectory),
+    /// The directory of the decision log cannot be created, read or changed.
+    #[error("the decision log directory {} cannot be used", .directory.display())]
+    DecisionLogDirectory {
+        /// The directory.
+        directory: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// There is no thread for the decision log.
     #[error("the decision log cannot be written")]
     DecisionLog(#[source] std::io::Error),
     /// The HTTP server failed.
     #[error("the query interface failed")]
     Http(#[from] std::io::Error),
+}
+
+fn open_decision_log(DecisionLogConfig { directory, .. }: &DecisionLogConfig) -> Result<(), Error> {
+    private_directory::open(directory, decision_log::CONTENTS).map_err(|error| match error {
+        DirectoryError::Exposed(exposed) => Error::DecisionLogExposed(exposed),
+        DirectoryError::Io(source) => Error::DecisionLogDirectory { directory: directory.clone(), source },
+    })
 }
 
 /// A frontend that is bound to its addresses, and not running yet.
@@ -148,11 +168,13 @@ pub struct Frontend {
 }
 
 impl Frontend {
-    /// Binds both addresses.
+    /// Opens the directory of the decision log, and binds both addresses.
     ///
     /// # Errors
-    /// If one of them is in use or not of this host.
+    /// If the directory cannot be used or is open to other users, or if an address is in use or not
+    /// of this host.
     pub fn bind(config: Config) -> Result<Self, Error> {
+        config.decision_log.as_ref().map_or(Ok(()), open_decision_log)?;
         let address = config.query_address;
         let bound = TcpListener::bind(address).and_then(|listener| {
             // std asks for 128, and a burst of more connections would lose some for a second.

@@ -2,7 +2,9 @@
 //!
 //! Invariant: when it is dropped, none of its processes is left, the replicas that management started included.
 
+use std::fs::Permissions;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
@@ -78,7 +80,9 @@ impl Cluster {
     }
 
     async fn launch(role: &str, flags: &[&str], variables: &[(&str, &str)], rpc_host: IpAddr) -> Self {
-        let directory = tempfile::tempdir().expect("there is room for a temporary directory");
+        // Also where the umask is generous: what every user can replace is refused.
+        let directory = tempfile::Builder::new().permissions(Permissions::from_mode(0o700)).tempdir();
+        let directory = directory.expect("there is room for a temporary directory");
         let any = Some(SocketAddr::new(own_host(), 0));
         let rpc = Some(SocketAddr::new(rpc_host, 0));
         let is_frontend = role == "start";

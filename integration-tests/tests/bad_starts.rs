@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "all of this is a test")]
 
-use std::path::Path;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clipper_integration_tests::server::{Addresses, Launch, Server};
@@ -84,6 +86,55 @@ async fn a_data_directory_that_cannot_be_used_is_named() {
     assert!(line.contains("/proc/nowhere cannot be used"), "{line}");
 }
 
+/// A folder that every user can write, in another one.
+fn writable_by_all(folder: &Path, mode: u32) -> PathBuf {
+    let open = folder.join(format!("open-{mode:o}"));
+    std::fs::create_dir(&open).unwrap();
+    std::fs::set_permissions(&open, Permissions::from_mode(mode)).unwrap();
+    open
+}
+
+#[tokio::test]
+async fn a_directory_that_every_user_can_write_is_refused_with_what_mends_it() {
+    let folder = TempDir::new().unwrap();
+    let open = writable_by_all(folder.path(), 0o777);
+    let shared = writable_by_all(folder.path(), 0o1777);
+    let fresh = start(&folder.path().join("data"));
+    let frontend = |log: &Path| {
+        let any = "127.0.0.1:0";
+        ["frontend", "--management", "http://127.0.0.1:1", "--query-address", any, "--rpc-address", any]
+            .map(str::to_owned)
+            .into_iter()
+            .chain(["--decision-log-dir".to_owned(), log.display().to_string()])
+            .collect::<Vec<_>>()
+    };
+    let mends = format!("run `chmod 700 {}`", open.display());
+    let mends_parent = format!("run `chmod o-w {}`", open.display());
+    let names_another = format!("such as {}/clipper", shared.display());
+    let below = open.join("below");
+    for (flags, what, words) in [
+        (start(&open), "the data directory ", &mends),
+        (start(&shared), "the data directory ", &names_another),
+        (start(&below), "the data directory ", &mends_parent),
+        (with_log(&fresh, &open), "the decision log directory ", &mends),
+        (frontend(&open), "the decision log directory ", &mends),
+        (frontend(&shared), "the decision log directory ", &names_another),
+        (frontend(&below), "the decision log directory ", &mends_parent),
+    ] {
+        let line = complaint(folder.path(), &with(&flags, &[])).await;
+        assert!(line.contains(what) && line.contains(words), "{line}");
+    }
+    assert_eq!(std::fs::read_dir(&open).unwrap().count(), 0, "nothing is put there");
+    std::fs::set_permissions(&open, Permissions::from_mode(0o700)).unwrap();
+    let line = complaint(folder.path(), &with(&start(&open), &["--query-address", "203.0.113.1:0"])).await;
+    assert!(line.contains("203.0.113.1:0"), "once it is mended, it is used: {line}");
+}
+
+fn with_log(flags: &[String], log: &Path) -> Vec<String> {
+    let log = ["--decision-log-dir".to_owned(), log.display().to_string()];
+    flags.iter().cloned().chain(log).collect()
+}
+
 #[tokio::test]
 async fn a_corrupt_database_is_named() {
     let mut cluster = Cluster::start().await;
@@ -116,6 +167,8 @@ async fn bad_flags_and_values_are_named() {
         (&["--query-address", "somewhere"], "'somewhere' for '--query-address <ADDR>'"),
         (&["--max-batch-size", "0"], "'--max-batch-size <NUMBER>'"),
         (&["--log-level", "clipper=loud"], "--log-level"),
+        (&["--log-file", "."], "the log file .: it is not a regular file"),
+        (&["--log-file-bytes", "1000"], "'--log-file-bytes <BYTES>'"),
         (&["--config", "missing.toml"], "missing.toml"),
         (&["--query-address", "203.0.113.1:0"], "203.0.113.1:0"),
         (&["--allowed-hosts", "*"], "'*' for '--allowed-hosts <HOSTS>': expected the name of a host"),
@@ -159,6 +212,7 @@ async fn management_beyond_this_host_needs_a_token_or_a_clear_word() {
         let arguments = ["management", "--data-dir", &data_dir];
         let launch = Launch {
             arguments: arguments.iter().chain(flags).map(|&text| text.to_owned()).collect(),
+            environment: Vec::new(),
             addresses: Addresses { admin: Some("0.0.0.0:0".parse().unwrap()), ..Addresses::default() },
             directory: folder.path().to_owned(),
             name: "management".to_owned(),

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use clipper_rpc::secret::SecretError;
+use clipper_server::private_directory::ExposedDirectory;
 
 use crate::refusal::Refusal;
 use crate::selection_state::StateError;
@@ -25,6 +26,9 @@ pub enum OpenError {
         /// The path.
         directory: PathBuf,
     },
+    /// Other users can reach it.
+    #[error("the data directory {0}")]
+    Exposed(ExposedDirectory),
     /// It cannot be created, read or written.
     #[error("the data directory {} cannot be used: {error}", .directory.display())]
     Unreadable {

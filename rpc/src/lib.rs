@@ -9,7 +9,8 @@
 //! - [`session`]: the container's end, a DEALER socket that registers, reconnects and keeps alive.
 //! - `endpoint`: where a frontend is reached, from afar and on its own host.
 //! - `multipart`: a message's frames off a socket.
-//! - [`excerpt`]: what may be repeated of what others said.
+//! - [`excerpt`]: what may be repeated of what others said; [`printable`]: text of others that is
+//!   safe to print.
 //! - [`catalog`]: what management stores and every frontend follows.
 //! - [`secret`]: tokens of operators, frontends and containers.
 //! - [`selection`]: how applications select among models, and what is learned of them.
@@ -25,6 +26,7 @@ pub mod names;
 pub mod number;
 pub mod output;
 mod peers;
+pub mod printable;
 pub mod router;
 mod router_socket;
 pub mod secret;

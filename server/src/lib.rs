@@ -1,5 +1,5 @@
-//! What both HTTP servers have in common: how they listen, which requests they take, how they tell of their metrics,
-//! and how they notice that a client has gone.
+//! Parts that both HTTP servers have in common: a server, the rules for browsers, the forms of their metrics,
+//! clients that go away, and directories that are closed to other users.
 //!
 //! A crate of its own because `frontend` and `management` must not know each other, and `rpc` knows no HTTP.
 //!
@@ -9,6 +9,7 @@
 //! - [`http_server`]: a server; [`client_stream`]: its connections; `unreadable`: requests that cannot be read.
 //! - [`hangup`]: clients that go away while they are being answered.
 //! - [`process`]: CPU, memory, descriptors and threads; [`connections`]: the open HTTP connections.
+//! - [`private_directory`]: directories that only their owner can use.
 //! - [`report`]: the JSON of the original Clipper.
 
 pub mod answer;
@@ -19,6 +20,7 @@ pub mod door;
 pub mod families;
 pub mod hangup;
 pub mod http_server;
+pub mod private_directory;
 pub mod process;
 pub mod report;
 mod unreadable;

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .binary import find_binary
-from .cluster_process import ClusterProcess, log_file
+from .cluster_process import ClusterProcess, log_file, read_log
 from .exceptions import ClipperException, StartException, UnconnectedException, UnreachableException
 from .http_interface import HttpInterface
 from .tokens import TokenSource
@@ -221,6 +221,10 @@ class LocalContainerManager:
         path = log_file(self.data_dir)
         return path if self.is_local and path.is_file() else None
 
+    def read_log(self) -> str | None:
+        """Returns what is kept of the cluster's log, or None if it was not started from here."""
+        return read_log(self.data_dir) if self.log_file() else None
+
     @property
     def _addresses_file(self) -> Path:
         return self.data_dir / _ADDRESSES
@@ -232,6 +236,7 @@ class LocalContainerManager:
 
     def _command(self) -> list[str]:
         command = [str(self._binary or find_binary()), "start", "--data-dir", str(self.data_dir)]
+        command += ["--log-file", str(log_file(self.data_dir))]
         ports = (
             _QUERY_PORT if self._query_port is None else self._query_port,
             _MANAGEMENT_PORT if self._management_port is None else self._management_port,

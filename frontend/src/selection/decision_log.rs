@@ -19,6 +19,7 @@ use clipper_rpc::names::{AppName, ModelName};
 use clipper_rpc::selection::{Affine, Change, Selection, Uid};
 use clipper_selection::learner::{Asked, Choice, Learner};
 use clipper_selection::log::Record;
+use clipper_server::private_directory::Contents;
 use tracing::warn;
 
 use super::decisions::{Decided, LARGEST_DECISION};
@@ -41,6 +42,9 @@ const SPARE_STATE_BYTES: u64 = 1 << 20;
 const FLUSH: Duration = Duration::from_millis(500);
 /// How long a file that cannot be written is let be.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// A directory of logs holds a directory for each application, with nothing but files of the log.
+pub const CONTENTS: Contents = Contents { marker: None, owns: |path| holds_only_logs(path).unwrap_or(false) };
 
 /// Where decisions are logged, and how much of them is kept.
 #[derive(Debug, Clone)]
@@ -534,12 +538,24 @@ fn files(directory: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();
-        let name =
-            path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".jsonl"));
-        let time = name.and_then(|name| name.split_once('-')).and_then(|(_, time)| time.parse().ok());
-        files.extend(time.map(|time| (time, path)));
+        files.extend(begun(&path).map(|time| (time, path)));
     }
     Ok(files)
+}
+
+/// The time at which a file of the log was begun, according to its name; none for any other file.
+fn begun(path: &Path) -> Option<u64> {
+    let (_, time) = path.file_name()?.to_str()?.strip_suffix(".jsonl")?.split_once('-')?;
+    time.parse().ok()
+}
+
+fn holds_only_logs(directory: &Path) -> io::Result<bool> {
+    for entry in fs::read_dir(directory)? {
+        if begun(&entry?.path()).is_none() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Microseconds since 1970.

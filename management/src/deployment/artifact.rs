@@ -335,7 +335,7 @@ impl Artifacts {
                 _ => ArtifactError::Unreadable(error),
             })?;
             let executable = entry.header().mode().is_ok_and(|mode| mode & 0o100 != 0);
-            file.set_permissions(fs::Permissions::from_mode(if executable { 0o755 } else { 0o644 }))?;
+            file.set_permissions(fs::Permissions::from_mode(if executable { 0o700 } else { 0o600 }))?;
             file.sync_all()?;
         }
         if empty {
@@ -539,7 +539,7 @@ mod tests {
         assert_eq!(fixture.names(), [id.as_str()]);
         let file = fixture.artifacts.path(&id).join("model/run.sh");
         assert_eq!(fs::read(&file).unwrap(), b"exit 0");
-        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o755);
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o700);
     }
 
     #[test]
