@@ -1,4 +1,5 @@
-//! Peers of the container port that try to cost more than they send: in memory, in time, or to others.
+//! Peers of the container port that try to cost more than they send: in memory, in time, or to
+//! others.
 
 #![allow(clippy::unwrap_used, reason = "all of this is a test")]
 
@@ -23,7 +24,8 @@ fn peak_memory(cluster: &Cluster) -> u64 {
     peak.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
 }
 
-/// MessagePack of `{"type": "prediction", "id": id, "count": 1, "elapsed_micros": 1, field: [nil, ...]}`.
+/// MessagePack of `{"type": "prediction", "id": id, "count": 1, "elapsed_micros": 1, field: [nil,
+/// ...]}`.
 fn nils(id: u8, field: &str, count: u32) -> Vec<u8> {
     let mut header = b"\x85\xa4type\xaaprediction\xa2id".to_vec();
     header.extend([&[id][..], b"\xa5count\x01\xaeelapsed_micros\x01"].concat());
@@ -38,7 +40,8 @@ async fn what_a_stranger_sends_is_not_decoded() {
     let cluster = Cluster::start().await;
     cluster.serve("m", "doubles", OBJECTIVE).await;
     let before = peak_memory(&cluster);
-    // Too long for a stranger, and dropped; too long for its connection, too, and ZeroMQ makes another.
+    // Too long for a stranger, and dropped; too long for its connection, too, and ZeroMQ makes
+    // another.
     for count in [100 << 10, LARGE] {
         let mut stranger = RawContainer::connect(cluster.rpc_address(0));
         stranger.send_frames(vec![vec![], nils(1, "outputs", count)]);

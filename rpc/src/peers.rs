@@ -1,8 +1,9 @@
 //! The connections of a ROUTER socket, and which of them have not registered.
 //!
-//! Kept by the router's task. Invariant: a connection that has not registered is closed after [`LIFETIME`], after
-//! [`MOST_MESSAGES`] messages, or when [`MOST_STRANGERS`] newer ones have come; so strangers cost a bounded amount of
-//! memory and time, and cannot keep a container from registering.
+//! Kept by the router's task. Invariant: a connection that has not registered is closed after
+//! [`LIFETIME`], after [`MOST_MESSAGES`] messages, or when [`MOST_STRANGERS`] newer ones have come;
+//! so strangers cost a bounded amount of memory and time, and cannot keep a container from
+//! registering.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
@@ -36,7 +37,8 @@ impl Peers {
         self.peers.contains_key(peer)
     }
 
-    /// Notes a new connection. Returns the stranger to be disconnected for it, if there are too many.
+    /// Notes a new connection. Returns the stranger to be disconnected for it, if there are too
+    /// many.
     #[must_use]
     pub(crate) fn connected(&mut self, peer: PeerId, now: Instant) -> Option<PeerId> {
         self.enter(peer, now);

@@ -1,9 +1,11 @@
 //! The frontend's end of the container protocol: one task around a ROUTER socket.
 //!
-//! A ZeroMQ socket must not leave its thread, so everybody else hands messages to a [`RouterHandle`] and hears through
-//! a [`Reception`]. The task sleeps until the socket's file descriptor, a command or a stranger's end wakes it: where those
-//! who send and hear run on the same thread, a batch costs no switch between threads here. Invariant: before it sleeps the
-//! socket was read until it had nothing, after its readiness was cleared; so no edge of the descriptor is missed.
+//! A ZeroMQ socket must not leave its thread, so everybody else hands messages to a
+//! [`RouterHandle`] and hears through a [`Reception`]. The task sleeps until the socket's file
+//! descriptor, a command or a stranger's end wakes it: where those who send and hear run on the
+//! same thread, a batch costs no switch between threads here. Invariant: before it sleeps the
+//! socket was read until it had nothing, after its readiness was cleared; so no edge of the
+//! descriptor is missed.
 //!
 //! libzmq itself tells of each connection that comes or goes, so neither costs the others anything.
 
@@ -30,7 +32,8 @@ const RECEIVE_BURST_BYTES: usize = 8 << 20;
 
 /// Who hears what arrives. Called by the router's task, so it must not block.
 pub trait Reception {
-    /// Takes a message of a peer, or something that is none. Returns the peer's standing from now on.
+    /// Takes a message of a peer, or something that is none. Returns the peer's standing from now
+    /// on.
     fn received(&mut self, peer: PeerId, message: Result<Frames, CodecError>) -> Standing;
 
     /// A peer is gone: nothing reaches it any more, and nothing will come from it.
@@ -65,7 +68,8 @@ pub struct BindError {
     source: zmq::Error,
 }
 
-/// A ROUTER socket that is bound, so that its port is known and containers may connect, but is not served yet.
+/// A ROUTER socket that is bound, so that its port is known and containers may connect, but is not
+/// served yet.
 pub struct BoundRouter {
     socket: RouterSocket,
     address: SocketAddr,
@@ -75,8 +79,8 @@ pub struct BoundRouter {
 
 /// Sends to containers from any thread. Cheap to clone.
 ///
-/// Its channel has no bound of its own. It holds what the connections' actors and the reception say in one turn of the
-/// router's task, which takes all of it before it receives more.
+/// Its channel has no bound of its own. It holds what the connections' actors and the reception say
+/// in one turn of the router's task, which takes all of it before it receives more.
 #[derive(Clone)]
 pub struct RouterHandle {
     commands: mpsc::UnboundedSender<Command>,
@@ -126,7 +130,8 @@ impl RouterHandle {
         self.push(Command::Send { peer: peer.clone(), frames: message.encode() });
     }
 
-    /// Ends the registration of a peer. Its connection is closed after some seconds, unless it registers again.
+    /// Ends the registration of a peer. Its connection is closed after some seconds, unless it
+    /// registers again.
     pub fn release(&self, peer: &PeerId) {
         self.push(Command::Release { peer: peer.clone() });
     }
@@ -236,7 +241,8 @@ impl<R: Reception> Worker<R> {
     fn send(&mut self, peer: PeerId, frames: Frames) {
         match self.socket.send(&peer, frames) {
             Ok(()) => {}
-            // That its connection has ended comes after the last message that it sent, perhaps still to be received.
+            // That its connection has ended comes after the last message that it sent, perhaps
+            // still to be received.
             Err(zmq::Error::EHOSTUNREACH) => debug!(%peer, "a message for a connection that has ended"),
             Err(zmq::Error::EAGAIN) => self.lose(peer, Loss::Stuck),
             Err(error) => warn!(%peer, %error, "cannot send to a container"),

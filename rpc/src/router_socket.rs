@@ -1,7 +1,9 @@
-//! The ROUTER socket of a frontend, with the options and calls that only Clipper's build of libzmq has.
+//! The ROUTER socket of a frontend, with the options and calls that only Clipper's build of libzmq
+//! has.
 //!
-//! Owned by the router's task. `libzmq/README.md` says what the build changes. Invariant: a peer's id is of the socket's
-//! making and never used again for a later connection, whatever the peer claims.
+//! Owned by the router's task. `libzmq/README.md` says what the build changes. Invariant: a peer's
+//! id is of the socket's making and never used again for a later connection, whatever the peer
+//! claims.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -15,31 +17,35 @@ use crate::codec::Frames;
 use crate::endpoint;
 use crate::multipart;
 
-/// The largest message that is accepted of a registered container, all its frames together, in bytes. libzmq drops the
-/// connection of a peer that sends a larger one, or one of more than 64 frames.
+/// The largest message that is accepted of a registered container, all its frames together, in
+/// bytes. libzmq drops the connection of a peer that sends a larger one, or one of more than 64
+/// frames.
 const MAX_MESSAGE_BYTES: i64 = 256 << 20;
 /// The largest message that is accepted of a peer that has not registered.
 const MAX_STRANGER_MESSAGE_BYTES: i32 = 1 << 20;
-/// Messages of a connection that may wait to be read. One of more than 64 KiB counts as several, so that at most 4 MiB and
-/// one message wait. A peer that sends more is held back by TCP.
+/// Messages of a connection that may wait to be read. One of more than 64 KiB counts as several, so
+/// that at most 4 MiB and one message wait. A peer that sends more is held back by TCP.
 const MAX_WAITING: i32 = 64;
-/// Messages for a connection that may wait to be sent: a few batches, each no larger than its model's queue, and heartbeats.
-/// A peer that leaves more unread is stuck.
+/// Messages for a connection that may wait to be sent: a few batches, each no larger than its
+/// model's queue, and heartbeats. A peer that leaves more unread is stuck.
 const MAX_UNSENT: i32 = 64;
 /// Connections of each endpoint. More are closed at once.
 const MAX_CONNECTIONS: i32 = 4096;
 /// How long a connection may take to become one of ZeroMQ.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// ZMTP heartbeats, answered by libzmq itself: they find a stopped host or process, not a slow model.
+/// ZMTP heartbeats, answered by libzmq itself: they find a stopped host or process, not a slow
+/// model.
 const ZMTP_HEARTBEAT: Duration = Duration::from_secs(1);
 const ZMTP_TIMEOUT: Duration = Duration::from_secs(4);
 /// How long the last messages may take to leave at shutdown.
 const LINGER: Duration = Duration::from_millis(200);
 
-/// The message that libzmq delivers in the name of a peer whose connection has ended, after everything that it sent.
+/// The message that libzmq delivers in the name of a peer whose connection has ended, after
+/// everything that it sent.
 const DISCONNECTED: &[u8] = b"disconnected";
 
-/// Numbers of socket options that the `zmq` crate does not know. Those above 10,000 are of Clipper's build.
+/// Numbers of socket options that the `zmq` crate does not know. Those above 10,000 are of
+/// Clipper's build.
 const ZMQ_ROUTER_NOTIFY: i32 = 97;
 const ZMQ_NOTIFY_CONNECT: i32 = 1;
 const ZMQ_DISCONNECT_MSG: i32 = 111;
@@ -52,7 +58,8 @@ const ZMQ_ROUTER_MAX_CONNECTIONS: i32 = 10005;
 /// The bytes of a peer's id.
 const ID_BYTES: usize = 5;
 
-/// One connection of a container, as the ROUTER socket names it. Never used again for a later connection.
+/// One connection of a container, as the ROUTER socket names it. Never used again for a later
+/// connection.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct PeerId([u8; ID_BYTES]);
 
@@ -77,7 +84,8 @@ impl fmt::Display for PeerId {
 
 /// Something that arrived at the socket.
 pub(crate) enum Arrival {
-    /// One empty frame: the first of a connection, from libzmq, and nothing that a peer should send later.
+    /// One empty frame: the first of a connection, from libzmq, and nothing that a peer should send
+    /// later.
     Empty,
     /// A connection has ended, or its peer pretends so.
     Disconnected,
@@ -93,7 +101,8 @@ pub(crate) struct RouterSocket {
 }
 
 impl RouterSocket {
-    /// Binds a TCP address, and the Unix sockets of the same name. Returns the address with the port that was picked.
+    /// Binds a TCP address, and the Unix sockets of the same name. Returns the address with the
+    /// port that was picked.
     pub(crate) fn bind(address: SocketAddr) -> Result<(Self, SocketAddr), zmq::Error> {
         let context = zmq::Context::new();
         let socket = context.socket(zmq::ROUTER)?;
@@ -107,8 +116,8 @@ impl RouterSocket {
         socket.set_heartbeat_ivl(millis(ZMTP_HEARTBEAT))?;
         socket.set_heartbeat_timeout(millis(ZMTP_TIMEOUT))?;
         socket.set_ipv6(address.is_ipv6())?;
-        // A domain that nobody authenticates for makes libzmq refuse peers of before ZMTP 3, whose first message it takes
-        // without a bound.
+        // A domain that nobody authenticates for makes libzmq refuse peers of before ZMTP 3, whose
+        // first message it takes without a bound.
         socket.set_zap_domain("clipper")?;
         let mut socket = Self { socket, _context: context };
         socket.set(ZMQ_ROUTER_FOREIGN_IDS, &0_i32.to_ne_bytes())?;
@@ -172,7 +181,8 @@ impl RouterSocket {
         let _ = self.set(ZMQ_ROUTER_ADMIT, &peer.0);
     }
 
-    /// Closes the connection of a peer. What it sent and was not received yet is dropped, as is what waits for it.
+    /// Closes the connection of a peer. What it sent and was not received yet is dropped, as is
+    /// what waits for it.
     pub(crate) fn disconnect(&mut self, peer: &PeerId) {
         // Fails only if the connection is gone.
         let _ = self.set(ZMQ_ROUTER_DISCONNECT, &peer.0);
@@ -180,7 +190,8 @@ impl RouterSocket {
 
     #[allow(unsafe_code, reason = "the `zmq` crate sets only options that it knows")]
     fn set(&mut self, option: i32, value: &[u8]) -> Result<(), zmq::Error> {
-        // SAFETY: the socket is open, and libzmq reads `value.len()` bytes of `value` and keeps no pointer.
+        // SAFETY: the socket is open, and libzmq reads `value.len()` bytes of `value` and keeps no
+        // pointer.
         let result = unsafe {
             zmq_sys::zmq_setsockopt(self.socket.as_mut_ptr(), option, value.as_ptr().cast(), value.len())
         };

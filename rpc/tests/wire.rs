@@ -224,7 +224,8 @@ impl RawPeer {
         }
     }
 
-    /// Waits until the router closes the connection, and answers each PING of libzmq so that it has no reason to.
+    /// Waits until the router closes the connection, and answers each PING of libzmq so that it has
+    /// no reason to.
     fn assert_closed(&mut self) {
         loop {
             match self.try_frame() {

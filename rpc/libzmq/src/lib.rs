@@ -1,8 +1,9 @@
 //! The build of libzmq, in place of the one in `zeromq-src` 0.2.
 //!
-//! The build script of `zmq-sys` calls [`Build`]. It takes the sources of libzmq 4.3.5 from the crate `zeromq-src` 0.3,
-//! applies the patches of this folder to a copy, and compiles it for `platform.hpp`. A patch whose context is not found
-//! fails the build. `README.md` says why each patch exists.
+//! The build script of `zmq-sys` calls [`Build`]. It takes the sources of libzmq 4.3.5 from the
+//! crate `zeromq-src` 0.3, applies the patches of this folder to a copy, and compiles it for
+//! `platform.hpp`. A patch whose context is not found fails the build. `README.md` says why each
+//! patch exists.
 
 use std::convert::Infallible;
 use std::ffi::OsStr;
@@ -44,7 +45,8 @@ impl Build {
     /// Compiles the library and tells Cargo to link it.
     ///
     /// # Panics
-    /// If the sources cannot be found, patched or compiled. This fails the build script that called.
+    /// If the sources cannot be found, patched or compiled. This fails the build script that
+    /// called.
     pub fn build(&mut self) {
         let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("Cargo sets OUT_DIR for build scripts"));
         let (include, sources) = (out.join("include"), out.join("src"));
@@ -92,7 +94,8 @@ fn apply(name: &str, patch: &str, out: &Path) {
 
 /// The folder of libzmq's sources in the crate that carries them.
 ///
-/// The crate does not say where it is, but a call from its code does: it converts the arguments of `LibLocation::new`.
+/// The crate does not say where it is, but a call from its code does: it converts the arguments of
+/// `LibLocation::new`.
 fn vendor() -> PathBuf {
     struct Caller;
 

@@ -1,9 +1,11 @@
 //! The number of values in a header, counted before any of them is read.
 //!
-//! A MessagePack value may take one byte on the wire and dozens in memory. Invariant: a header that passes has at most
-//! as many values as its reader allows, so that reading it costs in proportion to its bytes.
+//! A MessagePack value may take one byte on the wire and dozens in memory. Invariant: a header that
+//! passes has at most as many values as its reader allows, so that reading it costs in proportion
+//! to its bytes.
 
-/// Counts the values of a header, the keys of maps included. Returns whether there are at most `most`.
+/// Counts the values of a header, the keys of maps included. Returns whether there are at most
+/// `most`.
 ///
 /// Counting stops at the first byte that is no MessagePack, which is for the reader to report.
 pub(super) fn fits(header: &[u8], most: usize) -> bool {
