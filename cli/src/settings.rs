@@ -164,7 +164,7 @@ pub struct ManagementSettings {
     /// Ask frontends in other processes for the token in this file (or in the variable CLIPPER_CLUSTER_TOKEN)
     #[arg(long, env = "CLIPPER_CLUSTER_TOKEN_FILE", value_name = "FILE")]
     pub cluster_token_file: Option<PathBuf>,
-    /// Take operators' calls from web pages of these origins, such as https://ops.example:8443 (comma-separated)
+    /// Take operators' calls from web pages of these origins, such as `https://ops.example:8443` (comma-separated)
     #[arg(long, env = "CLIPPER_ALLOWED_ORIGINS", value_name = "ORIGINS", value_delimiter = ',')]
     pub allowed_origins: Vec<WebOrigin>,
     /// Answer operators beyond this host without an admin token: whoever reaches the port runs commands here
@@ -189,7 +189,7 @@ pub struct FrontendSettings {
     #[arg(long, env = "CLIPPER_QUERY_ADDRESS", value_name = "ADDR", default_value = "0.0.0.0:1337")]
     #[arg(value_parser = address)]
     pub query_address: SocketAddr,
-    /// Let web pages of these origins ask for predictions, such as https://shop.example (comma-separated)
+    /// Let web pages of these origins ask for predictions, such as `https://shop.example` (comma-separated)
     #[arg(long, env = "CLIPPER_CORS_ORIGINS", value_name = "ORIGINS", value_delimiter = ',')]
     pub cors_origins: Vec<WebOrigin>,
     /// Let model containers connect here; port 0 picks a free one. Beyond loopback they need a

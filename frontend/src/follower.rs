@@ -35,7 +35,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// Least time between two calls that report containers. Each names all of them, so a burst of
 /// connections is reported at once and not one by one.
-const REPORT_PAUSE: Duration = Duration::from_millis(50);
+const REPORT_PAUSE: Duration = Duration::from_millis(20);
 
 /// What the follower is told at its start.
 pub struct FollowerConfig {
