@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use clipper_frontend::cache::{Claim, Key, PredictionCache};
+use clipper_frontend::cache::{Claim, Key, PredictionCache, Source};
 use clipper_frontend::computation::Waiter;
 use clipper_frontend::metrics::ModelMetrics;
 use clipper_frontend::reply::{Delivery, Mailbox};
@@ -17,6 +17,7 @@ fn look_up(criterion: &mut Criterion) {
     let mailbox = Arc::new(Mailbox::default());
     let outcome = Ok(Output::text("0.5"));
     let metrics = Arc::new(ModelMetrics::new(Instant::now()));
+    let source = Arc::new(Source::new(Arc::clone(&metrics)));
     for length in [8_u32, 784] {
         let cache = Arc::new(PredictionCache::new(32 << 20));
         let key = |first: f64| {
@@ -32,7 +33,7 @@ fn look_up(criterion: &mut Criterion) {
             else {
                 unreachable!("nobody else asks")
             };
-            computation.finish(&outcome, &mut Delivery::default());
+            computation.answer(&outcome, &source, &mut Delivery::default());
             mailbox.hand_out();
             answer
         };

@@ -46,7 +46,7 @@ fn prediction(criterion: &mut Criterion) {
         });
         let frames = message.encode();
         group.bench_function(BenchmarkId::new("decode", form), |bencher| {
-            bencher.iter(|| FromContainer::decode(black_box(&frames)));
+            bencher.iter(|| FromContainer::decode(black_box(&frames), [(1, BATCH)].into_iter()));
         });
         group.bench_function(BenchmarkId::new("encode", form), |bencher| bencher.iter(|| message.encode()));
     }

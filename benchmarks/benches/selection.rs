@@ -37,7 +37,7 @@ fn select(learner: &Learner, shared: &Beliefs, own: Option<&Beliefs>, outputs: &
             let votes: Vec<Vote<'_>> = outputs
                 .iter()
                 .zip(&choice.weights)
-                .map(|(output, weight)| Vote { weight: *weight, output })
+                .map(|(output, weight)| Vote::new(*weight, output))
                 .collect();
             drop(black_box(combine(OutputKind::Detected, &votes)));
         }

@@ -4,19 +4,23 @@
 //! standard error and a non-zero exit.
 
 mod bench;
+mod log;
 mod offline;
 mod roles;
 mod settings;
 mod signals;
+mod tokens;
 
 use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
-use anyhow::Context;
-use tracing_subscriber::EnvFilter;
+use clipper_rpc::printable::Printable;
+use clipper_server::private_directory::UMASK;
+use nix::sys::stat::umask;
+use tracing::error;
 
-use self::settings::{LogFormat, Settings};
+use self::settings::Settings;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -29,41 +33,35 @@ fn main() -> ExitCode {
     {
         return clipper_management::guard::main(command.to_vec());
     }
-    let settings = match Settings::read(arguments) {
+    let mut settings = match Settings::read(arguments) {
         Ok(settings) => settings,
         Err(error) => return fail(&error),
     };
-    if let Err(error) = log(&settings) {
-        return fail(&error);
+    if settings.role.is_server() {
+        // Before anything is created: see `private_directory`. Guards and models inherit it.
+        umask(UMASK);
+    } else {
+        settings.log.log_file = None;
     }
+    let has_log_file = settings.log.log_file.is_some();
+    let _reports = match log::start(&settings.log) {
+        Ok(reports) => reports,
+        Err(error) => return fail(&error),
+    };
     match actix_rt::System::new().block_on(roles::run(settings.role)) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&error),
+        Err(error) => {
+            if has_log_file {
+                error!("{error:#}");
+            }
+            fail(&error)
+        }
     }
 }
 
-/// One line, however many causes there are.
+/// Prints one line, however many causes there are, and whatever is in them.
 fn fail(error: &anyhow::Error) -> ExitCode {
     // That nobody can read it is no reason to panic.
-    let _ = writeln!(std::io::stderr(), "clipper: {error:#}");
+    let _ = writeln!(std::io::stderr(), "clipper: {}", Printable(format_args!("{error:#}")));
     ExitCode::FAILURE
-}
-
-fn log(settings: &Settings) -> anyhow::Result<()> {
-    let filter = EnvFilter::builder()
-        .parse(&settings.log_level)
-        .with_context(|| format!("--log-level '{}'", settings.log_level))?;
-    // A line that cannot be written is dropped: complaining of it on standard error would panic where that is broken.
-    let logs = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .log_internal_errors(false);
-    match settings.log_format {
-        LogFormat::Human => {
-            let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
-            logs.with_ansi(terminal).init();
-        }
-        LogFormat::Json => logs.json().flatten_event(true).init(),
-    }
-    Ok(())
 }

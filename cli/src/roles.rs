@@ -8,20 +8,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clipper_frontend::queue::Capacity;
 use clipper_frontend::selection::decision_log::DecisionLogConfig;
 use clipper_frontend::{Frontend, ManagementClient};
-use clipper_management::Management;
+use clipper_management::{Access, Management, Tokens};
+use clipper_server::door::Door;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::Serialize;
 use tempfile::NamedTempFile;
 use tokio::sync::oneshot;
 use tracing::{debug, warn};
 
-use crate::settings::{FrontendSettings, ManagementSettings, Role};
+use crate::settings::{FrontendSettings, HostSettings, ManagementSettings, Role};
 use crate::signals::Shutdown;
-use crate::{bench, offline};
+use crate::{bench, offline, tokens};
 
 /// The first argument of a process that guards another; its command follows.
 pub const GUARD: &str = "guard";
@@ -37,14 +38,19 @@ pub async fn run(role: Role) -> anyhow::Result<()> {
         Role::Replay { replay } => offline::replay::run(&replay),
         Role::Evaluate { evaluate } => offline::evaluate::run(&evaluate),
         Role::Export { export } => offline::export::run(&export),
-        Role::Start { management, frontend } => {
+        Role::Start { management, frontend, hosts } => {
             allow_connections();
-            run_cluster(management, frontend, shutdown()?).await
+            run_cluster(management, frontend, hosts, shutdown()?).await
         }
-        Role::Management { management } => run_management(management, shutdown()?).await,
-        Role::Frontend { management_url, frontend } => {
+        Role::Management { management, hosts } => {
             allow_connections();
-            run_frontend(&management_url, frontend, shutdown()?).await
+            run_management(management, hosts, shutdown()?).await
+        }
+        Role::Frontend { management_url, cluster_token_file, frontend, hosts } => {
+            allow_connections();
+            let token = tokens::CLUSTER.read(cluster_token_file.as_deref())?;
+            run_frontend(ManagementClient::new(&management_url, token)?, frontend.config(hosts)?, shutdown()?)
+                .await
         }
         Role::Bench { bench } => bench::run(*bench, shutdown()?).await,
     }
@@ -66,13 +72,15 @@ fn allow_connections() {
 async fn run_cluster(
     management: ManagementSettings,
     mut frontend: FrontendSettings,
+    hosts: HostSettings,
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
     let data_dir = management.data_dir.clone();
     frontend.decision_log_dir.get_or_insert_with(|| data_dir.join("decisions"));
     let admin_address = management.admin_address;
-    let management = open(management).await?;
-    let frontend = Frontend::bind(frontend.into())?;
+    let frontend = frontend.config(hosts.clone())?;
+    let management = open(management, &hosts).await?;
+    let frontend = Frontend::bind(frontend)?;
     let (listener, admin) = listen(admin_address)?;
     let addresses = Addresses {
         query: Some(frontend.query_address()),
@@ -98,38 +106,65 @@ async fn run_cluster(
     Ok(())
 }
 
-async fn run_management(settings: ManagementSettings, shutdown: Shutdown) -> anyhow::Result<()> {
+async fn run_management(
+    settings: ManagementSettings,
+    hosts: HostSettings,
+    shutdown: Shutdown,
+) -> anyhow::Result<()> {
     let data_dir = settings.data_dir.clone();
     let admin_address = settings.admin_address;
-    let management = open(settings).await?;
+    let management = open(settings, &hosts).await?;
     let (listener, admin) = listen(admin_address)?;
     let _announced = Addresses { admin: Some(admin), ..Addresses::default() }.announce(Some(&data_dir))?;
     Ok(management.run(listener, shutdown.asked()).await?)
 }
 
 async fn run_frontend(
-    management_url: &str,
-    settings: FrontendSettings,
+    management: ManagementClient,
+    config: clipper_frontend::Config,
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
-    let management = Arc::new(ManagementClient::new(management_url)?);
-    let frontend = Frontend::bind(settings.into())?;
+    if config.rpc_address.ip().is_loopback()
+        && config.advertised_host.is_none()
+        && !management.is_on_loopback()
+    {
+        warn!(
+            rpc = %config.rpc_address,
+            "containers on other hosts, and replicas that management starts there, do not reach this frontend: give it \
+             an --rpc-address beyond loopback, such as 0.0.0.0:7000"
+        );
+    }
+    let frontend = Frontend::bind(config)?;
     let addresses = Addresses {
         query: Some(frontend.query_address()),
         rpc: Some(frontend.rpc_address()),
         ..Addresses::default()
     };
     let _announced = addresses.announce(None)?;
-    Ok(frontend.run(management, shutdown.asked()).await?)
+    Ok(frontend.run(Arc::new(management), shutdown.asked()).await?)
 }
 
-async fn open(settings: ManagementSettings) -> anyhow::Result<Management> {
+async fn open(settings: ManagementSettings, hosts: &HostSettings) -> anyhow::Result<Management> {
+    let admin = tokens::ADMIN.read(settings.admin_token_file.as_deref())?;
+    let cluster = tokens::CLUSTER.read(settings.cluster_token_file.as_deref())?;
+    let tokens = Tokens::new(admin, cluster)?;
+    let address = settings.admin_address;
+    if !address.ip().to_canonical().is_loopback() && !tokens.has_admin() && !settings.insecure_management {
+        bail!(
+            "management would answer everybody on {address}, and whoever it answers runs commands on this host: \
+             give it a token with --admin-token-file, or --insecure-management if only operators reach that address"
+        );
+    }
+    let door = Door::of_management(hosts.allowed_hosts.clone(), settings.allowed_origins);
     let program = std::env::current_exe().context("cannot find this program's own file")?;
     Ok(Management::open(clipper_management::Config {
         data_dir: settings.data_dir,
         python: settings.python,
         guard: vec![program.into(), GUARD.into()],
         max_artifact_bytes: settings.max_artifact_bytes,
+        access: Access::new(door, tokens),
+        artifacts_bytes: settings.artifacts_bytes,
+        selection_users: settings.selection_users,
     })
     .await?)
 }
@@ -194,13 +229,19 @@ impl Drop for AddressFile {
     }
 }
 
-impl From<FrontendSettings> for clipper_frontend::Config {
-    fn from(settings: FrontendSettings) -> Self {
-        Self {
+impl FrontendSettings {
+    /// How a frontend runs that is called by these names.
+    fn config(self, hosts: HostSettings) -> anyhow::Result<clipper_frontend::Config> {
+        let settings = self;
+        let container_token = tokens::CONTAINER.read(settings.container_token_file.as_deref())?;
+        Ok(clipper_frontend::Config {
             query_address: settings.query_address,
             rpc_address: settings.rpc_address,
+            container_token,
+            insecure_containers: settings.insecure_containers,
             advertised_host: settings.advertised_host,
             http_workers: settings.http_workers,
+            door: Door::of_queries(hosts.allowed_hosts, settings.cors_origins),
             max_body_bytes: settings.max_body_bytes,
             max_inputs: settings.max_inputs,
             request_bytes: settings.request_bytes,
@@ -215,7 +256,7 @@ impl From<FrontendSettings> for clipper_frontend::Config {
                 files: settings.decision_log_files,
             }),
             max_batch_size: settings.max_batch_size,
-            ..Self::default()
-        }
+            ..clipper_frontend::Config::default()
+        })
     }
 }

@@ -9,10 +9,13 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
+use clap::builder::BoolishValueParser;
 use clap::error::ErrorKind;
-use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clipper_server::door::{HostName, WebOrigin};
 
 use crate::bench::BenchSettings;
+use crate::log::LogSettings;
 use crate::offline::evaluate::EvaluateSettings;
 use crate::offline::export::ExportSettings;
 use crate::offline::replay::ReplaySettings;
@@ -24,14 +27,20 @@ const EXAMPLES: &str = "\
 Examples:
   clipper start                                   a whole cluster in one process
   clipper start --data-dir ./data --query-address 127.0.0.1:0
-  clipper management --admin-address 0.0.0.0:1338 and, on other hosts,
-  clipper frontend --management http://10.0.0.1:1338
+  clipper management --admin-address 0.0.0.0:1338 --admin-token-file admin.token \\
+                     --cluster-token-file cluster.token    and, on other hosts,
+  clipper frontend --management http://10.0.0.1:1338 --cluster-token-file cluster.token \\
+                   --rpc-address 0.0.0.0:7000
+
+A token is a text of at least 16 characters: openssl rand -hex 32 > admin.token
 
 Then register an application, deploy a model, and ask:
-  curl -d '{\"name\": \"hello\", \"input_type\": \"doubles\", \"default_output\": \"-1.0\",
-           \"latency_slo_micros\": 100000, \"linked_models\": [\"sum\"]}' localhost:1338/admin/add_app
-  curl -d '{\"model_name\": \"sum\", \"model_version\": 1, \"input_type\": \"doubles\",
-           \"container_kind\": \"sum\"}' localhost:1338/admin/deploy_model
+  curl -H 'Content-Type: application/json' localhost:1338/admin/add_app \\
+       -d '{\"name\": \"hello\", \"input_type\": \"doubles\", \"default_output\": \"-1.0\",
+            \"latency_slo_micros\": 100000, \"linked_models\": [\"sum\"]}'
+  curl -H 'Content-Type: application/json' localhost:1338/admin/deploy_model \\
+       -d '{\"model_name\": \"sum\", \"model_version\": 1, \"input_type\": \"doubles\",
+            \"container_kind\": \"sum\"}'
   curl -d '{\"input\": [1, 2, 3]}' localhost:1337/hello/predict
 
 Every flag can also be given as a variable (shown as [env: ...]) or in clipper.toml (query_address = \"0.0.0.0:80\").";
@@ -43,30 +52,12 @@ pub struct Settings {
     /// Read settings from this file [default: clipper.toml, if it is there]
     #[arg(long, env = "CLIPPER_CONFIG", global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// How to write the logs, which go to standard error
-    #[arg(long, env = "CLIPPER_LOG_FORMAT", global = true, value_enum, default_value_t = LogFormat::Human)]
-    pub log_format: LogFormat,
-    /// What to log: a level (error, warn, info, debug, trace), or one for each part (info,clipper_frontend=debug)
-    #[arg(
-        long,
-        env = "CLIPPER_LOG_LEVEL",
-        global = true,
-        default_value = "info,actix_server=warn,actix_http=off",
-        value_name = "FILTER"
-    )]
-    pub log_level: String,
+    /// Settings of the log.
+    #[command(flatten)]
+    pub log: LogSettings,
     /// What to run
     #[command(subcommand)]
     pub role: Role,
-}
-
-/// How logs are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// One line an event, coloured on a terminal.
-    Human,
-    /// One JSON object an event.
-    Json,
 }
 
 /// What a process of the cluster does.
@@ -80,21 +71,33 @@ pub enum Role {
         /// How the frontend runs.
         #[command(flatten)]
         frontend: FrontendSettings,
+        /// The names of both servers.
+        #[command(flatten)]
+        hosts: HostSettings,
     },
     /// Run management alone: what the cluster serves, and the processes of deployed models.
     Management {
         /// How management runs.
         #[command(flatten)]
         management: ManagementSettings,
+        /// The names of its server.
+        #[command(flatten)]
+        hosts: HostSettings,
     },
     /// Run a frontend alone: it answers predictions, and follows management.
     Frontend {
         /// Where management is reached, such as http://10.0.0.1:1338
         #[arg(long = "management", id = "management_url", env = "CLIPPER_MANAGEMENT", value_name = "URL")]
         management_url: String,
+        /// Follow management by the cluster token in this file (or in the variable CLIPPER_CLUSTER_TOKEN)
+        #[arg(long, env = "CLIPPER_CLUSTER_TOKEN_FILE", value_name = "FILE")]
+        cluster_token_file: Option<PathBuf>,
         /// How the frontend runs.
         #[command(flatten)]
         frontend: FrontendSettings,
+        /// The names of its server.
+        #[command(flatten)]
+        hosts: HostSettings,
     },
     /// Measure a server: send it requests, and report throughput and latencies.
     Bench {
@@ -122,6 +125,13 @@ pub enum Role {
     },
 }
 
+impl Role {
+    /// Whether it serves until it is told to stop, and keeps files.
+    pub fn is_server(&self) -> bool {
+        matches!(self, Self::Start { .. } | Self::Management { .. } | Self::Frontend { .. })
+    }
+}
+
 /// The roles that no setting of the file is meant for.
 const TOOLS: [&str; 4] = ["bench", "replay", "evaluate", "export"];
 
@@ -142,6 +152,33 @@ pub struct ManagementSettings {
     /// Accept archives of model files up to this size, in bytes
     #[arg(long, env = "CLIPPER_MAX_ARTIFACT_BYTES", value_name = "BYTES", default_value_t = 1 << 30)]
     pub max_artifact_bytes: u64,
+    /// Keep model files of up to this size in all, in bytes, unpacked
+    #[arg(long, env = "CLIPPER_ARTIFACTS_BYTES", value_name = "BYTES", default_value_t = 64 << 30)]
+    pub artifacts_bytes: u64,
+    /// Keep what is learned of up to this number of users, of all applications
+    #[arg(long, env = "CLIPPER_SELECTION_USERS", value_name = "N", default_value_t = 1_000_000)]
+    pub selection_users: u64,
+    /// Ask operators for the token in this file (or in the variable CLIPPER_ADMIN_TOKEN)
+    #[arg(long, env = "CLIPPER_ADMIN_TOKEN_FILE", value_name = "FILE")]
+    pub admin_token_file: Option<PathBuf>,
+    /// Ask frontends in other processes for the token in this file (or in the variable CLIPPER_CLUSTER_TOKEN)
+    #[arg(long, env = "CLIPPER_CLUSTER_TOKEN_FILE", value_name = "FILE")]
+    pub cluster_token_file: Option<PathBuf>,
+    /// Take operators' calls from web pages of these origins, such as `https://ops.example:8443` (comma-separated)
+    #[arg(long, env = "CLIPPER_ALLOWED_ORIGINS", value_name = "ORIGINS", value_delimiter = ',')]
+    pub allowed_origins: Vec<WebOrigin>,
+    /// Answer operators beyond this host without an admin token: whoever reaches the port runs commands here
+    #[arg(long, env = "CLIPPER_INSECURE_MANAGEMENT", value_parser = BoolishValueParser::new())]
+    pub insecure_management: bool,
+}
+
+/// The names under which the servers of a process are called.
+#[derive(Debug, Clone, Args)]
+#[group(skip)]
+pub struct HostSettings {
+    /// Answer requests for these host names, besides localhost and IP addresses (comma-separated)
+    #[arg(long, env = "CLIPPER_ALLOWED_HOSTS", value_name = "HOSTS", value_delimiter = ',')]
+    pub allowed_hosts: Vec<HostName>,
 }
 
 /// How a frontend runs.
@@ -152,10 +189,23 @@ pub struct FrontendSettings {
     #[arg(long, env = "CLIPPER_QUERY_ADDRESS", value_name = "ADDR", default_value = "0.0.0.0:1337")]
     #[arg(value_parser = address)]
     pub query_address: SocketAddr,
-    /// Let model containers connect here; port 0 picks a free one
-    #[arg(long, env = "CLIPPER_RPC_ADDRESS", value_name = "ADDR", default_value = "0.0.0.0:7000")]
+    /// Let web pages of these origins ask for predictions, such as `https://shop.example` (comma-separated)
+    #[arg(long, env = "CLIPPER_CORS_ORIGINS", value_name = "ORIGINS", value_delimiter = ',')]
+    pub cors_origins: Vec<WebOrigin>,
+    /// Let model containers connect here; port 0 picks a free one. Beyond loopback they need a
+    /// token each: replicas that management starts are given theirs, others use that of
+    /// --container-token-file
+    #[arg(long, env = "CLIPPER_RPC_ADDRESS", value_name = "ADDR", default_value = "127.0.0.1:7000")]
     #[arg(value_parser = address)]
     pub rpc_address: SocketAddr,
+    /// Accept the token in this file from containers of any model, beside the token of each
+    /// version; it can also be given as the variable CLIPPER_CONTAINER_TOKEN
+    #[arg(long, env = "CLIPPER_CONTAINER_TOKEN_FILE", value_name = "FILE")]
+    pub container_token_file: Option<PathBuf>,
+    /// Ask containers for no token beyond loopback either: whoever reaches the port can answer for
+    /// any model
+    #[arg(long, env = "CLIPPER_INSECURE_CONTAINERS", value_parser = BoolishValueParser::new())]
+    pub insecure_containers: bool,
     /// Tell containers and other frontends to reach this one under this host [default: the bound address]
     #[arg(long, env = "CLIPPER_ADVERTISED_HOST", value_name = "HOST", value_parser = host)]
     pub advertised_host: Option<String>,
@@ -263,9 +313,14 @@ fn with_text(mut command: Command, text: &str) -> anyhow::Result<Command> {
     let table: toml::Table = text
         .parse()
         .map_err(|error: toml::de::Error| anyhow!("{} in '{}'", error.message(), line_of(text, &error)))?;
-    let mut expected: Vec<String> = std::iter::once(&command)
+    let arguments: Vec<_> = std::iter::once(&command)
         .chain(command.get_subcommands().filter(|role| !TOOLS.contains(&role.get_name())))
         .flat_map(Command::get_arguments)
+        .collect();
+    let lists = arguments.iter().filter(|argument| argument.get_value_delimiter().is_some());
+    let lists: Vec<String> = lists.filter_map(|argument| argument.get_long().map(key_of)).collect();
+    let mut expected: Vec<String> = arguments
+        .iter()
         .filter_map(|argument| argument.get_long().map(key_of))
         .filter(|key| !["config", "help", "version"].contains(&key.as_str()))
         .collect();
@@ -279,11 +334,23 @@ fn with_text(mut command: Command, text: &str) -> anyhow::Result<Command> {
             toml::Value::String(text) => text,
             toml::Value::Integer(number) => number.to_string(),
             toml::Value::Boolean(truth) => truth.to_string(),
+            // No flag stands for an empty list.
+            toml::Value::Array(texts) if lists.contains(&key) && texts.is_empty() => continue,
+            toml::Value::Array(texts) if lists.contains(&key) => {
+                comma_separated(&texts).with_context(|| format!("'{key}' must be a list of texts"))?
+            }
+            _ if lists.contains(&key) => bail!("'{key}' must be a text or a list of texts"),
             _ => bail!("'{key}' must be a text, a whole number or a truth value"),
         };
         command = with_default(command, &key, &value);
     }
     Ok(command)
+}
+
+/// A list of texts as a flag takes it. None if something else is in it.
+fn comma_separated(texts: &[toml::Value]) -> Option<String> {
+    let texts: Option<Vec<_>> = texts.iter().map(toml::Value::as_str).collect();
+    texts.map(|texts| texts.join(","))
 }
 
 fn line_of<'a>(text: &'a str, error: &toml::de::Error) -> &'a str {
@@ -372,11 +439,27 @@ mod tests {
     fn a_flag_beats_the_file_and_the_file_beats_the_default() {
         let file = "query_address = \"127.0.0.1:1\"\nadmin_address = \"127.0.0.1:2\"\nqueue_capacity = 7";
         let settings = read(file, &["clipper", "start", "--query-address", "127.0.0.1:3"]).unwrap();
-        let Role::Start { management, frontend } = settings.role else { panic!("expected start") };
+        let Role::Start { management, frontend, .. } = settings.role else { panic!("expected start") };
         assert_eq!(frontend.query_address.port(), 3);
         assert_eq!(management.admin_address.port(), 2);
         assert_eq!(frontend.queue_capacity, 7);
-        assert_eq!(frontend.rpc_address.port(), 7000);
+        assert_eq!(frontend.rpc_address, SocketAddr::from(([127, 0, 0, 1], 7000)));
+    }
+
+    #[test]
+    fn containers_need_no_token_only_where_that_is_said_by_a_flag_or_in_the_file() {
+        let insecure = |text: &str, flags: &[&str]| {
+            let settings = read(text, &[&["clipper", "start"], flags].concat()).unwrap();
+            let Role::Start { frontend, .. } = settings.role else { panic!("expected start") };
+            frontend.insecure_containers
+        };
+        assert!(!insecure("", &[]));
+        assert!(insecure("", &["--insecure-containers"]));
+        assert!(insecure("insecure_containers = true", &[]));
+        assert!(!insecure("insecure_containers = false", &[]));
+        let settings = read("container_token_file = \"/run/token\"", &["clipper", "start"]).unwrap();
+        let Role::Start { frontend, .. } = settings.role else { panic!("expected start") };
+        assert_eq!(frontend.container_token_file, Some("/run/token".into()));
     }
 
     #[test]
@@ -384,6 +467,48 @@ mod tests {
         let settings = read("management = \"http://10.0.0.1:1338\"", &["clipper", "frontend"]).unwrap();
         let Role::Frontend { management_url, .. } = settings.role else { panic!("expected frontend") };
         assert_eq!(management_url, "http://10.0.0.1:1338");
+    }
+
+    #[test]
+    fn a_list_is_comma_separated_or_a_list_in_the_file() {
+        let file = "allowed_hosts = [\"A.example\", \"b.example\"]\ncors_origins = \"https://a.example,http://b.example\"";
+        let Role::Start { frontend, hosts, management } = read(file, &["clipper", "start"]).unwrap().role
+        else {
+            panic!("expected start")
+        };
+        let names = ["a.example", "b.example"].map(|name| name.parse().unwrap());
+        assert_eq!(hosts.allowed_hosts, names);
+        let origins = ["https://a.example", "http://b.example"].map(|origin| origin.parse().unwrap());
+        assert_eq!(frontend.cors_origins, origins);
+        assert!(management.allowed_origins.is_empty());
+        let flag = ["clipper", "frontend", "--management", "http://a", "--allowed-hosts", "c.example"];
+        let Role::Frontend { hosts, .. } = read(file, &flag).unwrap().role else {
+            panic!("expected frontend")
+        };
+        assert_eq!(hosts.allowed_hosts, ["c.example".parse().unwrap()]);
+        assert!(read("allowed_hosts = []", &["clipper", "start"]).is_ok());
+        for wrong in ["allowed_hosts = [1]", "allowed_hosts = 1.5", "allowed_hosts = {}"] {
+            let error = read(wrong, &["clipper", "start"]).unwrap_err();
+            assert!(error.starts_with("'allowed_hosts' must be a"), "{error}");
+        }
+        let error = read("cors_origins = [\"*\"]", &["clipper", "start"]).unwrap_err();
+        assert!(error.contains("'*' for '--cors-origins <ORIGINS>': expected an origin"), "{error}");
+    }
+
+    #[test]
+    fn no_flag_takes_a_token_itself() {
+        for flag in ["--admin-token", "--cluster-token"] {
+            assert!(read("", &["clipper", "management", flag, "0123456789abcdef"]).is_err(), "{flag}");
+        }
+    }
+
+    #[test]
+    fn a_switch_may_be_set_by_the_file() {
+        let read = |text| match read(text, &["clipper", "management"]).unwrap().role {
+            Role::Management { management, .. } => management.insecure_management,
+            role => panic!("{role:?}"),
+        };
+        assert!(!read("") && !read("insecure_management = false") && read("insecure_management = true"));
     }
 
     #[test]
@@ -430,6 +555,12 @@ mod tests {
             ("--max-inputs", "0"),
             ("--request-bytes", "0"),
             ("--advertised-host", "http://a:9/"),
+            ("--allowed-hosts", "*"),
+            ("--allowed-hosts", "a.example,b.example:80"),
+            ("--allowed-origins", "*"),
+            ("--allowed-origins", "a.example"),
+            ("--cors-origins", "https://a.example/page"),
+            ("--cors-origins", "null"),
         ] {
             assert!(read("", &["clipper", "start", flag, value]).is_err(), "{flag} {value}");
         }

@@ -13,6 +13,9 @@ from pathlib import Path
 class Ready(BaseHTTPRequestHandler):
     """Answers every GET with 200, or with 503 if it shall never be ready. Has no deployments."""
 
+    def log_message(self, *args: object) -> None:
+        pass
+
     def do_GET(self) -> None:
         never = self.path == "/readyz" and os.environ.get("FAKE_CLIPPER") == "never-ready"
         self.send_response(503 if never else 200)
@@ -30,7 +33,10 @@ class Ready(BaseHTTPRequestHandler):
 def main() -> int:
     data_dir = Path(sys.argv[sys.argv.index("--data-dir") + 1])
     behaviour = os.environ.get("FAKE_CLIPPER", "")
-    sys.stderr.write(f"options {sys.argv[1:]}\n")
+    with Path(sys.argv[sys.argv.index("--log-file") + 1]).open("a") as log:
+        log.write(f"options {sys.argv[1:]}\n")
+    tokens = {name: value for name, value in os.environ.items() if "_TOKEN" in name}
+    (data_dir / "tokens.json").write_text(json.dumps(tokens))
     if behaviour == "port-in-use":
         sys.stderr.write("clipper: port 1337 is in use\n")
         return 1

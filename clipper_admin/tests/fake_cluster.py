@@ -13,6 +13,7 @@ class Answer(NamedTuple):
 
     status: int
     value: Any
+    location: str | None = None
 
 
 class Request(NamedTuple):
@@ -20,6 +21,7 @@ class Request(NamedTuple):
 
     path: str
     body: Any
+    authorization: str | None
 
 
 class FakeCluster:
@@ -56,6 +58,10 @@ class FakeCluster:
         """Lays down that a path refuses, as management does."""
         self.answer(path, {"error": "Request error", "cause": cause}, status=400)
 
+    def redirect(self, path: str, location: str, status: int) -> None:
+        """Lays down that a path redirects."""
+        self.answers[path] = Answer(status, "", location)
+
     def asked(self, path: str) -> list[Any]:
         """Returns the bodies that came to a path."""
         return [request.body for request in self.requests if request.path == path]
@@ -66,11 +72,13 @@ class FakeCluster:
         self._server.server_close()
 
     def _answer(self, handler: BaseHTTPRequestHandler, body: Any) -> None:
-        self.requests.append(Request(handler.path, body))
+        self.requests.append(Request(handler.path, body, handler.headers["Authorization"]))
         answer = self.answers.get(handler.path, Answer(200, "Success!"))
         text = isinstance(answer.value, str)
         raw = (answer.value if text else json.dumps(answer.value)).encode()
         handler.send_response(answer.status)
+        if answer.location:
+            handler.send_header("Location", answer.location)
         handler.send_header("Content-Type", "text/plain" if text else "application/json")
         handler.send_header("Content-Length", str(len(raw)))
         handler.end_headers()

@@ -260,3 +260,45 @@ def test_a_start_that_fails_says_why_in_one_line(conn: ClipperConnection, tmp_pa
     port = int(conn.get_query_addr().rpartition(":")[2])
     with pytest.raises(StartException, match=r"clipper: .*in use"):
         ClipperConnection(free_manager(tmp_path, query_port=port)).start_clipper()
+
+
+def test_a_cluster_with_a_token_is_commanded_with_it_alone(tmp_path: Path) -> None:
+    token = "the-token-of-the-operators"  # noqa: S105
+    options = {"admin_token": token, "management_host": "0.0.0.0"}
+    conn = ClipperConnection(free_manager(tmp_path / "data", **options))
+    conn.start_clipper()
+    try:
+
+        def environment_of_the_model(xs: Any) -> list[str]:
+            return [" ".join(sorted(os.environ.values()))] * len(xs)
+
+        create_endpoint(conn, "sum", "doubles", environment_of_the_model, slo_micros=SLO_MICROS)
+        assert token not in conn.predict("sum", [1.0])["output"]
+        for wrong in (None, "another-token-of-nobody"):
+            stranger = ClipperConnection(free_manager(tmp_path / "data"), admin_token=wrong)
+            stranger.connect()
+            with pytest.raises(RefusedException, match=r"admin token.*admin_token_file") as caught:
+                stranger.get_all_apps()
+            assert caught.value.status == 401
+            # Predictions are for everybody.
+            assert stranger.predict("sum", [1.0])["default"] is False
+        for process in psutil.process_iter(["cmdline"]):
+            assert not any(token in word for word in process.info["cmdline"] or [])
+        log = conn.cm.log_file()
+        assert log is not None
+        assert token not in log.read_text()
+    finally:
+        conn.stop_all()
+
+
+def test_a_cluster_beyond_this_host_needs_a_token(tmp_path: Path) -> None:
+    conn = ClipperConnection(free_manager(tmp_path, management_host="0.0.0.0"))
+    with pytest.raises(StartException, match=r"clipper: .*--admin-token-file"):
+        conn.start_clipper()
+    conn = ClipperConnection(
+        free_manager(
+            tmp_path, management_host="0.0.0.0", insecure_management=True, allowed_hosts="ops.example"
+        )
+    )
+    conn.start_clipper()
+    conn.stop_all()

@@ -19,7 +19,6 @@ from clipper_admin import (
     LocalContainerManager,
     StartException,
     UnreachableException,
-    cluster_process,
     local_container_manager,
 )
 from clipper_admin.cluster_process import ClusterProcess
@@ -53,6 +52,33 @@ def test_it_is_started_with_its_directory_addresses_and_interpreter(local: Local
     options = (local.data_dir / "clipper.log").read_text()
     for option in (str(local.data_dir), "0.0.0.0:0", "127.0.0.1:0", "--rpc-address", sys.executable):
         assert option in options
+
+
+def test_containers_connect_to_this_hosts_own_interface_unless_another_is_given(
+    local: LocalContainerManager, binary: Path, tmp_path: Path
+) -> None:
+    local.start_clipper()
+    options = (local.data_dir / "clipper.log").read_text()
+    assert "'--rpc-address', '127.0.0.1:0'" in options
+    assert "--container-token-file" not in options
+    assert "--insecure-containers" not in options
+    local.stop_all()
+    token_file = tmp_path / "token"
+    beyond = LocalContainerManager(
+        data_dir=local.data_dir,
+        query_port=0,
+        management_port=0,
+        rpc_port=0,
+        binary=binary,
+        rpc_host="0.0.0.0",
+        container_token_file=token_file,
+        insecure_containers=True,
+    )
+    beyond.start_clipper()
+    options = (local.data_dir / "clipper.log").read_text()
+    assert "'--rpc-address', '0.0.0.0:0'" in options
+    assert f"'--container-token-file', '{token_file}'" in options
+    assert "'--insecure-containers'" in options
 
 
 def test_it_outlives_the_program_that_started_it_and_another_can_stop_it(
@@ -182,19 +208,67 @@ def test_management_alone_is_connected_to_only_with_the_port_of_a_frontend(
     assert with_port.get_admin_addr() == local.get_admin_addr()
 
 
-def test_a_long_log_is_set_aside_at_the_next_start(
-    local: LocalContainerManager, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cluster_process, "_MAX_LOG_BYTES", 20)
+def test_the_end_of_a_log_that_was_set_aside_meanwhile_is_shown(local: LocalContainerManager) -> None:
     local.data_dir.mkdir()
-    log, aside = local.data_dir / "clipper.log", local.data_dir / "clipper.log.1"
-    log.write_text("not long\n")
+    log = local.data_dir / "clipper.log"
+    log.write_text("of an earlier start, and long\n" * 100)
     local.start_clipper()
-    assert log.read_text().startswith("not long\n")
-    local.stop_all()
-    local.start_clipper()
-    assert aside.read_text().startswith("not long\n")
-    assert log.read_text().startswith("options")
+    process = ClusterProcess.find(local.data_dir)
+    assert process
+    log.replace(log.with_name("clipper.log.1"))
+    log.write_text("the latest\n")
+    assert process.last_lines() == "the latest"
+
+
+def test_a_log_is_read_from_its_oldest_file_on(local: LocalContainerManager) -> None:
+    local.data_dir.mkdir()
+    assert local.read_log() is None
+    for name, text in (
+        ("clipper.log", "4\n"),
+        ("clipper.log.1", "3\n"),
+        ("clipper.log.2", "2\n"),
+        ("clipper.log.10", "1\n"),
+        ("clipper.log.old", "someone else's\n"),
+        ("clipper.err", "clipper: out of luck\n"),
+    ):
+        (local.data_dir / name).write_text(text)
+    assert local.read_log() == "1\n2\n3\n4\nclipper: out of luck\n"
+
+
+@pytest.fixture
+def _generous_umask() -> Iterator[None]:
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("_generous_umask")
+def test_a_data_directory_is_created_for_its_owner_only(binary: Path, tmp_path: Path) -> None:
+    data_dir = tmp_path / "above" / "data"
+    manager = LocalContainerManager(
+        data_dir=data_dir, query_port=0, management_port=0, rpc_port=0, binary=binary
+    )
+    manager.start_clipper()
+    manager.stop_all(graceful=False)
+    assert [path.stat().st_mode & 0o777 for path in (data_dir.parent, data_dir)] == [0o700, 0o700]
+    assert (data_dir / "clipper.err").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    ("mode", "sentence"),
+    [
+        (0o777, r"data can be written by every user: .* run `chmod 700 .*data`"),
+        (0o1777, r"data is shared by all users: name a directory of its own"),
+    ],
+)
+def test_a_data_directory_that_every_user_can_write_is_refused(
+    local: LocalContainerManager, mode: int, sentence: str
+) -> None:
+    local.data_dir.mkdir()
+    local.data_dir.chmod(mode)
+    with pytest.raises(StartException, match=sentence):
+        local.start_clipper()
+    assert not list(local.data_dir.iterdir())
 
 
 def test_a_cluster_of_another_host_cannot_be_started_or_stopped_here() -> None:

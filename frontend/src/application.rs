@@ -14,7 +14,7 @@ use clipper_rpc::selection::{Policy, Selection};
 
 use crate::admission::Admission;
 use crate::metrics::ApplicationMetrics;
-use crate::selection::learning::{Collected, Learning, News};
+use crate::selection::learning::{Collected, Learning, News, Room};
 use crate::selection::lessons::{Lessons, LessonsWait};
 use crate::selection::{Facilities, Selector};
 use crate::view::{ApplicationView, ModelView};
@@ -53,13 +53,11 @@ pub struct Configure {
     pub models: Vec<ModelView>,
 }
 
-/// Say what is to be exchanged with management, while no more than so many figures are sent; none without a policy.
+/// Say what is to be exchanged with management, as far as there is room, and what room is left;
+/// none without a policy.
 #[derive(Message)]
-#[rtype(result = "Option<(Collected, usize)>")]
-pub struct Collect {
-    /// The figures that may be sent, of which the answer says what is left.
-    pub figures: usize,
-}
+#[rtype(result = "Option<(Collected, Room)>")]
+pub struct Collect(pub Room);
 
 /// Management refuses what was collected last, and will not be asked again.
 #[derive(Message)]
@@ -141,11 +139,17 @@ impl Lasting<'_> {
     ) -> Option<Arc<Selector>> {
         let selection: &Selection = &application.selection;
         if selection.policy == Policy::DefaultOutput {
+            self.metrics.candidates(&[]);
             *learning = None;
             self.metrics.feedback.set_unsent(0);
             return None;
         }
-        let models: Vec<_> = models.iter().filter(|model| model.current().is_ok()).map(Arc::clone).collect();
+        // One that cannot answer for a while keeps its counts.
+        let linked: Vec<_> = models.iter().map(|model| &model.name).collect();
+        let counts = self.metrics.candidates(&linked);
+        let could_answer = models.iter().zip(counts).filter(|(model, _)| model.current().is_ok());
+        let (models, counts): (Vec<_>, Vec<_>) =
+            could_answer.map(|(model, counts)| (Arc::clone(model), counts)).unzip();
         if models.is_empty() {
             return None;
         }
@@ -163,7 +167,7 @@ impl Lasting<'_> {
             selection: selection.clone(),
             learner: configured.learner().clone(),
             models,
-            counts: names.iter().map(|name| self.metrics.candidate(name)).collect(),
+            counts,
             states: Arc::clone(configured.states()),
             decisions: Arc::clone(&self.facilities.decisions),
         };
@@ -207,11 +211,11 @@ impl Handler<LessonsWait> for Application {
 }
 
 impl Handler<Collect> for Application {
-    type Result = Option<(Collected, usize)>;
+    type Result = Option<(Collected, Room)>;
 
-    fn handle(&mut self, Collect { mut figures }: Collect, _: &mut Self::Context) -> Self::Result {
-        let collected = self.learning.as_mut()?.collect(&mut figures);
-        Some((collected, figures))
+    fn handle(&mut self, Collect(mut room): Collect, _: &mut Self::Context) -> Self::Result {
+        let collected = self.learning.as_mut()?.collect(&mut room);
+        Some((collected, room))
     }
 }
 

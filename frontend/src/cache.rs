@@ -2,10 +2,12 @@
 //!
 //! The request asks on its own thread; a computation that ends, on whichever thread, leaves its output here. Keys are
 //! compared whole, so a collision of hashes costs a lookup and nothing else. Invariant: only what a model answered is
-//! kept, and no more than the stated bytes of it, keys and bookkeeping included.
+//! kept, and no more than the stated bytes of it, keys and bookkeeping included; no output is
+//! served of a container that was struck off for an offence.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
@@ -71,8 +73,34 @@ pub struct Place {
     pub cache: Arc<PredictionCache>,
     /// As what.
     pub key: Key,
+}
+
+/// The connection of a container, as the source of kept outputs.
+///
+/// Each output refers to its source, which a lookup asks whether it is trusted. So a container that
+/// is struck off takes all its outputs with it at once, and nobody has to look for them; they make
+/// room for others as any that are not used.
+pub struct Source {
     /// What is counted of the model.
-    pub metrics: Arc<ModelMetrics>,
+    metrics: Arc<ModelMetrics>,
+    trusted: AtomicBool,
+}
+
+impl Source {
+    /// A connection that has done nothing wrong yet, of a container of the model with these
+    /// metrics.
+    pub fn new(metrics: Arc<ModelMetrics>) -> Self {
+        Self { metrics, trusted: AtomicBool::new(true) }
+    }
+
+    /// Has none of its outputs served any more, neither those that are kept nor those to come.
+    pub fn discredit(&self) {
+        self.trusted.store(false, Ordering::Release);
+    }
+
+    fn is_trusted(&self) -> bool {
+        self.trusted.load(Ordering::Acquire)
+    }
 }
 
 /// What is to be done for a query that no kept output answers.
@@ -89,12 +117,12 @@ pub enum Claim {
 struct Kept {
     output: Output,
     bytes: usize,
-    metrics: Arc<ModelMetrics>,
+    source: Arc<Source>,
 }
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        self.metrics.evict(self.bytes);
+        self.source.metrics.evict(self.bytes);
     }
 }
 
@@ -132,9 +160,9 @@ impl PredictionCache {
         Key { hash: self.hasher.hash_one((queue, &input)), queue, input }
     }
 
-    /// A kept output.
+    /// A kept output, if its source is trusted.
     pub fn get(&self, key: &Key) -> Option<Output> {
-        self.outputs.get(key).map(|kept| kept.output.clone())
+        self.outputs.get(key).filter(|kept| kept.source.is_trusted()).map(|kept| kept.output.clone())
     }
 
     /// Has a query wait for the computation of `key` that is in progress, if `share` has a place for it, or begins one
@@ -168,7 +196,7 @@ impl PredictionCache {
             }
             None => waiter,
         };
-        let place = Place { cache: Arc::clone(self), key: key.clone(), metrics: Arc::clone(metrics) };
+        let place = Place { cache: Arc::clone(self), key: key.clone() };
         let computation = Arc::new(Computation::new(key.input.clone(), Some(place), waiter));
         shard.insert(key, Arc::downgrade(&computation));
         drop(shard);
@@ -177,11 +205,11 @@ impl PredictionCache {
     }
 
     /// Keeps an output.
-    pub(crate) fn insert(&self, key: &Key, output: &Output, metrics: &Arc<ModelMetrics>) {
+    pub(crate) fn insert(&self, key: &Key, output: &Output, source: &Arc<Source>) {
         let payload = key.input.data().len() + output.size();
         let bytes = payload + payload / ALLOCATOR_SHARE + ENTRY_BYTES;
-        metrics.cache(bytes);
-        let kept = Kept { output: output.detached(), bytes, metrics: Arc::clone(metrics) };
+        source.metrics.cache(bytes);
+        let kept = Kept { output: output.detached(), bytes, source: Arc::clone(source) };
         self.outputs.insert(key.clone(), Arc::new(kept));
     }
 
@@ -210,7 +238,7 @@ impl PredictionCache {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::time::Duration;
 
     use super::*;
@@ -224,6 +252,11 @@ mod tests {
 
     fn metrics() -> Arc<ModelMetrics> {
         Arc::new(ModelMetrics::new(Instant::now()))
+    }
+
+    /// A connection that has done nothing wrong.
+    pub(crate) fn source() -> Arc<Source> {
+        Arc::new(Source::new(metrics()))
     }
 
     fn due() -> Instant {
@@ -250,7 +283,7 @@ mod tests {
         let (second, mut second_outcome) = waiter(&mailbox, due());
         assert!(matches!(claim(&cache, key(1, "x"), second), Claim::Shared(_)));
         assert!(matches!(claim(&cache, key(1, "y"), waiter(&mailbox, due()).0), Claim::New(_)));
-        computation.finish(&Ok(Output::text("1")), &mut Delivery::default());
+        computation.answer(&Ok(Output::text("1")), &source(), &mut Delivery::default());
         mailbox.hand_out();
         assert_eq!(first_outcome.try_recv().unwrap(), Ok(Output::text("1")));
         assert_eq!(second_outcome.try_recv().unwrap(), Ok(Output::text("1")));
@@ -272,7 +305,7 @@ mod tests {
     #[test]
     fn inputs_are_told_apart_though_their_hashes_collide() {
         let cache = PredictionCache::new(1 << 20);
-        cache.insert(&key(1, "x"), &Output::text("1"), &metrics());
+        cache.insert(&key(1, "x"), &Output::text("1"), &source());
         assert_eq!(cache.get(&key(1, "y")), None);
         assert_ne!(cache.key(1, Input::string("x")).hash, cache.key(1, Input::string("y")).hash);
         assert_ne!(cache.key(1, Input::string("x")).hash, cache.key(2, Input::string("x")).hash);
@@ -283,9 +316,41 @@ mod tests {
         let cache = Arc::new(PredictionCache::new(1 << 20));
         let mailbox = Arc::new(Mailbox::default());
         let computation = begun(claim(&cache, key(1, "x"), waiter(&mailbox, due()).0));
-        computation.finish(&Err(Failure::NoLinkedModels), &mut Delivery::default());
+        computation.answer(&Err(Failure::NoLinkedModels), &source(), &mut Delivery::default());
         assert_eq!(cache.get(&key(1, "x")), None);
         assert!(matches!(claim(&cache, key(1, "x"), waiter(&mailbox, due()).0), Claim::New(_)));
+    }
+
+    #[test]
+    fn a_source_that_is_discredited_takes_its_outputs_with_it_and_no_others() {
+        let cache = PredictionCache::new(1 << 20);
+        let (offender, other) = (source(), source());
+        cache.insert(&key(1, "x"), &Output::text("1"), &offender);
+        cache.insert(&key(1, "y"), &Output::text("2"), &other);
+        offender.discredit();
+        assert_eq!(cache.get(&key(1, "x")), None);
+        assert_eq!(cache.get(&key(1, "y")), Some(Output::text("2")));
+        cache.insert(&key(1, "z"), &Output::text("3"), &offender);
+        assert_eq!(cache.get(&key(1, "z")), None, "nor is one served that comes later");
+        cache.insert(&key(1, "x"), &Output::text("4"), &other);
+        assert_eq!(cache.get(&key(1, "x")), Some(Output::text("4")));
+    }
+
+    #[test]
+    fn an_input_whose_output_was_lost_with_its_source_is_computed_and_shared_anew() {
+        let cache = Arc::new(PredictionCache::new(1 << 20));
+        let mailbox = Arc::new(Mailbox::default());
+        let offender = source();
+        cache.insert(&key(1, "x"), &Output::text("1"), &offender);
+        offender.discredit();
+        let (first, mut outcome) = waiter(&mailbox, due());
+        let computation = begun(claim(&cache, key(1, "x"), first));
+        computation.answer(&Ok(Output::text("2")), &source(), &mut Delivery::default());
+        // An answer of the offender that lost the race for a hedged query changes nothing.
+        computation.answer(&Ok(Output::text("1")), &offender, &mut Delivery::default());
+        mailbox.hand_out();
+        assert_eq!(outcome.try_recv().unwrap(), Ok(Output::text("2")));
+        assert_eq!(cache.get(&key(1, "x")), Some(Output::text("2")));
     }
 
     #[test]
@@ -296,7 +361,7 @@ mod tests {
         let computation = begun(claim(&cache, key(1, "x"), gone));
         drop(outcome);
         assert_eq!(computation.due(Instant::now()), None);
-        computation.finish(&Ok(Output::text("1")), &mut Delivery::default());
+        computation.answer(&Ok(Output::text("1")), &source(), &mut Delivery::default());
         assert_eq!(cache.get(&key(1, "x")), Some(Output::text("1")));
     }
 
@@ -312,7 +377,7 @@ mod tests {
     fn the_bound_in_bytes_holds_whatever_is_kept() {
         let cache = PredictionCache::new(1 << 20);
         for number in 0..20_000 {
-            cache.insert(&key(1, &number.to_string()), &Output::text("x".repeat(number % 1000)), &metrics());
+            cache.insert(&key(1, &number.to_string()), &Output::text("x".repeat(number % 1000)), &source());
             assert!(cache.bytes() <= 1 << 20);
         }
         assert!(cache.bytes() > 1 << 19, "{}", cache.bytes());
@@ -321,15 +386,15 @@ mod tests {
     #[test]
     fn a_cache_of_no_bytes_keeps_nothing() {
         let cache = PredictionCache::new(0);
-        cache.insert(&key(1, "x"), &Output::text("1"), &metrics());
+        cache.insert(&key(1, "x"), &Output::text("1"), &source());
         assert_eq!(cache.get(&key(1, "x")), None);
     }
 
     #[test]
     fn what_a_queue_has_answered_can_be_forgotten() {
         let cache = PredictionCache::new(1 << 20);
-        cache.insert(&key(1, "x"), &Output::text("1"), &metrics());
-        cache.insert(&key(2, "x"), &Output::text("2"), &metrics());
+        cache.insert(&key(1, "x"), &Output::text("1"), &source());
+        cache.insert(&key(2, "x"), &Output::text("2"), &source());
         cache.forget(1);
         assert_eq!(cache.get(&key(1, "x")), None);
         assert_eq!(cache.get(&key(2, "x")), Some(Output::text("2")));
@@ -339,10 +404,11 @@ mod tests {
     fn what_is_kept_for_a_model_is_counted_until_it_goes() {
         let cache = PredictionCache::new(1 << 20);
         let (one, other) = (metrics(), metrics());
-        cache.insert(&key(1, "x"), &Output::text("1"), &one);
-        cache.insert(&key(2, "x"), &Output::text("2"), &other);
+        let of = |metrics: &Arc<ModelMetrics>| Arc::new(Source::new(Arc::clone(metrics)));
+        cache.insert(&key(1, "x"), &Output::text("1"), &of(&one));
+        cache.insert(&key(2, "x"), &Output::text("2"), &of(&other));
         assert_eq!(one.cached_bytes() + other.cached_bytes(), cache.bytes());
-        cache.insert(&key(1, "x"), &Output::text("1"), &one);
+        cache.insert(&key(1, "x"), &Output::text("1"), &of(&one));
         assert_eq!(one.cached_bytes() + other.cached_bytes(), cache.bytes());
         cache.forget(1);
         assert_eq!((one.cached_bytes(), other.cached_bytes()), (0, cache.bytes()));

@@ -10,7 +10,7 @@ use std::time::Instant;
 use clipper_rpc::input::Input;
 use smallvec::{SmallVec, smallvec};
 
-use crate::cache::Place;
+use crate::cache::{Place, Source};
 use crate::failure::{Failure, Verdict};
 use crate::queue::Shared;
 use crate::reply::{Delivery, Reply};
@@ -108,15 +108,25 @@ impl Computation {
         self.retain(|waiter| waiter.deadline > due, tell)
     }
 
-    /// Ends it for everybody who waits, and keeps an output for those who will ask. What comes later is of no effect.
+    /// Ends it for everybody who waits with what a container said, and keeps an output for those
+    /// who will ask. What comes later is of no effect.
+    pub fn answer(&self, outcome: &Verdict, source: &Arc<Source>, delivery: &mut Delivery) {
+        self.end(outcome, Some(source), delivery);
+    }
+
+    /// Ends it for everybody who waits, and keeps nothing. What comes later is of no effect.
     pub fn finish(&self, outcome: &Verdict, delivery: &mut Delivery) {
+        self.end(outcome, None, delivery);
+    }
+
+    fn end(&self, outcome: &Verdict, source: Option<&Arc<Source>>, delivery: &mut Delivery) {
         let state = std::mem::replace(&mut *self.lock(), State::Finished);
         if matches!(state, State::Finished) {
             return;
         }
-        if let Some(Place { cache, key, metrics }) = &self.place {
-            if let Ok(output) = outcome {
-                cache.insert(key, output, metrics);
+        if let Some(Place { cache, key }) = &self.place {
+            if let (Ok(output), Some(source)) = (outcome, source) {
+                cache.insert(key, output, source);
             }
             cache.land(key, self);
         }
@@ -172,7 +182,7 @@ impl Computation {
 
 impl Drop for Computation {
     fn drop(&mut self) {
-        if let Some(Place { cache, key, .. }) = &self.place
+        if let Some(Place { cache, key }) = &self.place
             && !matches!(*self.lock(), State::Finished)
         {
             cache.land(key, self);

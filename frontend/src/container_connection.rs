@@ -11,12 +11,14 @@ use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use clipper_rpc::catalog::{Batching, ConnectedContainer};
+use clipper_rpc::codec::{CodecError, Frames};
 use clipper_rpc::input::InputBatch;
 use clipper_rpc::message::{FromContainer, Predict, Prediction, Registered, ToContainer};
 use clipper_rpc::router::{Loss, PeerId, RouterHandle};
 use tracing::{debug, info, warn};
 
 use crate::batching::{Controller, Observation};
+use crate::cache::Source;
 use crate::directory::Directory;
 use crate::failure::Failure;
 use crate::metrics::ReplicaMetrics;
@@ -56,6 +58,8 @@ pub struct ContainerConnection {
     seat: Option<Seat>,
     controller: Controller,
     metrics: Arc<ReplicaMetrics>,
+    /// This connection, as the source of outputs in the cache.
+    source: Arc<Source>,
     /// What the container holds, in the order in which it was sent.
     in_flight: VecDeque<InFlight>,
     next_batch: u64,
@@ -101,15 +105,10 @@ struct Answered {
 #[rtype(result = "()")]
 pub struct PullWork;
 
-/// The container said something.
+/// The container said something, to be decoded with knowledge of what it was asked.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub struct Received(pub FromContainer);
-
-/// The container said something that breaks the protocol.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct Misbehaved(pub String);
+pub struct Received(pub Result<Frames, CodecError>);
 
 /// The container is gone.
 #[derive(Message)]
@@ -143,6 +142,7 @@ impl ContainerConnection {
         directory: Arc<Directory>,
     ) -> Self {
         let now = Instant::now();
+        let source = Arc::new(Source::new(Arc::clone(model.queue.metrics())));
         Self {
             peer,
             router,
@@ -154,6 +154,7 @@ impl ContainerConnection {
             seat: None,
             controller: Controller::new(Batching::default(), 1),
             metrics: Arc::default(),
+            source,
             in_flight: VecDeque::new(),
             next_batch: 0,
             last_sent: now,
@@ -288,21 +289,15 @@ impl ContainerConnection {
 
     fn complete(&mut self, prediction: Prediction, ctx: &mut Context<Self>) {
         let Prediction { id, outputs, errors, elapsed_micros } = prediction;
-        let Some(index) = self.in_flight.iter().position(|held| held.id == id) else {
-            return self.strike_off(&format!("it answered batch {id}, which it does not hold"), ctx);
-        };
-        let expected = self.in_flight[index].batch.computations.len();
-        if outputs.len() != expected {
-            let offence = format!("it answered a batch of {expected} inputs with {} outputs", outputs.len());
-            return self.strike_off(&offence, ctx);
-        }
-        let held = self.let_go(index);
+        let index = self.in_flight.iter().position(|held| held.id == id);
+        let held = self.let_go(index.expect("a prediction is decoded for a batch that is held"));
+        let size = held.batch.computations.len();
         let round_trip = self.last_answer - held.begun;
         let model_time = Duration::from_micros(elapsed_micros).min(round_trip);
-        self.metrics.record_batch(expected, model_time, round_trip);
+        self.metrics.record_batch(size, model_time, round_trip);
         if held.in_order {
             self.controller.observe(&Observation {
-                size: expected,
+                size,
                 model_time,
                 round_trip,
                 budget: held.batch.budget,
@@ -318,7 +313,7 @@ impl ContainerConnection {
             let elsewhere = computation.let_go();
             let outcome = output.map_err(|message| self.reported(&message));
             if outcome.is_ok() || !elsewhere {
-                computation.finish(&outcome, &mut delivery);
+                computation.answer(&outcome, &self.source, &mut delivery);
             }
         }
         drop(delivery);
@@ -330,7 +325,7 @@ impl ContainerConnection {
             return self
                 .strike_off(&format!("it reported an error of batch {id}, which it does not hold"), ctx);
         };
-        warn!(model = %self.container.model, replica = self.container.replica, message, "a batch failed");
+        warn!(model = %self.container.model, replica = self.container.replica, error = message, "a batch failed");
         self.metrics.fail_batch();
         let outcome = Err(self.reported(message));
         let mut delivery = Delivery::default();
@@ -372,14 +367,14 @@ impl ContainerConnection {
     }
 
     fn reported(&self, message: &str) -> Failure {
-        Failure::ContainerError {
-            model: self.container.model.clone(),
-            problem: format!("reported: {message}"),
-        }
+        let problem = format!("reported: {message}").into();
+        Failure::ContainerError { model: self.container.model.clone(), problem }
     }
 
-    /// Ends the connection of a container that broke the protocol.
+    /// Ends the connection of a container that broke the protocol, and has none of its outputs
+    /// served again.
     fn strike_off(&mut self, offence: &str, ctx: &mut Context<Self>) {
+        self.source.discredit();
         self.send(&ToContainer::Rejected {
             reason: offence.to_owned(),
             retry_millis: Some(millis(RETRY_AFTER_OFFENCE)),
@@ -424,6 +419,7 @@ impl ContainerConnection {
 impl Drop for ContainerConnection {
     /// Here and not in `stopped`, which a panic would skip.
     fn drop(&mut self) {
+        self.router.release(&self.peer);
         let Some(seat) = self.seat else { return };
         self.model.queue.leave(seat.connection);
         self.give_back();
@@ -463,6 +459,17 @@ impl Handler<Received> for ContainerConnection {
 
     fn handle(&mut self, Received(message): Received, ctx: &mut Self::Context) {
         self.last_heard = Instant::now();
+        let held = self.in_flight.iter().map(|held| (held.id, held.batch.computations.len()));
+        let message = match message.and_then(|frames| FromContainer::decode(&frames, held)) {
+            Ok(message) => message,
+            Err(offence @ (CodecError::NotHeld { .. } | CodecError::Outputs { .. })) => {
+                return self.strike_off(&offence.to_string(), ctx);
+            }
+            Err(error) => {
+                warn!(peer = %self.peer, %error, "malformed message from a container");
+                return self.strike_off(&format!("it sent a malformed message: {error}"), ctx);
+            }
+        };
         match message {
             FromContainer::Prediction(prediction) => self.complete(prediction, ctx),
             FromContainer::Error { id, message } => self.fail(id, &message, ctx),
@@ -483,14 +490,6 @@ impl Handler<Received> for ContainerConnection {
                 self.pull(ctx);
             }
         }
-    }
-}
-
-impl Handler<Misbehaved> for ContainerConnection {
-    type Result = ();
-
-    fn handle(&mut self, Misbehaved(offence): Misbehaved, ctx: &mut Self::Context) {
-        self.strike_off(&offence, ctx);
     }
 }
 

@@ -6,8 +6,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use clipper_rpc::names::{AppName, ModelId};
+use clipper_rpc::secret::Secret;
 
 use crate::application::ApplicationHandle;
 use crate::model_queue::ModelHandle;
@@ -22,6 +23,8 @@ pub struct Directory {
     pub models: ArcSwap<HashMap<ModelId, ModelHandle>>,
     /// Where containers reach each frontend of the cluster.
     pub frontends: ArcSwap<Vec<String>>,
+    /// The key of the registration tokens, once management has handed it out.
+    pub container_key: ArcSwapOption<Secret>,
 }
 
 impl Directory {

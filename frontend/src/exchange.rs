@@ -12,7 +12,6 @@ use std::time::Duration;
 use actix::Addr;
 use clipper_rpc::catalog::{ExchangeError, Management};
 use clipper_rpc::selection::{ExchangePosition, ExchangeRequest, ExchangeResponse, ForwardedFeedback};
-use serde_json::Value;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{info, warn};
@@ -20,22 +19,18 @@ use uuid::Uuid;
 
 use crate::application::{Application, Collect, DropSent, TakeIn};
 use crate::directory::Directory;
+use crate::inbox::Inbox;
 use crate::outbox::Outbox;
 use crate::query_ids::QueryIds;
 use crate::selection::Facilities;
 use crate::selection::feedback::{FeedbackError, judge};
-use crate::selection::learning::News;
+use crate::selection::learning::{News, Room};
 
-/// The most figures in one request: a few megabytes as text.
-const FIGURES: usize = 200_000;
 /// From so many bytes of explanations on, the others are for the next request.
-const EXPLANATION_BYTES: usize = 1 << 20;
-/// The longest explanation, in bytes. Of a longer one only the sentence is told.
-const LONGEST_EXPLANATION: usize = 4 << 20;
-/// How many queries may wait to be explained.
+const EXPLANATION_BYTES: usize = 8 << 20;
+/// The most queries that wait to be explained. Management soon tells whoever asked that there is no
+/// answer.
 const MOST_EXPLAINED: usize = 10_000;
-/// How much feedback that came to other frontends may wait for room.
-const MOST_RECEIVED: usize = 10_000;
 /// The least time between two exchanges: states that are wanted at once are asked for together.
 const LEAST_PAUSE: Duration = Duration::from_millis(10);
 /// How long management may take for an answer; twice as long each time that this was too short,
@@ -74,7 +69,7 @@ struct Course {
     /// What the next ones are to explain.
     explain: VecDeque<u64>,
     /// Feedback that others received, for which there was no room yet.
-    received: Vec<ForwardedFeedback>,
+    received: Inbox,
     /// Whether the last call failed.
     failing: bool,
     /// How often in a row the answer came too late.
@@ -176,12 +171,12 @@ impl Exchange {
         // Another one is first each time, or those at the end would never have their say.
         let first = course.number as usize % actors.len().max(1);
         actors.rotate_left(first);
-        let (mut figures, mut any, mut more) = (FIGURES, false, false);
+        let (mut room, mut any, mut more) = (Room::default(), false, false);
         let (mut changes, mut load) = (Vec::new(), Vec::new());
         for actor in actors {
             // An actor that has ended has nothing to say.
-            let Ok(Some((collected, left))) = actor.send(Collect { figures }).await else { continue };
-            (any, figures, more) = (true, left, more || collected.more);
+            let Ok(Some((collected, left))) = actor.send(Collect(room)).await else { continue };
+            (any, room, more) = (true, left, more || collected.more);
             changes.extend(collected.changes);
             load.extend(collected.load);
         }
@@ -212,7 +207,7 @@ impl Exchange {
         while bytes < EXPLANATION_BYTES
             && let Some(query_id) = queries.pop_front()
         {
-            let explanation = self.facilities.decisions.explain(query_id).map(|known| shortened(&known));
+            let explanation = self.facilities.decisions.explain(query_id);
             bytes += explanation.as_ref().map_or(0, String::len);
             explanations.push((query_id, explanation));
         }
@@ -243,13 +238,15 @@ impl Exchange {
             let _ = applications[name].actor.send(TakeIn(news)).await;
         }
         let any_feedback = !feedback.is_empty();
-        course.received.extend(feedback);
-        course.received.retain(|feedback| !self.receive(feedback));
-        if course.received.len() > MOST_RECEIVED {
-            let dropped = course.received.len() - MOST_RECEIVED;
-            warn!(dropped, "feedback that came to other frontends is dropped, as too much waits");
-            course.received.truncate(MOST_RECEIVED);
+        for feedback in feedback {
+            let application = feedback.application.clone();
+            if !course.received.put(feedback)
+                && let Some(view) = self.directory.application(application.as_str())
+            {
+                view.metrics.feedback.refuse();
+            }
         }
+        course.received.hand_over(|feedback| self.receive(feedback));
         // What was learned of it just now is to be stored, and what had no room is to be tried again.
         course.more |= any_feedback || !course.received.is_empty();
     }
@@ -264,7 +261,7 @@ impl Exchange {
         let Some(decided) = decided.filter(|decided| decided.application == *application) else {
             return true;
         };
-        match judge(selector, &decided, verdict.clone()) {
+        match judge(selector, &decided, verdict) {
             Ok(status) => view.metrics.feedback.record(status),
             Err(FeedbackError::Verdict(_)) => view.metrics.feedback.refuse(),
             Err(FeedbackError::Full) => return false,
@@ -283,17 +280,6 @@ impl Exchange {
     }
 }
 
-/// An explanation as a text, of which management needs the application and people the sentence.
-fn shortened(explanation: &Value) -> String {
-    let text = explanation.to_string();
-    if text.len() <= LONGEST_EXPLANATION {
-        return text;
-    }
-    let kept = ["application", "query_id", "why"];
-    let kept = kept.map(|field| (field.to_owned(), explanation[field].clone()));
-    Value::Object(kept.into_iter().collect()).to_string()
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -307,7 +293,6 @@ mod tests {
     use clipper_rpc::selection::{Policy, Selection, StateKey, Statistics, Verdict};
     use futures_util::FutureExt;
     use futures_util::future::{self, BoxFuture};
-    use serde_json::json;
 
     use tokio::time::sleep;
 
@@ -466,7 +451,7 @@ mod tests {
                         let subject = Subject::Input { uid: None, context: None, candidates };
                         let losses = vec![Some(0.0), Some(1.0)];
                         let taught = Taught { subject, losses, label: None, reward: 0.5, time_micros: 0 };
-                        selector.states.lessons().reserve().unwrap().put(taught);
+                        selector.states.lessons().reserve(0).unwrap().put(taught);
                     }
                 })
             });
@@ -532,7 +517,7 @@ mod tests {
         fixture.until(|stored| stored.count() == 1.0 && stored.explanations.len() == 2).await;
         let explanations = fixture.stored().explanations.clone();
         let known = explanations[0].1.as_deref().unwrap();
-        assert_eq!(serde_json::from_str::<Value>(known).unwrap()["query_id"], 17);
+        assert_eq!(serde_json::from_str::<serde_json::Value>(known).unwrap()["query_id"], 17);
         assert_eq!(explanations[1], (18, None));
         let view = fixture.application.view.load();
         assert_eq!(view.metrics.feedback.recorded(Status::Applied), 1);
@@ -568,13 +553,5 @@ mod tests {
         let patience = |late| Course { late, ..Course::default() }.patience();
         assert_eq!([0, 1, 2, 5].map(patience), [1, 2, 4, 32].map(|times| times * PATIENCE));
         assert_eq!([6, 1000].map(patience), [MOST_PATIENCE; 2]);
-    }
-
-    #[test]
-    fn of_a_very_long_explanation_the_sentence_is_told() {
-        let explanation = |output: usize| json!({"application": "app", "query_id": 7, "why": "so", "output": "x".repeat(output)});
-        assert_eq!(shortened(&explanation(9)), explanation(9).to_string());
-        let short: Value = serde_json::from_str(&shortened(&explanation(LONGEST_EXPLANATION))).unwrap();
-        assert_eq!(short, json!({"application": "app", "query_id": 7, "why": "so"}));
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Displayed in the answer, for the developers of applications; counted by its outcome.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use clipper_rpc::names::ModelId;
@@ -91,7 +92,7 @@ pub enum Failure {
         /// The model and version.
         model: ModelId,
         /// What it did.
-        problem: String,
+        problem: Arc<str>,
     },
     /// The model's version, or this frontend, is going away.
     #[error("model '{model}' is being withdrawn from this frontend")]
@@ -110,6 +111,15 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// The memory that its text takes besides itself, in bytes.
+    pub fn size(&self) -> usize {
+        match self {
+            Self::ContainerError { problem, .. } => problem.len(),
+            Self::NoVersion { model, .. } => model.len(),
+            _ => 0,
+        }
+    }
+
     /// The short name under which answers report the failure.
     pub fn reason(&self) -> &'static str {
         Outcome::of_failure(self).name()

@@ -4,15 +4,16 @@
 //! frontend; a change of the containers breaks the wait off and asks anew. Invariant: the position that it reports is
 //! reached only after every view shows it and every container's batches follow it.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use clipper_rpc::catalog::{
-    self, Change, FollowError, FollowRequest, FollowResponse, Management, Model, Position, Revision,
-    Snapshot, Update,
+    self, Change, ConnectedContainer, FollowError, FollowRequest, FollowResponse, Management, Model,
+    Position, Revision, Snapshot, Update,
 };
 use clipper_rpc::names::{AppName, ModelId, ModelName};
 use futures_util::future::{join, join_all};
@@ -24,7 +25,7 @@ use crate::application::{Application, ApplicationHandle, Configure};
 use crate::cache::PredictionCache;
 use crate::container_connection::{FrontendsChanged, Resize};
 use crate::directory::Directory;
-use crate::model_queue::{ModelHandle, ModelQueue, SeatsChanged, Sizing, Withdraw};
+use crate::model_queue::{ContainerChanged, ModelHandle, ModelQueue, Sizing, Withdraw};
 use crate::query_ids::QueryIds;
 use crate::queue::{Capacity, Queue};
 use crate::selection::Facilities;
@@ -32,6 +33,9 @@ use crate::view::{ModelView, VersionView};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// Least time between two calls that report containers. Each names all of them, so a burst of
+/// connections is reported at once and not one by one.
+const REPORT_PAUSE: Duration = Duration::from_millis(20);
 
 /// What the follower is told at its start.
 pub struct FollowerConfig {
@@ -67,16 +71,20 @@ pub struct Follower {
     resized: Vec<Pin<Box<Request<ModelQueue, Resize>>>>,
     /// How many queues there have been.
     queues: u64,
-    /// The containers of each queue that has any, withdrawn queues included.
-    containers: Vec<SeatsChanged>,
+    /// The containers by queue and replica, withdrawn queues included. No queue is without one.
+    containers: HashMap<u64, BTreeMap<u32, ConnectedContainer>>,
     /// This actor, for the queues' actors that it starts.
-    observer: Option<Recipient<SeatsChanged>>,
+    observer: Option<Recipient<ContainerChanged>>,
     /// Told once the first snapshot is in force.
     followed: Option<oneshot::Sender<()>>,
     /// Told once the last container has left, while standing down.
     emptied: Option<oneshot::Sender<()>>,
     wait: Option<SpawnHandle>,
     pause: Duration,
+    /// The time of the last call.
+    called: Instant,
+    /// Reports changed containers once [`REPORT_PAUSE`] is over.
+    report: Option<SpawnHandle>,
 }
 
 /// A version of a model that has a queue.
@@ -117,16 +125,19 @@ impl Follower {
             served: HashMap::new(),
             resized: Vec::new(),
             queues: 0,
-            containers: Vec::new(),
+            containers: HashMap::new(),
             observer: None,
             followed: Some(followed),
             emptied: None,
             wait: None,
             pause: FIRST_PAUSE,
+            called: Instant::now(),
+            report: None,
         }
     }
 
     fn follow(&mut self, ctx: &mut Context<Self>) {
+        self.called = Instant::now();
         let request = FollowRequest {
             frontend: self.config.frontend,
             number: self.number,
@@ -134,13 +145,29 @@ impl Follower {
             rpc_address: self.config.rpc_address.clone(),
             applied: self.position,
             known_frontends: self.directory.frontends.load().to_vec(),
-            containers: self.containers.iter().flat_map(|seats| seats.containers.iter().cloned()).collect(),
+            containers: self.containers.values().flat_map(BTreeMap::values).cloned().collect(),
         };
         let management = Arc::clone(&self.management);
         let news = async move { management.follow(request).await };
         let wait = ctx.spawn(news.into_actor(self).map(|news, follower, ctx| follower.hear(news, ctx)));
         if let Some(former) = self.wait.replace(wait) {
             ctx.cancel_future(former);
+        }
+    }
+
+    /// Tells management of changed containers: at once, or when [`REPORT_PAUSE`] is over.
+    fn report(&mut self, ctx: &mut Context<Self>) {
+        if self.report.is_some() {
+            return;
+        }
+        let rest = REPORT_PAUSE.saturating_sub(self.called.elapsed());
+        if !rest.is_zero() {
+            self.report = Some(ctx.run_later(rest, |follower, ctx| {
+                follower.report = None;
+                follower.report(ctx);
+            }));
+        } else if self.wait.is_some() {
+            self.follow(ctx);
         }
     }
 
@@ -158,6 +185,7 @@ impl Follower {
         self.number = Some(response.number);
         self.query_ids.begin(response.number);
         self.learn_frontends(response.frontends);
+        self.directory.container_key.store(response.container_key.map(Arc::new));
         let store = response.position.store;
         let affected = match response.update {
             Update::Snapshot { snapshot } => self.replace(snapshot, store),
@@ -278,8 +306,9 @@ impl Follower {
             let queue = Arc::new(queue);
             let observer = self.observer.clone().expect("it is set at the start");
             let actor = ModelQueue::new(Arc::clone(&queue), sizing, observer).start();
-            let handle = ModelHandle { queue, actor, sizing, cache: spec.cache };
-            self.served.insert(id, ServedVersion { handle, registered: (store, spec.generation) });
+            let generation = spec.generation;
+            let handle = ModelHandle { queue, actor, sizing, cache: spec.cache, generation };
+            self.served.insert(id, ServedVersion { handle, registered: (store, generation) });
         }
     }
 
@@ -309,6 +338,19 @@ impl Follower {
         async move { drop(join(join_all(pending), join_all(resized)).await) }
     }
 
+    /// The last container of a queue has left.
+    fn empty(&mut self, queue: &Arc<Queue>) {
+        if !self.served.values().any(|served| Arc::ptr_eq(&served.handle.queue, queue)) {
+            // Outputs that came after the withdrawal are in the cache, and nobody will ask for them.
+            forget(&self.cache, queue.number());
+        }
+        if self.containers.is_empty()
+            && let Some(emptied) = self.emptied.take()
+        {
+            let _ = emptied.send(());
+        }
+    }
+
     fn view_of(&self, name: &ModelName) -> ModelView {
         let current = self.models.get(name).and_then(|model| model.current_version.clone());
         let served = self.served.iter().filter(|(id, _)| id.name == *name);
@@ -336,25 +378,25 @@ impl Actor for Follower {
     }
 }
 
-impl Handler<SeatsChanged> for Follower {
+impl Handler<ContainerChanged> for Follower {
     type Result = ();
 
-    fn handle(&mut self, seats: SeatsChanged, ctx: &mut Self::Context) {
-        self.containers.retain(|known| !Arc::ptr_eq(&known.queue, &seats.queue));
-        if !seats.containers.is_empty() {
-            self.containers.push(seats);
-        } else if !self.served.values().any(|served| Arc::ptr_eq(&served.handle.queue, &seats.queue)) {
-            // What it answered after it was withdrawn came into the cache, where nobody will ask for it.
-            forget(&self.cache, seats.queue.number());
+    fn handle(&mut self, changed: ContainerChanged, ctx: &mut Self::Context) {
+        let ContainerChanged { queue, replica, container } = changed;
+        match (self.containers.entry(queue.number()), container) {
+            (of_queue, Some(container)) => {
+                of_queue.or_default().insert(replica, container);
+            }
+            (Entry::Occupied(mut of_queue), None) => {
+                of_queue.get_mut().remove(&replica);
+                if of_queue.get().is_empty() {
+                    of_queue.remove();
+                    self.empty(&queue);
+                }
+            }
+            (Entry::Vacant(_), None) => {}
         }
-        if self.containers.is_empty()
-            && let Some(emptied) = self.emptied.take()
-        {
-            let _ = emptied.send(());
-        }
-        if self.wait.is_some() {
-            self.follow(ctx);
-        }
+        self.report(ctx);
     }
 }
 
@@ -385,6 +427,7 @@ mod tests {
     use futures_util::future::{self, BoxFuture};
 
     use super::*;
+    use crate::cache::Source;
     use crate::selection::tests::facilities;
 
     /// Answers each call with the next update, and never again after the last.
@@ -399,7 +442,9 @@ mod tests {
             let update = updates.remove(0);
             let revision = request.applied.map_or(1, |applied| applied.revision + 1);
             let position = Position { store: Uuid::nil(), revision };
-            future::ready(Ok(FollowResponse { number: 0, position, update, frontends: Vec::new() })).boxed()
+            let frontends = Vec::new();
+            let response = FollowResponse { number: 0, position, update, frontends, container_key: None };
+            future::ready(Ok(response)).boxed()
         }
 
         fn exchange(&self, _: ExchangeRequest) -> BoxFuture<'_, Result<ExchangeResponse, ExchangeError>> {
@@ -467,7 +512,8 @@ mod tests {
         let capacity = Capacity { queries: 1, bytes: 1 };
         let withdrawn = Arc::new(Queue::new(7, id, InputType::Strings, capacity));
         let key = cache.key(7, Input::string("x"));
-        cache.insert(&key, &Output::text("1"), withdrawn.metrics());
+        let source = Arc::new(Source::new(Arc::clone(withdrawn.metrics())));
+        cache.insert(&key, &Output::text("1"), &source);
         let config = FollowerConfig {
             frontend: Uuid::nil(),
             applications: Arbiter::current(),
@@ -483,9 +529,73 @@ mod tests {
         let follower =
             Follower::new(management, Arc::default(), Arc::default(), known, facilities, config, followed)
                 .start();
-        follower.send(SeatsChanged { queue: withdrawn, containers: Vec::new() }).await.unwrap();
+        let changed = |container| ContainerChanged { queue: Arc::clone(&withdrawn), replica: 3, container };
+        follower.send(changed(Some(container()))).await.unwrap();
+        assert!(cache.get(&key).is_some());
+        follower.send(changed(None)).await.unwrap();
         while cache.get(&key).is_some() {
             tokio::task::yield_now().await;
         }
+    }
+    /// Answers no call, and remembers how many containers each named.
+    #[derive(Default)]
+    struct Silent(Mutex<Vec<usize>>);
+
+    impl Management for Silent {
+        fn follow(&self, request: FollowRequest) -> BoxFuture<'_, Result<FollowResponse, FollowError>> {
+            self.0.lock().unwrap().push(request.containers.len());
+            future::pending().boxed()
+        }
+
+        fn exchange(&self, _: ExchangeRequest) -> BoxFuture<'_, Result<ExchangeResponse, ExchangeError>> {
+            future::pending().boxed()
+        }
+    }
+
+    fn container() -> ConnectedContainer {
+        ConnectedContainer {
+            model: ModelId { name: "m".parse().unwrap(), version: "1".parse().unwrap() },
+            replica: 0,
+            instance: None,
+            input_type: InputType::Strings,
+            batch_size: 1,
+        }
+    }
+
+    #[actix::test]
+    async fn a_burst_of_connections_is_reported_at_once_and_not_one_by_one() {
+        const CONTAINERS: u32 = 1000;
+        let management = Arc::new(Silent::default());
+        let capacity = Capacity { queries: 1, bytes: 1 };
+        let config = FollowerConfig {
+            frontend: Uuid::nil(),
+            applications: Arbiter::current(),
+            query_address: String::new(),
+            rpc_address: String::new(),
+            queue_capacity: capacity,
+            max_batch_size: 1,
+        };
+        let (followed, _) = oneshot::channel();
+        let follower = Follower::new(
+            Arc::clone(&management) as Arc<dyn Management>,
+            Arc::default(),
+            Arc::default(),
+            Arc::new(PredictionCache::new(0)),
+            Arc::new(facilities()),
+            config,
+            followed,
+        )
+        .start();
+        let queue = Arc::new(Queue::new(1, container().model, InputType::Strings, capacity));
+        for replica in 0..CONTAINERS {
+            let changed =
+                ContainerChanged { queue: Arc::clone(&queue), replica, container: Some(container()) };
+            follower.send(changed).await.unwrap();
+        }
+        while management.0.lock().unwrap().last() != Some(&(CONTAINERS as usize)) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let calls = management.0.lock().unwrap().len();
+        assert!(calls < CONTAINERS as usize / 2, "{calls} calls");
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,14 +14,18 @@ use actix::prelude::*;
 use actix_web::{App, web};
 use clipper_rpc::catalog::Management;
 use clipper_rpc::router::{BindError, BoundRouter};
-use clipper_server::{Connections, serve};
+use clipper_rpc::secret::Secret;
+use clipper_server::door::Door;
+use clipper_server::private_directory::{self, DirectoryError, ExposedDirectory};
+use clipper_server::{Connections, Serving, serve};
 use nix::sys::socket::{Backlog, listen};
 use tokio::sync::{Semaphore, oneshot};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use crate::cache::PredictionCache;
 use crate::container_connection::Terms;
+use crate::container_tokens::ContainerTokens;
 use crate::directory::Directory;
 use crate::exchange::Exchange;
 use crate::follower::{Follower, FollowerConfig, StandDown};
@@ -32,10 +37,12 @@ use crate::queue::Capacity;
 use crate::reception::Reception;
 use crate::request_bytes::RequestBytes;
 use crate::selection::Facilities;
-use crate::selection::decision_log::{DecisionLog, DecisionLogConfig};
+use crate::selection::decision_log::{self, DecisionLog, DecisionLogConfig};
 use crate::selection::decisions::Decisions;
 use crate::selection::users::UserStates;
 
+/// The most connections of one HTTP worker.
+const MAX_CONNECTIONS: usize = 25_600;
 /// How long what was learned last may take to be stored at shutdown.
 const LAST_EXCHANGE: Duration = Duration::from_secs(3);
 
@@ -46,10 +53,17 @@ pub struct Config {
     pub query_address: SocketAddr,
     /// Where containers connect; port 0 picks a free one.
     pub rpc_address: SocketAddr,
+    /// The token that opens every model to containers, beside each version's registration token.
+    /// Asked for beyond loopback only.
+    pub container_token: Option<Secret>,
+    /// Whether containers need no token beyond loopback either.
+    pub insecure_containers: bool,
     /// The host under which containers and people reach this frontend, where that is not the bound one.
     pub advertised_host: Option<String>,
     /// The threads that answer HTTP; by default one for each core.
     pub http_workers: Option<NonZeroUsize>,
+    /// Which requests of browsers are taken.
+    pub door: Door,
     /// The largest request body, in bytes.
     pub max_body_bytes: usize,
     /// The most inputs in one request.
@@ -82,9 +96,12 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             query_address: SocketAddr::from(([0, 0, 0, 0], 1337)),
-            rpc_address: SocketAddr::from(([0, 0, 0, 0], 7000)),
+            rpc_address: SocketAddr::from(([127, 0, 0, 1], 7000)),
+            container_token: None,
+            insecure_containers: false,
             advertised_host: None,
             http_workers: None,
+            door: Door::of_queries(Vec::new(), Vec::new()),
             max_body_bytes: 16 << 20,
             max_inputs: 10_000,
             request_bytes: 512 << 20,
@@ -116,12 +133,30 @@ pub enum Error {
     /// The address for containers cannot be bound.
     #[error(transparent)]
     BindRouter(#[from] BindError),
+    /// Other users can reach the directory of the decision log.
+    #[error("the decision log directory {0}")]
+    DecisionLogExposed(ExposedDirectory),
+    /// The directory of the decision log cannot be created, read or changed.
+    #[error("the decision log directory {} cannot be used", .directory.display())]
+    DecisionLogDirectory {
+        /// The directory.
+        directory: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// There is no thread for the decision log.
     #[error("the decision log cannot be written")]
     DecisionLog(#[source] std::io::Error),
     /// The HTTP server failed.
     #[error("the query interface failed")]
     Http(#[from] std::io::Error),
+}
+
+fn open_decision_log(DecisionLogConfig { directory, .. }: &DecisionLogConfig) -> Result<(), Error> {
+    private_directory::open(directory, decision_log::CONTENTS).map_err(|error| match error {
+        DirectoryError::Exposed(exposed) => Error::DecisionLogExposed(exposed),
+        DirectoryError::Io(source) => Error::DecisionLogDirectory { directory: directory.clone(), source },
+    })
 }
 
 /// A frontend that is bound to its addresses, and not running yet.
@@ -133,11 +168,13 @@ pub struct Frontend {
 }
 
 impl Frontend {
-    /// Binds both addresses.
+    /// Opens the directory of the decision log, and binds both addresses.
     ///
     /// # Errors
-    /// If one of them is in use or not of this host.
+    /// If the directory cannot be used or is open to other users, or if an address is in use or not
+    /// of this host.
     pub fn bind(config: Config) -> Result<Self, Error> {
+        config.decision_log.as_ref().map_or(Ok(()), open_decision_log)?;
         let address = config.query_address;
         let bound = TcpListener::bind(address).and_then(|listener| {
             // std asks for 128, and a burst of more connections would lose some for a second.
@@ -188,6 +225,7 @@ impl Frontend {
             facilities: Arc::clone(&facilities),
             outbox: Arc::clone(&outbox),
             query_ids,
+            door: config.door.clone(),
             max_body_bytes: config.max_body_bytes,
             max_inputs: config.max_inputs,
             parsers: Semaphore::new(num_cpus()),
@@ -253,10 +291,16 @@ impl Frontend {
                 App::new().default_service(web::to(serve))
             }
         };
-        let server = serve(listener, workers, config.drain_timeout, connections, application)?;
+        let serving = Serving { workers, max_connections: MAX_CONNECTIONS, drain: config.drain_timeout };
+        let server = serve(listener, serving, connections, application)?;
         let http = server.handle();
         let server = actix_rt::spawn(server);
-        info!(query = %query_address, rpc = %router.address(), "frontend started");
+        let rpc_address = router.address();
+        let tokens = ContainerTokens::new(rpc_address, config.container_token, config.insecure_containers);
+        info!(query = %query_address, rpc = %rpc_address, "frontend started");
+        if !tokens.are_required() && !rpc_address.ip().to_canonical().is_loopback() {
+            warn!("containers need no token: whoever reaches {rpc_address} can answer for any model");
+        }
 
         let terms = Terms {
             heartbeat: config.heartbeat,
@@ -274,6 +318,7 @@ impl Frontend {
             let reception = Reception {
                 arbiter: arbiter.handle(),
                 router: router.handle(),
+                tokens,
                 directory,
                 terms,
                 connections: HashMap::new(),

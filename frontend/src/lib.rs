@@ -15,9 +15,11 @@
 //! - [`directory`] and [`view`]: read-only maps and views for the hot path.
 //! - [`follower`]: follows management and is the only writer of the directory;
 //!   [`management_client`] reaches management over HTTP.
-//! - [`application`] and [`model_queue`]: the actors of an application, and of a version of a model.
-//! - [`exchange`]: what is learned, to and from management; [`outbox`]: what HTTP workers leave for it.
-//! - [`reception`]: where containers arrive.
+//! - [`application`] and [`model_queue`]: the actors of an application, and of a version of a model, with
+//!   `replica_numbers`.
+//! - [`exchange`]: what is learned, to and from management; [`outbox`]: what HTTP workers leave for it; `inbox`: feedback
+//!   that other frontends received.
+//! - [`reception`]: where containers arrive; [`container_tokens`]: the check of their tokens.
 //! - [`metrics`]: what is counted and timed on the way.
 //!
 //! The rule of the hot path: per query function calls, per batch one message, per change messages.
@@ -29,6 +31,7 @@ pub mod batching;
 pub mod cache;
 pub mod computation;
 pub mod container_connection;
+pub mod container_tokens;
 pub mod departures;
 pub mod directory;
 pub mod exchange;
@@ -36,6 +39,7 @@ pub mod failure;
 pub mod follower;
 mod frontend;
 mod http;
+mod inbox;
 pub mod management_client;
 pub mod metrics;
 pub mod model_queue;
@@ -46,6 +50,7 @@ pub mod query;
 pub mod query_ids;
 pub mod queue;
 pub mod reception;
+mod replica_numbers;
 pub mod reply;
 pub mod request_bytes;
 pub mod selection;

@@ -1,13 +1,16 @@
 //! Management over HTTP, for a frontend in a process of its own.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use clipper_rpc::catalog::{ExchangeError, FollowError, FollowRequest, FollowResponse, Management};
 use clipper_rpc::excerpt::excerpt;
+use clipper_rpc::secret::Secret;
 use clipper_rpc::selection::{ExchangeRequest, ExchangeResponse};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use reqwest::StatusCode;
+use reqwest::redirect::Policy;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
@@ -18,31 +21,57 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// An address at which management cannot be.
 #[derive(Debug, thiserror::Error)]
-#[error("'{0}' is not the address of management; expected one such as http://10.0.0.1:1338")]
-pub struct UrlError(String);
+pub enum UrlError {
+    /// The text is no HTTP address.
+    #[error("'{0}' is not the address of management; expected one such as http://10.0.0.1:1338")]
+    Malformed(String),
+    /// The address holds a user name or a password, which every log of the address would show.
+    #[error(
+        "the address of management holds a user name or a password; give the token of management in a file, \
+         with --cluster-token-file"
+    )]
+    Credentials,
+}
 
 /// Management at a URL.
 pub struct ManagementClient {
     client: reqwest::Client,
     /// Without a slash at its end.
     url: String,
+    token: Option<Secret>,
+    on_loopback: bool,
 }
 
 impl ManagementClient {
-    /// A client of management at `url`, such as `http://10.0.0.1:1338`.
+    /// A client of management at `url`, such as `http://10.0.0.1:1338`, with the cluster token if
+    /// management has one.
     ///
     /// # Errors
     /// If that is not an HTTP address.
-    pub fn new(url: &str) -> Result<Self, UrlError> {
+    pub fn new(url: &str, token: Option<Secret>) -> Result<Self, UrlError> {
         let base = url.trim_end_matches('/');
-        let valid =
-            reqwest::Url::parse(base).is_ok_and(|parsed| parsed.scheme() == "http" && parsed.has_host());
-        if !valid {
-            return Err(UrlError(url.to_owned()));
+        let parsed = reqwest::Url::parse(base).ok();
+        let parsed = parsed.filter(|parsed| parsed.scheme() == "http" && parsed.has_host());
+        let parsed = parsed.ok_or_else(|| match url.contains('@') {
+            true => UrlError::Credentials,
+            false => UrlError::Malformed(url.to_owned()),
+        })?;
+        if !parsed.username().is_empty() || parsed.password().is_some() {
+            return Err(UrlError::Credentials);
         }
-        let client = reqwest::Client::builder().connect_timeout(TIMEOUT).no_proxy().build();
+        let host = parsed.host_str().unwrap_or_default();
+        let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
+        let on_loopback = address.map_or(host == "localhost", |address| address.to_canonical().is_loopback());
+        // A redirect could lead the token elsewhere; management answers with none.
+        let client =
+            reqwest::Client::builder().connect_timeout(TIMEOUT).no_proxy().redirect(Policy::none()).build();
         let client = client.expect("a client without TLS has nothing that could fail");
-        Ok(Self { client, url: base.to_owned() })
+        Ok(Self { client, url: base.to_owned(), token, on_loopback })
+    }
+
+    /// Whether management is certainly on this host, by its address.
+    pub fn is_on_loopback(&self) -> bool {
+        self.on_loopback
     }
 
     /// Calls management, which is to begin its answer within `patience`.
@@ -58,8 +87,12 @@ impl ManagementClient {
             ExchangeError::Failed(format!("{error}{cause}"))
         };
         let url = format!("{}{path}", self.url);
+        let mut call = self.client.post(&url).json(request);
+        if let Some(token) = &self.token {
+            call = call.bearer_auth(token.reveal());
+        }
         let late = |_| ExchangeError::Failed(format!("{url} did not answer in time"));
-        let sent = timeout(patience, self.client.post(&url).json(request).send()).await;
+        let sent = timeout(patience, call.send()).await;
         let mut response = sent.map_err(late)?.map_err(failed)?;
         let status = response.status();
         let mut body = Vec::new();
@@ -71,12 +104,28 @@ impl ManagementClient {
                 |error| ExchangeError::Failed(format!("{url} gave no answer of its own: {error}"));
             return serde_json::from_slice(&body).map_err(unreadable);
         }
-        let answered = format!("{url} answered {status}: {}", excerpt(&String::from_utf8_lossy(&body)));
+        let body = String::from_utf8_lossy(&body);
+        let answered = format!("{url} answered {status}: {}{}", excerpt(&body), advice(status));
         Err(if is_refusal(status) {
             ExchangeError::Refused(answered)
         } else {
             ExchangeError::Failed(answered)
         })
+    }
+}
+
+/// What to do about a frontend that management does not let in.
+fn advice(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::UNAUTHORIZED => {
+            "; management lets no frontend in without its cluster token: start this frontend with \
+             --cluster-token-file, or CLIPPER_CLUSTER_TOKEN"
+        }
+        StatusCode::FORBIDDEN => {
+            "; start this frontend with the --cluster-token-file of management, with which it may call \
+             management by any name, or management with --allowed-hosts"
+        }
+        _ => "",
     }
 }
 
@@ -119,6 +168,37 @@ mod tests {
         }
         for other in [401, 403, 404, 408, 429, 500, 502, 503, 504] {
             assert!(!is_refusal(StatusCode::from_u16(other).unwrap()), "{other}");
+        }
+    }
+
+    #[test]
+    fn an_address_with_a_password_is_refused_and_not_repeated() {
+        for url in [
+            "http://me:swordfish@10.0.0.1:1338",
+            "http://swordfish@a",
+            "https://me:swordfish@a",
+            "me:swordfish@a",
+        ] {
+            let refused = ManagementClient::new(url, None).err().unwrap().to_string();
+            assert!(!refused.contains("swordfish") && refused.contains("--cluster-token-file"), "{refused}");
+        }
+        assert!(ManagementClient::new("http://10.0.0.1:1338/", None).is_ok());
+        let refused = ManagementClient::new("ftp://nowhere", None).err().unwrap().to_string();
+        assert!(refused.contains("'ftp://nowhere'"), "{refused}");
+    }
+    #[test]
+    fn a_loopback_address_is_told_from_one_of_another_host() {
+        let is_on_loopback = |url| ManagementClient::new(url, None).unwrap().is_on_loopback();
+        for url in
+            ["http://localhost:1338/", "http://127.0.0.1:1", "http://[::1]:1", "http://[::ffff:127.0.0.1]"]
+        {
+            assert!(is_on_loopback(url), "{url}");
+        }
+        for url in ["http://10.0.0.1:1338", "http://management:1338", "http://[fe80::1]:1"] {
+            assert!(!is_on_loopback(url), "{url}");
+        }
+        for url in ["localhost:1338", "https://localhost", "http://"] {
+            assert!(ManagementClient::new(url, None).is_err(), "{url}");
         }
     }
 }

@@ -4,15 +4,17 @@
 //! Invariant: no two seated connections share a replica number or an instance.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use actix::prelude::*;
-use clipper_rpc::catalog::{Batching, ConnectedContainer};
+use clipper_rpc::catalog::{Batching, ConnectedContainer, Revision};
 use futures_util::future::join_all;
 use tracing::info;
 
 use crate::container_connection::{ContainerConnection, FrontendsChanged, PullWork, Resize, Superseded};
 use crate::queue::{Queue, ReplicaId};
+use crate::replica_numbers::ReplicaNumbers;
 
 /// What the rest of the frontend holds of one version of one model. Cheap to clone.
 #[derive(Clone)]
@@ -25,6 +27,8 @@ pub struct ModelHandle {
     pub sizing: Sizing,
     /// Whether its outputs may be kept.
     pub cache: bool,
+    /// Tells the version from an earlier one of the same name.
+    pub generation: Revision,
 }
 
 /// How batches are sized.
@@ -48,9 +52,10 @@ pub struct ModelQueue {
     queue: Arc<Queue>,
     sizing: Sizing,
     seats: BTreeMap<u32, Occupant>,
+    numbers: ReplicaNumbers,
     next_connection: ReplicaId,
-    /// Hears of every change of the seats.
-    observer: Recipient<SeatsChanged>,
+    /// Told of each container that joins, changes or leaves.
+    observer: Recipient<ContainerChanged>,
 }
 
 struct Occupant {
@@ -93,25 +98,37 @@ pub struct LeaveSeat(pub Seat);
 #[rtype(result = "()")]
 pub struct Withdraw;
 
-/// The containers of one version of one model have changed.
+/// A container of one version of one model has joined, changed or left.
+///
+/// Carries one container and not all of them, so that the cost of a connection does not grow with
+/// the number of containers.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub struct SeatsChanged {
-    /// The version, by its queue.
+pub struct ContainerChanged {
+    /// The version's queue.
     pub queue: Arc<Queue>,
-    /// Every container of it.
-    pub containers: Vec<ConnectedContainer>,
+    /// The container's number among the replicas.
+    pub replica: u32,
+    /// The container as it is now; `None` once it has left.
+    pub container: Option<ConnectedContainer>,
 }
 
 impl ModelQueue {
     /// An actor without connections.
-    pub fn new(queue: Arc<Queue>, sizing: Sizing, observer: Recipient<SeatsChanged>) -> Self {
-        Self { queue, sizing, seats: BTreeMap::new(), next_connection: 0, observer }
+    pub fn new(queue: Arc<Queue>, sizing: Sizing, observer: Recipient<ContainerChanged>) -> Self {
+        Self {
+            queue,
+            sizing,
+            seats: BTreeMap::new(),
+            numbers: ReplicaNumbers::default(),
+            next_connection: 0,
+            observer,
+        }
     }
 
-    fn announce(&self) {
-        let containers = self.seats.values().map(|occupant| occupant.container.clone()).collect();
-        self.observer.do_send(SeatsChanged { queue: Arc::clone(&self.queue), containers });
+    fn announce(&self, replica: u32) {
+        let container = self.seats.get(&replica).map(|occupant| occupant.container.clone());
+        self.observer.do_send(ContainerChanged { queue: Arc::clone(&self.queue), replica, container });
     }
 }
 
@@ -124,18 +141,7 @@ impl Handler<TakeSeat> for ModelQueue {
 
     fn handle(&mut self, request: TakeSeat, _: &mut Self::Context) -> Seat {
         let TakeSeat { connection, mut container, own_limit } = request;
-        let predecessor = self
-            .seats
-            .iter()
-            .find(|(_, occupant)| {
-                container.instance.is_some() && occupant.container.instance == container.instance
-            })
-            .map(|(&replica, _)| replica);
-        let replica = match predecessor {
-            Some(replica) => replica,
-            None if !self.seats.contains_key(&container.replica) => container.replica,
-            None => (0..).find(|replica| !self.seats.contains_key(replica)).expect("2^32 is enough"),
-        };
+        let replica = self.numbers.take(container.replica, container.instance.as_deref());
         container.replica = replica;
         let sizing = self.sizing.at_most(own_limit);
         container.batch_size = sizing.batch_size;
@@ -148,7 +154,7 @@ impl Handler<TakeSeat> for ModelQueue {
         if let Some(former) = self.seats.insert(replica, Occupant { id, connection, container, own_limit }) {
             former.connection.do_send(Superseded);
         }
-        self.announce();
+        self.announce(replica);
         Seat { connection: id, replica, sizing }
     }
 }
@@ -157,11 +163,14 @@ impl Handler<LeaveSeat> for ModelQueue {
     type Result = ();
 
     fn handle(&mut self, LeaveSeat(seat): LeaveSeat, _: &mut Self::Context) {
-        if self.seats.get(&seat.replica).is_some_and(|occupant| occupant.id == seat.connection) {
-            self.seats.remove(&seat.replica);
-            self.queue.metrics().remove_replica(seat.replica);
-            self.announce();
+        let Entry::Occupied(occupant) = self.seats.entry(seat.replica) else { return };
+        if occupant.get().id != seat.connection {
+            return;
         }
+        let instance = occupant.remove().container.instance;
+        self.numbers.free(seat.replica, instance.as_deref());
+        self.queue.metrics().remove_replica(seat.replica);
+        self.announce(seat.replica);
     }
 }
 
@@ -186,7 +195,7 @@ impl Handler<Resize> for ModelQueue {
             occupant.connection.send(Resize(sizing))
         });
         let told = join_all(told);
-        self.announce();
+        self.seats.keys().for_each(|&replica| self.announce(replica));
         // One that is gone needs not hear of it.
         Box::pin(async move { drop(told.await) })
     }

@@ -3,6 +3,7 @@
 //! Invariant: every query is answered exactly once, and at its deadline at the latest (to the millisecond of a timer): with a
 //! model's output, or with the default output and why.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -100,7 +101,7 @@ pub enum TermsError {
         model: String,
         /// The version that was asked for.
         version: ModelVersion,
-        /// The versions that there are.
+        /// The first of the versions that there are.
         known: String,
     },
     /// The application's policy cannot do with the context.
@@ -370,7 +371,38 @@ pub(crate) fn route<'a>(
         None => Err(TermsError::NoSuchVersion {
             model: model.name.to_string(),
             version: version.clone(),
-            known: model.versions.keys().map(ModelVersion::as_str).collect::<Vec<_>>().join(", "),
+            known: some_of(&model.versions),
         }),
+    }
+}
+
+/// The first few versions in words, and how many more there are.
+fn some_of(versions: &BTreeMap<ModelVersion, VersionView>) -> String {
+    const SHOWN: usize = 10;
+    let shown: Vec<_> = versions.keys().take(SHOWN).map(ModelVersion::as_str).collect();
+    match versions.len() - shown.len() {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clipper_rpc::input::InputType;
+    use clipper_rpc::names::ModelId;
+
+    use super::*;
+    use crate::queue::Capacity;
+
+    #[test]
+    fn of_many_versions_the_first_few_are_named() {
+        let id = ModelId { name: "m".parse().unwrap(), version: "1".parse().unwrap() };
+        let queue = Arc::new(Queue::new(1, id, InputType::Ints, Capacity { queries: 1, bytes: 1 }));
+        let version = VersionView { queue, cache: true };
+        let versions = |count: usize| {
+            (100..100 + count).map(|number| (number.to_string().parse().unwrap(), version.clone())).collect()
+        };
+        assert_eq!(some_of(&versions(2)), "100, 101");
+        assert_eq!(some_of(&versions(500)), "100, 101, 102, 103, 104, 105, 106, 107, 108, 109 and 490 more");
     }
 }

@@ -8,18 +8,20 @@ use std::sync::Arc;
 
 use actix::prelude::*;
 use clipper_rpc::catalog::ConnectedContainer;
-use clipper_rpc::codec::CodecError;
-use clipper_rpc::message::{FromContainer, PROTOCOL_VERSION, Register, ToContainer};
+use clipper_rpc::codec::{CodecError, Frames};
+use clipper_rpc::excerpt::excerpt;
+use clipper_rpc::message::{Introduction, PROTOCOL_VERSION, Register, ToContainer};
 use clipper_rpc::names::{ModelId, ModelName, ModelVersion, NameError};
-use clipper_rpc::router::{Loss, PeerId, RouterHandle};
+use clipper_rpc::router::{Loss, PeerId, RouterHandle, Standing};
 use tracing::{debug, warn};
 
-use crate::container_connection::{ContainerConnection, Lost, Misbehaved, Received, Terms};
+use crate::container_connection::{ContainerConnection, Lost, Received, Terms};
+use crate::container_tokens::{ContainerTokens, TokenRefusal};
 use crate::directory::Directory;
 use crate::model_queue::ModelHandle;
 
-/// How soon a container may ask again for a model that is not registered yet.
-const RETRY_UNKNOWN_MODEL_MILLIS: u64 = 500;
+/// How soon a container may ask again, where the frontend may not have heard of its version yet.
+const RETRY_UNKNOWN_VERSION_MILLIS: u64 = 500;
 
 /// The longest text that a container may say of itself: it goes into logs and to management.
 const MAX_DESCRIPTION_BYTES: usize = 256;
@@ -34,6 +36,8 @@ pub struct Reception {
     pub directory: Arc<Directory>,
     /// What is agreed with containers.
     pub terms: Terms,
+    /// Which registrations have a valid token.
+    pub tokens: ContainerTokens,
     /// The connections that were accepted.
     pub connections: HashMap<PeerId, Addr<ContainerConnection>>,
     /// The connections that were refused for good, and said so in the log: once is enough.
@@ -43,6 +47,8 @@ pub struct Reception {
 /// Why a container is turned away. Displayed to it.
 #[derive(Debug, thiserror::Error)]
 enum Refusal {
+    #[error(transparent)]
+    Token(#[from] TokenRefusal),
     #[error("this frontend speaks protocol {PROTOCOL_VERSION}, the container {found}")]
     Protocol { found: u64 },
     #[error(transparent)]
@@ -53,6 +59,22 @@ enum Refusal {
     UnknownModel { model: ModelId },
     #[error("model '{model}' takes {expected}, the container {found}")]
     InputType { model: ModelId, expected: String, found: String },
+}
+
+impl Refusal {
+    /// Whether the same registration may be accepted later: once this frontend has heard of the
+    /// version, or of the key of the registration tokens.
+    fn may_pass(&self, register: &Register) -> bool {
+        match self {
+            Self::UnknownModel { .. } => true,
+            Self::Token(TokenRefusal::Unfit | TokenRefusal::NoKey) => register.token.is_some(),
+            Self::Token(TokenRefusal::Missing)
+            | Self::Protocol { .. }
+            | Self::Name(_)
+            | Self::TooLong { .. }
+            | Self::InputType { .. } => false,
+        }
+    }
 }
 
 impl Reception {
@@ -68,10 +90,10 @@ impl Reception {
                 self.connections.insert(known, connection);
             }
             Err(refusal) => {
-                let retry_millis =
-                    matches!(refusal, Refusal::UnknownModel { .. }).then_some(RETRY_UNKNOWN_MODEL_MILLIS);
-                if retry_millis.is_none() && self.turned_away.insert(peer.clone()) {
-                    warn!(%peer, %refusal, "container turned away");
+                let retry_millis = refusal.may_pass(register).then_some(RETRY_UNKNOWN_VERSION_MILLIS);
+                if !matches!(refusal, Refusal::UnknownModel { .. }) && self.turned_away.insert(peer.clone()) {
+                    let (model, version) = (excerpt(&register.model), excerpt(&register.version));
+                    warn!(%peer, ?model, ?version, %refusal, "container turned away");
                 }
                 self.router.send(&peer, &ToContainer::Rejected { reason: refusal.to_string(), retry_millis });
             }
@@ -79,6 +101,7 @@ impl Reception {
     }
 
     fn admit(&self, register: &Register) -> Result<(ModelHandle, ConnectedContainer), Refusal> {
+        self.tokens.check(register, &self.directory)?;
         if register.protocol != PROTOCOL_VERSION {
             return Err(Refusal::Protocol { found: register.protocol });
         }
@@ -111,26 +134,24 @@ impl Reception {
 }
 
 impl clipper_rpc::router::Reception for Reception {
-    fn received(&mut self, peer: PeerId, message: Result<FromContainer, CodecError>) {
-        let known = self.connections.get(&peer).filter(|connection| connection.connected());
-        match (message, known) {
-            (Ok(FromContainer::Register(register)), None) => self.register(peer, &register),
-            (Ok(message), Some(connection)) => connection.do_send(Received(message)),
-            (Ok(FromContainer::Goodbye), None) => {}
-            (Ok(_), None) => {
-                self.connections.remove(&peer);
-                self.router.send(&peer, &ToContainer::Unknown);
-            }
-            (Err(error), Some(connection)) => {
-                warn!(%peer, %error, "malformed message from a container");
-                connection.do_send(Misbehaved(format!("it sent a malformed message: {error}")));
-            }
-            (Err(error), None) => {
+    fn received(&mut self, peer: PeerId, message: Result<Frames, CodecError>) -> Standing {
+        if let Some(connection) = self.connections.get(&peer).filter(|connection| connection.connected()) {
+            connection.do_send(Received(message));
+            return Standing::Registered;
+        }
+        match message.and_then(|frames| Introduction::decode(&frames)) {
+            Ok(Introduction::Register(register)) => self.register(peer.clone(), &register),
+            Ok(Introduction::Goodbye) => {}
+            Ok(Introduction::Other) => self.router.send(&peer, &ToContainer::Unknown),
+            Err(error @ CodecError::TooLong { .. }) => debug!(%peer, %error, "message of a stranger dropped"),
+            Err(error) => {
                 debug!(%peer, %error, "malformed message from a stranger");
                 let reason = format!("malformed message: {error}");
                 self.router.send(&peer, &ToContainer::Rejected { reason, retry_millis: None });
             }
         }
+        let registered = self.connections.get(&peer).is_some_and(Addr::connected);
+        if registered { Standing::Registered } else { Standing::Stranger }
     }
 
     fn lost(&mut self, peer: PeerId, loss: Loss) {

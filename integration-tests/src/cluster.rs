@@ -2,7 +2,9 @@
 //!
 //! Invariant: when it is dropped, none of its processes is left, the replicas that management started included.
 
+use std::fs::Permissions;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
@@ -36,27 +38,58 @@ impl Cluster {
 
     /// Starts a cluster in one process with further flags.
     pub async fn start_with(flags: &[&str]) -> Self {
-        let cluster = Self::launch("start", flags).await;
+        let cluster = Self::launch("start", flags, &[], own_host()).await;
+        cluster.ready(0).await;
+        cluster
+    }
+
+    /// Starts a cluster in one process that listens for containers at every address of this host.
+    pub async fn start_beyond_loopback(flags: &[&str]) -> Self {
+        Self::start_beyond_loopback_with(flags, &[]).await
+    }
+
+    /// Likewise, with further variables.
+    pub async fn start_beyond_loopback_with(flags: &[&str], variables: &[(&str, &str)]) -> Self {
+        let cluster = Self::launch("start", flags, variables, Ipv4Addr::UNSPECIFIED.into()).await;
         cluster.ready(0).await;
         cluster
     }
 
     /// Starts management and as many frontends, each in a process of its own.
     pub async fn split(frontends: usize) -> Self {
-        let mut cluster = Self::launch("management", &[]).await;
-        for _ in 0..frontends {
-            cluster.add_frontend().await;
+        Self::split_at(frontends, &[], &[], own_host()).await
+    }
+
+    /// Starts management and as many frontends, with further flags of management and of each frontend.
+    pub async fn split_with(frontends: usize, flags: &[&str], frontend_flags: &[&str]) -> Self {
+        Self::split_at(frontends, flags, frontend_flags, own_host()).await
+    }
+
+    /// Likewise, with frontends that listen for containers at every address of this host.
+    pub async fn split_beyond_loopback(frontends: usize) -> Self {
+        Self::split_at(frontends, &[], &[], Ipv4Addr::UNSPECIFIED.into()).await
+    }
+
+    async fn split_at(frontends: usize, flags: &[&str], frontend_flags: &[&str], rpc_host: IpAddr) -> Self {
+        let mut cluster = Self::launch("management", flags, &[], rpc_host).await;
+        for index in 0..frontends {
+            cluster.start_frontend(frontend_flags).await;
+            cluster.ready(index).await;
         }
         cluster
     }
 
-    async fn launch(role: &str, flags: &[&str]) -> Self {
-        let directory = tempfile::tempdir().expect("there is room for a temporary directory");
+    async fn launch(role: &str, flags: &[&str], variables: &[(&str, &str)], rpc_host: IpAddr) -> Self {
+        // Also where the umask is generous: what every user can replace is refused.
+        let directory = tempfile::Builder::new().permissions(Permissions::from_mode(0o700)).tempdir();
+        let directory = directory.expect("there is room for a temporary directory");
         let any = Some(SocketAddr::new(own_host(), 0));
-        let frontend = (role == "start").then_some(()).and(any);
+        let rpc = Some(SocketAddr::new(rpc_host, 0));
+        let is_frontend = role == "start";
         let template = Launch {
             arguments: Vec::new(),
-            addresses: Addresses { query: any, admin: None, rpc: any },
+            environment: Vec::new(),
+            addresses: Addresses { query: any, admin: None, rpc },
             directory: directory.path().to_owned(),
             name: String::new(),
             mark: directory.path().display().to_string(),
@@ -67,7 +100,12 @@ impl Cluster {
         let settings = [role, "--data-dir", &data_dir, "--python", &python];
         let launch = Launch {
             arguments: settings.iter().chain(flags).map(|&text| text.to_owned()).collect(),
-            addresses: Addresses { query: frontend, admin: any, rpc: frontend },
+            environment: variables.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect(),
+            addresses: Addresses {
+                query: any.filter(|_| is_frontend),
+                admin: any,
+                rpc: rpc.filter(|_| is_frontend),
+            },
             name: role.to_owned(),
             ..template.clone()
         };
@@ -83,14 +121,20 @@ impl Cluster {
 
     /// Starts one more frontend, and waits until it serves.
     pub async fn add_frontend(&mut self) {
+        self.start_frontend(&[]).await;
+        self.ready(self.frontends.len() - 1).await;
+    }
+
+    /// Starts one more frontend with further flags, and waits until it listens. It may be unable to serve.
+    pub async fn start_frontend(&mut self, flags: &[&str]) {
         let management = self.admin_url();
+        let arguments = ["frontend", "--management", &management];
         let launch = Launch {
-            arguments: ["frontend", "--management", &management].map(str::to_owned).to_vec(),
+            arguments: arguments.iter().chain(flags).map(|&text| text.to_owned()).collect(),
             name: format!("frontend-{}", self.frontends.len()),
             ..self.template.clone()
         };
         self.frontends.push(Server::start(launch).await);
-        self.ready(self.frontends.len() - 1).await;
     }
 
     /// Waits until a frontend says that it serves.
@@ -127,9 +171,11 @@ impl Cluster {
         url(self.main.addresses().admin)
     }
 
-    /// Where containers reach a frontend.
+    /// Where containers of this host reach a frontend.
     pub fn rpc_address(&self, frontend: usize) -> SocketAddr {
-        self.frontend(frontend).addresses().rpc.expect("a frontend listens for containers")
+        let bound = self.frontend(frontend).addresses().rpc.expect("a frontend listens for containers");
+        let host = if bound.ip().is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { bound.ip() };
+        SocketAddr::new(host, bound.port())
     }
 
     /// The processes that management has started: every one but the servers, replicas with their guards.

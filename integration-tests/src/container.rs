@@ -32,15 +32,37 @@ pub struct Container {
 impl Container {
     /// Starts an example of the Rust SDK, `noop` or `sum`, told of the cluster's first frontend.
     pub fn rust(example: &str, cluster: &Cluster, serves: Serves<'_>) -> Self {
-        Self::spawn(program::isolated(program::example(example)), cluster, serves)
+        Self::rust_with(&[], example, cluster, serves)
+    }
+
+    /// Likewise, with further variables.
+    pub fn rust_with(
+        variables: &[(&str, &str)],
+        example: &str,
+        cluster: &Cluster,
+        serves: Serves<'_>,
+    ) -> Self {
+        let mut command = program::isolated(program::example(example));
+        command.envs(variables.iter().copied());
+        Self::spawn(command, cluster, serves)
     }
 
     /// Starts a container of the Python SDK, told of the cluster's first frontend: `kind` is `noop`, `sum`, or
     /// `served:FUNCTION`.
     pub fn python(kind: &str, cluster: &Cluster, serves: Serves<'_>) -> Self {
+        Self::python_with(&[], kind, cluster, serves)
+    }
+
+    /// Likewise, with further variables.
+    pub fn python_with(
+        variables: &[(&str, &str)],
+        kind: &str,
+        cluster: &Cluster,
+        serves: Serves<'_>,
+    ) -> Self {
         let mut command = program::isolated(program::python());
         command.args(["-m", "clipper_container", kind]).current_dir(program::python_models());
-        command.env("PYTHONDONTWRITEBYTECODE", "1");
+        command.env("PYTHONDONTWRITEBYTECODE", "1").envs(variables.iter().copied());
         Self::spawn(command, cluster, serves)
     }
 

@@ -26,12 +26,17 @@ pub struct RawContainer {
 }
 
 impl RawContainer {
-    /// Connects, and says nothing yet.
+    /// Connects over TCP, and says nothing yet.
     pub fn connect(frontend: SocketAddr) -> Self {
+        Self::connect_to(&format!("tcp://{frontend}"))
+    }
+
+    /// Connects to a ZeroMQ endpoint, and says nothing yet.
+    pub fn connect_to(endpoint: &str) -> Self {
         let context = zmq::Context::new();
         let socket = context.socket(zmq::DEALER).expect("a context has sockets");
         socket.set_linger(0).expect("0 is a time");
-        socket.connect(&format!("tcp://{frontend}")).expect("it is an address");
+        socket.connect(endpoint).expect("it is an address");
         Self { socket, last_sent: Instant::now(), _context: context }
     }
 

@@ -56,6 +56,8 @@ impl Addresses {
 pub struct Launch {
     /// The role and the flags that are not addresses.
     pub arguments: Vec<String>,
+    /// Variables beside those of whoever runs the tests.
+    pub environment: Vec<(String, String)>,
     /// Where to listen, port 0 for any.
     pub addresses: Addresses,
     /// Where to put what it prints, under which name.
@@ -83,12 +85,13 @@ impl Server {
     /// Starts the process again where it listened before. It must not be running.
     pub async fn restart(&mut self) {
         assert!(self.child.is_none(), "{} is running", self.launch.name);
-        let Launch { arguments, addresses, directory, name, mark } = &self.launch;
+        let Launch { arguments, environment, addresses, directory, name, mark } = &self.launch;
         let printed = directory.join(format!("{name}.out"));
         let log = File::options().create(true).append(true).open(self.log_file());
         let child = program::isolated(program::clipper())
             .args(arguments)
             .args(addresses.flags())
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .env(MARK, mark)
             .current_dir(directory)
             .stdout(File::create(&printed).expect("the directory is writable"))

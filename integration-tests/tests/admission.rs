@@ -48,7 +48,7 @@ fn send(cluster: &Cluster, app: &str, body: &Value) -> TcpStream {
     let body = body.to_string();
     let mut stream = TcpStream::connect(cluster.frontend(0).addresses().query.unwrap()).unwrap();
     let head =
-        format!("POST /{app}/predict HTTP/1.1\r\nhost: test\r\ncontent-length: {}\r\n\r\n", body.len());
+        format!("POST /{app}/predict HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n", body.len());
     stream.write_all((head + &body).as_bytes()).unwrap();
     stream
 }

@@ -122,8 +122,7 @@ async fn a_body_that_is_too_large_is_refused_whether_its_length_is_told_or_not()
     let cause = cluster.ask(0, "ints", &large).await.refusal(413, "Body too large");
     assert_eq!(cause, "the body is larger than 1000 bytes");
     let chunked = format!("{:x}\r\n{large}\r\n0\r\n\r\n", large.len());
-    let request =
-        "POST /ints/predict HTTP/1.1\r\nhost: x\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n";
+    let request = "POST /ints/predict HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n";
     let answer = raw(&cluster, format!("{request}{chunked}")).await;
     assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
     let small = json!({"input": vec![1; 300]});
@@ -272,8 +271,7 @@ async fn a_compressed_body_is_refused() {
 #[tokio::test]
 async fn a_body_that_never_arrives_is_given_up() {
     let cluster = cluster(&[]).await;
-    let begun =
-        "POST /ints/predict HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 14\r\n\r\n{\"inp";
+    let begun = "POST /ints/predict HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: 14\r\n\r\n{\"inp";
     let answer = raw(&cluster, begun.to_owned()).await;
     assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("\"Body too slow\""), "{answer}");
 }

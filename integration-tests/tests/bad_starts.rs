@@ -2,9 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "all of this is a test")]
 
-use std::path::Path;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clipper_integration_tests::server::{Addresses, Launch, Server};
 use clipper_integration_tests::{Cluster, program};
 use tempfile::TempDir;
 
@@ -83,6 +86,55 @@ async fn a_data_directory_that_cannot_be_used_is_named() {
     assert!(line.contains("/proc/nowhere cannot be used"), "{line}");
 }
 
+/// A folder that every user can write, in another one.
+fn writable_by_all(folder: &Path, mode: u32) -> PathBuf {
+    let open = folder.join(format!("open-{mode:o}"));
+    std::fs::create_dir(&open).unwrap();
+    std::fs::set_permissions(&open, Permissions::from_mode(mode)).unwrap();
+    open
+}
+
+#[tokio::test]
+async fn a_directory_that_every_user_can_write_is_refused_with_what_mends_it() {
+    let folder = TempDir::new().unwrap();
+    let open = writable_by_all(folder.path(), 0o777);
+    let shared = writable_by_all(folder.path(), 0o1777);
+    let fresh = start(&folder.path().join("data"));
+    let frontend = |log: &Path| {
+        let any = "127.0.0.1:0";
+        ["frontend", "--management", "http://127.0.0.1:1", "--query-address", any, "--rpc-address", any]
+            .map(str::to_owned)
+            .into_iter()
+            .chain(["--decision-log-dir".to_owned(), log.display().to_string()])
+            .collect::<Vec<_>>()
+    };
+    let mends = format!("run `chmod 700 {}`", open.display());
+    let mends_parent = format!("run `chmod o-w {}`", open.display());
+    let names_another = format!("such as {}/clipper", shared.display());
+    let below = open.join("below");
+    for (flags, what, words) in [
+        (start(&open), "the data directory ", &mends),
+        (start(&shared), "the data directory ", &names_another),
+        (start(&below), "the data directory ", &mends_parent),
+        (with_log(&fresh, &open), "the decision log directory ", &mends),
+        (frontend(&open), "the decision log directory ", &mends),
+        (frontend(&shared), "the decision log directory ", &names_another),
+        (frontend(&below), "the decision log directory ", &mends_parent),
+    ] {
+        let line = complaint(folder.path(), &with(&flags, &[])).await;
+        assert!(line.contains(what) && line.contains(words), "{line}");
+    }
+    assert_eq!(std::fs::read_dir(&open).unwrap().count(), 0, "nothing is put there");
+    std::fs::set_permissions(&open, Permissions::from_mode(0o700)).unwrap();
+    let line = complaint(folder.path(), &with(&start(&open), &["--query-address", "203.0.113.1:0"])).await;
+    assert!(line.contains("203.0.113.1:0"), "once it is mended, it is used: {line}");
+}
+
+fn with_log(flags: &[String], log: &Path) -> Vec<String> {
+    let log = ["--decision-log-dir".to_owned(), log.display().to_string()];
+    flags.iter().cloned().chain(log).collect()
+}
+
 #[tokio::test]
 async fn a_corrupt_database_is_named() {
     let mut cluster = Cluster::start().await;
@@ -115,8 +167,15 @@ async fn bad_flags_and_values_are_named() {
         (&["--query-address", "somewhere"], "'somewhere' for '--query-address <ADDR>'"),
         (&["--max-batch-size", "0"], "'--max-batch-size <NUMBER>'"),
         (&["--log-level", "clipper=loud"], "--log-level"),
+        (&["--log-file", "."], "the log file .: it is not a regular file"),
+        (&["--log-file-bytes", "1000"], "'--log-file-bytes <BYTES>'"),
         (&["--config", "missing.toml"], "missing.toml"),
         (&["--query-address", "203.0.113.1:0"], "203.0.113.1:0"),
+        (&["--allowed-hosts", "*"], "'*' for '--allowed-hosts <HOSTS>': expected the name of a host"),
+        (&["--allowed-hosts", "http://a.example"], "'--allowed-hosts <HOSTS>'"),
+        (&["--cors-origins", "*"], "'*' for '--cors-origins <ORIGINS>': expected an origin"),
+        (&["--allowed-origins", "https://a.example/path"], "'--allowed-origins <ORIGINS>'"),
+        (&["--admin-token-file", "missing"], "--admin-token-file: cannot read the token file missing"),
     ] {
         let line = complaint(folder.path(), &with(&fresh, flags)).await;
         assert!(line.contains(words), "{line}");
@@ -127,6 +186,63 @@ async fn bad_flags_and_values_are_named() {
     assert!(line.contains("ftp://nowhere"), "{line}");
     let line = complaint(folder.path(), &["strat"]).await;
     assert!(line.contains("'strat'"), "{line}");
+}
+
+#[tokio::test]
+async fn management_beyond_this_host_needs_a_token_or_a_clear_word() {
+    let folder = TempDir::new().unwrap();
+    let token = folder.path().join("token");
+    std::fs::write(&token, "a-token-of-operators").unwrap();
+    let token = token.display().to_string();
+    for role in ["start", "management"] {
+        let data_dir = folder.path().join(role).display().to_string();
+        for address in ["0.0.0.0:0", "[::]:0"] {
+            let flags = [role, "--data-dir", &data_dir, "--admin-address", address];
+            let line = complaint(folder.path(), &flags).await;
+            assert!(line.contains("--admin-token-file") && line.contains("--insecure-management"), "{line}");
+            // A token of frontends is none of operators.
+            let line =
+                complaint(folder.path(), &[&flags[..], &["--cluster-token-file", &token]].concat()).await;
+            assert!(line.contains("--admin-token-file"), "{line}");
+        }
+        assert!(!Path::new(&data_dir).exists());
+    }
+    for flags in [&["--admin-token-file", token.as_str()][..], &["--insecure-management"]] {
+        let data_dir = folder.path().join(flags[0]).display().to_string();
+        let arguments = ["management", "--data-dir", &data_dir];
+        let launch = Launch {
+            arguments: arguments.iter().chain(flags).map(|&text| text.to_owned()).collect(),
+            environment: Vec::new(),
+            addresses: Addresses { admin: Some("0.0.0.0:0".parse().unwrap()), ..Addresses::default() },
+            directory: folder.path().to_owned(),
+            name: "management".to_owned(),
+            mark: data_dir,
+        };
+        Server::start(launch).await;
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_cannot_serve_is_refused_and_not_shown() {
+    let folder = TempDir::new().unwrap();
+    let token = folder.path().join("token");
+    let path = token.display().to_string();
+    let fresh = start(&folder.path().join("data"));
+    for (text, words) in
+        [("", "holds no token"), ("swordfish", "16 to 1024"), ("the swordfish is a fish", "visible ASCII")]
+    {
+        std::fs::write(&token, text).unwrap();
+        let line = complaint(folder.path(), &with(&fresh, &["--admin-token-file", &path])).await;
+        assert!(line.contains("--admin-token-file: ") && line.contains(words), "{line}");
+        assert!(line.contains(&path) && !line.contains("swordfish"), "{line}");
+    }
+    std::fs::write(&token, "the-token-of-everybody").unwrap();
+    let both = ["--admin-token-file", &path, "--cluster-token-file", &path];
+    let line = complaint(folder.path(), &with(&fresh, &both)).await;
+    assert!(line.contains("are the same") && !line.contains("the-token-of"), "{line}");
+    let url = "http://me:swordfish@10.0.0.1:1338";
+    let line = complaint(folder.path(), &["frontend", "--management", url]).await;
+    assert!(line.contains("--cluster-token-file") && !line.contains("swordfish"), "{line}");
 }
 
 #[tokio::test]
@@ -142,4 +258,37 @@ async fn bad_keys_of_the_settings_file_are_named() {
         let line = complaint(folder.path(), &with(&fresh, &[])).await;
         assert!(line.contains(words), "{line}");
     }
+}
+
+#[tokio::test]
+async fn a_damaged_key_of_containers_is_named_with_what_mends_it() {
+    let mut cluster = Cluster::start().await;
+    assert_eq!(cluster.main.terminate().await, 0);
+    let key = cluster.data_dir().join("clipper.key");
+    for damaged in ["", "half of a"] {
+        std::fs::write(&key, damaged).unwrap();
+        let line = complaint(&cluster.directory(), &with(&start(&cluster.data_dir()), &[])).await;
+        assert!(line.contains(key.to_str().unwrap()) && line.contains("or remove it"), "{line}");
+    }
+    std::fs::remove_file(&key).unwrap();
+    cluster.main.restart().await;
+    assert!(key.exists());
+}
+
+#[tokio::test]
+async fn a_token_of_containers_that_is_none_is_named_by_where_it_came_from() {
+    let folder = TempDir::new().unwrap();
+    let fresh = start(&folder.path().join("data"));
+    let file = folder.path().join("token");
+    let flag = ["--container-token-file", file.to_str().unwrap()];
+    let line = complaint(folder.path(), &with(&fresh, &flag)).await;
+    assert!(line.contains("--container-token-file: cannot read the token file"), "{line}");
+    std::fs::write(&file, "half").unwrap();
+    let line = complaint(folder.path(), &with(&fresh, &flag)).await;
+    assert!(line.contains("holds no token: a token has 16 to 1024 characters"), "{line}");
+    std::fs::write(folder.path().join("clipper.toml"), format!("container_token_file = \"{}\"", flag[1]))
+        .unwrap();
+    let line = complaint(folder.path(), &with(&fresh, &[])).await;
+    assert!(line.contains("holds no token"), "{line}");
+    assert!(!folder.path().join("data").exists(), "it is refused before anything is made");
 }

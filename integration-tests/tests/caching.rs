@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clipper_integration_tests::raw_container::numbers;
 use clipper_integration_tests::{Automaton, Cluster, RawContainer, eventually};
-use clipper_rpc::message::Register;
+use clipper_rpc::message::{FromContainer, Register};
 use serde_json::{Value, json};
 
 /// So long that nobody waits it out by accident.
@@ -22,6 +22,14 @@ async fn delete_version(cluster: &Cluster, version: &str) {
     let body = json!({"model_name": "m", "model_version": version});
     cluster.must("delete_versioned_model", body).await;
 }
+
+/// What ends a container's registration, after which it has no say in what is cached.
+const OFFENCES: [fn(&mut RawContainer); 4] = [
+    |container| container.send_frames(vec![b"garbage".to_vec()]),
+    |container| container.answer(4711, &[1.0]),
+    |container| container.send(&FromContainer::Error { id: 4711, message: "no idea".to_owned() }),
+    |container| container.send(&FromContainer::FeedbackAck { id: 3 }),
+];
 
 /// Version 1 of model `m` and application `m`, both of which may use the cache.
 async fn serve_cached(cluster: &Cluster) {
@@ -268,4 +276,46 @@ async fn what_is_kept_is_answered_while_no_container_is_connected() {
     assert_eq!(output(&cluster, json!([1])).await, 1.0);
     let answer = cluster.predict("m", json!({"input": [2]})).await;
     assert_eq!(answer["default_reason"], "no_connected_replicas", "{answer}");
+}
+
+#[tokio::test]
+async fn a_container_that_is_struck_off_takes_its_cached_outputs_with_it() {
+    let cluster = Cluster::start().await;
+    serve_cached(&cluster).await;
+    for (round, offend) in OFFENCES.into_iter().enumerate() {
+        let input = json!([round]);
+        let mut offender = RawContainer::register(&cluster, "m").await;
+        let (first, _) = tokio::join!(output(&cluster, input.clone()), offender.answer_next(666.0));
+        assert_eq!((first, output(&cluster, input.clone()).await), (json!(666.0), json!(666.0)));
+        offend(&mut offender);
+        offender.rejected().await;
+        cluster.connected("m", 0).await;
+        let answer = cluster.predict("m", json!({"input": input})).await;
+        assert_eq!(answer["default_reason"], "no_connected_replicas", "{answer}");
+
+        let mut honest = RawContainer::register(&cluster, "m").await;
+        let (again, _) = tokio::join!(output(&cluster, input.clone()), honest.answer_next(1.0));
+        assert_eq!(again, 1.0);
+        honest.send(&FromContainer::Goodbye);
+        cluster.connected("m", 0).await;
+        assert_eq!(output(&cluster, input).await, 1.0, "who leaves in order leaves its outputs");
+    }
+}
+
+#[tokio::test]
+async fn who_waits_while_a_container_is_struck_off_is_answered_by_another() {
+    let cluster = Cluster::start().await;
+    serve_cached(&cluster).await;
+    let mut offender = RawContainer::register(&cluster, "m").await;
+    let ask = || output(&cluster, json!([1]));
+    let shared = "clipper_cache_lookups_total{model=\"m\",version=\"1\",result=\"shared\"}";
+    let ((one, two), ()) = tokio::join!(async { tokio::join!(ask(), ask()) }, async {
+        let batch = offender.batch().await;
+        cluster.measures(shared, 1.0).await;
+        let mut honest = RawContainer::register(&cluster, "m").await;
+        // Two outputs for one input: neither is for anybody.
+        offender.answer(batch.id, &[666.0, 666.0]);
+        honest.answer_next(1.0).await;
+    });
+    assert_eq!((one, two, ask().await), (json!(1.0), json!(1.0), json!(1.0)));
 }

@@ -34,12 +34,14 @@ impl Noise {
     fn prefix(&mut self) -> &'static [u8] {
         const PREFIXES: &[&[u8]] = &[
             b"",
-            b"POST /m/predict HTTP/1.1\r\nhost: x\r\ncontent-length: 40\r\n\r\n",
-            b"POST /m/predict HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n",
-            b"POST /admin/add_app HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999999999999999\r\n\r\n",
-            b"POST /admin/follow HTTP/1.1\r\nhost: x\r\ncontent-length: 30\r\n\r\n{\"frontend\": ",
+            b"POST /m/predict HTTP/1.1\r\nhost: localhost\r\ncontent-length: 40\r\n\r\n",
+            b"POST /m/predict HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n",
+            b"POST /admin/add_app HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+              content-length: 99999999999999999999\r\n\r\n",
+            b"POST /admin/follow HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+              content-length: 30\r\n\r\n{\"frontend\": ",
             b"GET / HTTP/1.1\r\n",
-            b"GET /\xff\xfe%00%zz/predict HTTP/1.1\r\nhost: x\r\n\r\n",
+            b"GET /\xff\xfe%00%zz/predict HTTP/1.1\r\nhost: localhost\r\n\r\n",
             // The greeting of ZMTP 3.0 with the mechanism NULL, and how a READY command and a message begin.
             b"\xff\0\0\0\0\0\0\0\x01\x7f\x03\0NULL\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
             b"\xff\0\0\0\0\0\0\0\x01\x7f\x03\0NULL\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\

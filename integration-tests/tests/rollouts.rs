@@ -50,7 +50,7 @@ async fn versions_follow_each_other_and_old_ones_are_stopped() {
         load.answered(20).await;
     }
     load.finish().await.assert_flawless();
-    assert_eq!(cluster.containers().await, ["m:5:0"]);
+    eventually("the old versions have left", async || cluster.containers().await == ["m:5:0"]).await;
 }
 
 #[tokio::test]

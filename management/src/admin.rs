@@ -23,6 +23,9 @@ use crate::models;
 use crate::refusal::Refusal;
 use crate::writer::Writer;
 
+/// The time between two looks for artifacts that are not used.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
+
 /// A handle to everything that management consists of. Cloned handles share it.
 #[derive(Clone)]
 pub(crate) struct Admin {
@@ -92,12 +95,16 @@ impl Admin {
             admin.check_artifacts(std::slice::from_ref(&spec)).await?;
             let (id, num_replicas) = (spec.model.clone(), spec.num_replicas);
             let begun = spec.clone();
-            admin.change(move |catalog| deployments::begin(catalog, begun, version)).await?;
+            let decide = move |catalog: &Catalog| {
+                let edit = deployments::begin(catalog, begun, version)?;
+                Ok((catalog.after(&edit), edit))
+            };
+            let generation = admin.change_with(decide).await?.generation(&id);
             let before = admin.catalog();
             if let Some(artifact) = &spec.artifact {
                 admin.artifacts.claim(artifact);
             }
-            let outcome = match admin.deployments.deploy(spec, timeout).await {
+            let outcome = match admin.deployments.deploy(spec, generation, timeout).await {
                 Ok(running) => {
                     let ready = id.clone();
                     let completed = admin
@@ -192,9 +199,27 @@ impl Admin {
     async fn check_artifacts(&self, specs: &[DeploymentSpec]) -> Result<(), Refusal> {
         let artifacts = self.artifacts.clone();
         let named: Vec<ArtifactId> = specs.iter().filter_map(|spec| spec.artifact.clone()).collect();
-        match blocking(move || named.into_iter().find(|id| !artifacts.contains(id))).await {
+        match blocking(move || named.into_iter().find(|id| !artifacts.reserve(id))).await {
             Some(missing) => Err(Refusal::NoSuchArtifact { artifact: missing.to_string() }),
             None => Ok(()),
+        }
+    }
+
+    /// Removes the artifacts that no deployment names, unless they were just uploaded: a deployment that was refused
+    /// leaves them.
+    pub(crate) async fn remove_unused_artifacts(&self) {
+        let (artifacts, feed) = (self.artifacts.clone(), Arc::clone(&self.follow.feed));
+        let removed = blocking(move || artifacts.retain(|| artifacts_of(&feed.catalog()))).await;
+        if let Err(error) = removed {
+            tracing::warn!(%error, "artifacts that are not used cannot be removed");
+        }
+    }
+
+    /// Removes them again and again. Runs for ever.
+    pub(crate) async fn supervise_artifacts(&self) {
+        loop {
+            tokio::time::sleep(SWEEP_INTERVAL).await;
+            self.remove_unused_artifacts().await;
         }
     }
 
@@ -222,8 +247,13 @@ impl Admin {
         let admin = self.clone();
         detached(async move {
             admin.check_artifacts(&specs).await?;
-            admin.change(decide).await?;
-            admin.deployments.restore(specs).await;
+            let decide = |catalog: &Catalog| {
+                let edit = decide(catalog)?;
+                Ok((catalog.after(&edit), edit))
+            };
+            // The catalog was empty, so these are the imported deployments alone.
+            let imported = admin.change_with(decide).await?;
+            admin.deployments.restore(imported.deployed()).await;
             Ok(())
         })
         .await

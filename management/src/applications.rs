@@ -3,6 +3,7 @@
 //! Called by the HTTP handlers inside the store's single writer. Invariant: an application whose policy does not select
 //! among models is linked to at most one; the current version of each linked model takes the application's inputs.
 
+use std::collections::HashSet;
 use std::mem::discriminant;
 
 use clipper_rpc::catalog::{Application, Change, OnOverload};
@@ -10,6 +11,7 @@ use clipper_rpc::names::{AppName, ModelName};
 use clipper_rpc::selection::{Loss, OutputKind, Policy, Selection};
 use clipper_selection::validate::validate;
 
+use crate::bounds;
 use crate::catalog::{Catalog, Edit};
 use crate::refusal::Refusal;
 
@@ -24,13 +26,13 @@ pub fn add(catalog: &Catalog, application: Application) -> Result<Edit, Refusal>
     if catalog.applications.contains_key(&application.name) {
         return Err(Refusal::ApplicationExists { name: application.name });
     }
+    bounds::one_more_application(catalog)?;
+    bounds::application(&application, None)?;
     check(&application)?;
     check_selection(&application.selection)?;
     let selection = Selection { since: catalog.revision + 1, ..application.selection };
     let mut linked = Application { linked_models: Vec::new(), selection, ..application };
-    for model in application.linked_models {
-        link_one(catalog, &mut linked, model)?;
-    }
+    link_all(catalog, &mut linked, application.linked_models)?;
     Ok(Edit::change(Change::PutApplication { application: linked }))
 }
 
@@ -120,6 +122,7 @@ pub fn update(catalog: &Catalog, name: AppName, update: ApplicationUpdate) -> Re
         selection: update.selection.of(&before.selection, catalog.revision + 1),
     };
     check(&application)?;
+    bounds::application(&application, Some(before))?;
     if application.selection != before.selection {
         check_selection(&application.selection)?;
     }
@@ -201,33 +204,36 @@ pub fn link(catalog: &Catalog, app: &AppName, models: Vec<ModelName>) -> Result<
     if models.is_empty() {
         return Err(Refusal::NothingToLink);
     }
-    let mut application = Application::clone(application);
-    for model in models {
-        if !catalog.models.contains_key(&model) {
-            return Err(Refusal::NoSuchModel { model });
-        }
-        link_one(catalog, &mut application, model)?;
+    let before = application;
+    let mut application = Application::clone(before);
+    if let Some(model) = models.iter().find(|model| !catalog.models.contains_key(*model)) {
+        return Err(Refusal::NoSuchModel { model: model.clone() });
     }
+    link_all(catalog, &mut application, models)?;
+    bounds::application(&application, Some(before))?;
     Ok(Edit::change(Change::PutApplication { application }))
 }
 
-/// A model that is not there yet is checked when it comes.
-fn link_one(catalog: &Catalog, application: &mut Application, model: ModelName) -> Result<(), Refusal> {
-    if let Some(model_type) = catalog.current_input_type(&model)
-        && model_type != application.input_type
-    {
-        return Err(Refusal::IncompatibleLink { model, model_type, app_type: application.input_type });
+/// Adds links. A model that is not there yet is checked when it comes.
+fn link_all(catalog: &Catalog, application: &mut Application, models: Vec<ModelName>) -> Result<(), Refusal> {
+    let mut linked: HashSet<ModelName> = application.linked_models.iter().cloned().collect();
+    for model in models {
+        if let Some(model_type) = catalog.current_input_type(&model)
+            && model_type != application.input_type
+        {
+            return Err(Refusal::IncompatibleLink { model, model_type, app_type: application.input_type });
+        }
+        let app = application.name.clone();
+        if !linked.insert(model.clone()) {
+            return Err(Refusal::AlreadyLinked { model, app });
+        }
+        if let Some(linked) = application.linked_models.first()
+            && !selects(application)
+        {
+            return Err(Refusal::OneModelOnly { linked: linked.clone(), app });
+        }
+        application.linked_models.push(model);
     }
-    let app = application.name.clone();
-    if application.linked_models.contains(&model) {
-        return Err(Refusal::AlreadyLinked { model, app });
-    }
-    if let Some(linked) = application.linked_models.first()
-        && !selects(application)
-    {
-        return Err(Refusal::OneModelOnly { linked: linked.clone(), app });
-    }
-    application.linked_models.push(model);
     Ok(())
 }
 
@@ -242,10 +248,11 @@ pub fn unlink(catalog: &Catalog, app: &AppName, models: &[ModelName]) -> Result<
     let application = catalog.applications.get(app);
     let no_link = |model: &ModelName| Refusal::NoSuchLink { app: app.clone(), model: model.clone() };
     let mut application = Application::clone(application.ok_or_else(|| no_link(&models[0]))?);
-    for model in models {
-        let position = application.linked_models.iter().position(|linked| linked == model);
-        application.linked_models.remove(position.ok_or_else(|| no_link(model))?);
+    let mut linked: HashSet<ModelName> = application.linked_models.iter().cloned().collect();
+    if let Some(model) = models.iter().find(|model| !linked.remove(*model)) {
+        return Err(no_link(model));
     }
+    application.linked_models.retain(|model| linked.contains(model));
     Ok(Edit::change(Change::PutApplication { application }))
 }
 

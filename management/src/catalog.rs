@@ -11,6 +11,8 @@ use clipper_rpc::catalog::{Application, Change, Model, ModelVersionSpec, Revisio
 use clipper_rpc::input::InputType;
 use clipper_rpc::names::{AppName, ModelId, ModelName};
 
+use crate::bounds;
+use crate::deployment::DeploymentSpec;
 use crate::deployments::Deployment;
 
 /// Every record. Cheap to clone: records are shared.
@@ -26,6 +28,8 @@ pub struct Catalog {
     pub deployments: BTreeMap<ModelId, Arc<Deployment>>,
     /// The number that the next new frontend is given.
     pub next_frontend_number: u64,
+    /// The memory of all records, roughly.
+    pub(crate) bytes: usize,
 }
 
 /// A step from one catalog to the next, written as a whole or not at all.
@@ -52,20 +56,40 @@ impl Edit {
 }
 
 impl Catalog {
+    /// The catalog with these records.
+    pub(crate) fn of(
+        applications: BTreeMap<AppName, Arc<Application>>,
+        models: BTreeMap<ModelName, Arc<Model>>,
+        deployments: BTreeMap<ModelId, Arc<Deployment>>,
+    ) -> Self {
+        let bytes = applications.values().map(|it| bounds::size_of_application(it)).sum::<usize>()
+            + models.values().map(|it| bounds::size_of_model(it)).sum::<usize>()
+            + deployments.values().map(|it| bounds::size_of_deployment(it)).sum::<usize>();
+        Self { applications, models, deployments, bytes, ..Self::default() }
+    }
+
+    /// The catalog after a step.
+    #[must_use]
+    pub fn after(&self, edit: &Edit) -> Self {
+        let mut after = self.clone();
+        after.apply(edit);
+        after
+    }
+
     /// Takes the step.
     pub fn apply(&mut self, edit: &Edit) {
         for change in &edit.changes {
+            self.bytes += bounds::size_of_change(change);
+            self.bytes -= bounds::size_of_replaced(self, change);
             self.apply_change(change);
         }
         for (model, deployment) in &edit.deployments {
-            match deployment {
-                Some(deployment) => {
-                    self.deployments.insert(model.clone(), Arc::new(deployment.clone()));
-                }
-                None => {
-                    self.deployments.remove(model);
-                }
-            }
+            self.bytes += deployment.as_ref().map_or(0, bounds::size_of_deployment);
+            let before = match deployment {
+                Some(deployment) => self.deployments.insert(model.clone(), Arc::new(deployment.clone())),
+                None => self.deployments.remove(model),
+            };
+            self.bytes -= before.map_or(0, |before| bounds::size_of_deployment(&before));
         }
         if let Some(next) = edit.next_frontend_number {
             self.next_frontend_number = next;
@@ -105,6 +129,17 @@ impl Catalog {
     /// What is registered of one version of a model.
     pub fn version(&self, id: &ModelId) -> Option<&ModelVersionSpec> {
         self.models.get(&id.name)?.versions.get(&id.version)
+    }
+
+    /// The generation of a version; 0 if it is not registered.
+    pub fn generation(&self, id: &ModelId) -> Revision {
+        self.version(id).map_or(0, |version| version.generation)
+    }
+
+    /// Each deployment, with the generation of the version that it serves.
+    pub fn deployed(&self) -> Vec<(DeploymentSpec, Revision)> {
+        let deployments = self.deployments.iter();
+        deployments.map(|(id, deployment)| (deployment.spec.clone(), self.generation(id))).collect()
     }
 
     /// The input type that a model answers by its current version; `None` while it has none.

@@ -5,12 +5,14 @@
 //! ready, one edit removes the mark and makes the version current. Invariant: every deployment serves a
 //! registered version, and what is still pending when management starts never became ready and is removed.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use clipper_rpc::catalog::{Change, Model, ModelVersionSpec};
 use clipper_rpc::names::{ModelId, ModelName};
 use serde::{Deserialize, Serialize};
 
+use crate::bounds;
 use crate::catalog::{Catalog, Edit};
 use crate::deployment::{DeploymentSpec, NumReplicas};
 use crate::models::{self, Adding};
@@ -54,6 +56,7 @@ pub fn check(spec: &DeploymentSpec, version: &ModelVersionSpec) -> Result<(), Re
 /// # Errors
 /// As of [`models::add`].
 pub fn begin(catalog: &Catalog, spec: DeploymentSpec, version: ModelVersionSpec) -> Result<Edit, Refusal> {
+    bounds::deployment(&spec)?;
     let model = spec.model.clone();
     let added = models::add(catalog, &model, version, Adding::Aside)?;
     Ok(Edit { deployments: vec![(model, Some(Deployment { spec, pending: true }))], ..added })
@@ -198,6 +201,8 @@ pub fn import(
     let mut rest = catalog.clone();
     let mut all = Edit::default();
     for mut model in models {
+        bounds::one_more_model(&rest)?;
+        bounds::versions(&model)?;
         if rest.models.contains_key(&model.name) {
             return inconsistent(format!("model '{}' occurs twice", model.name));
         }
@@ -212,6 +217,7 @@ pub fn import(
         }
         for version in model.versions.values_mut() {
             models::check(version)?;
+            bounds::version(version)?;
             // That of the export counts the revisions of another store.
             version.generation = rest.revision + 1;
         }
@@ -224,12 +230,14 @@ pub fn import(
         rest.apply(&edit);
         all.changes.extend(edit.changes);
     }
+    let mut deployed = HashSet::new();
     for spec in specs {
+        bounds::deployment(&spec)?;
         let Some(version) = rest.version(&spec.model) else {
             return inconsistent(format!("the deployed version '{}' is not registered", spec.model));
         };
         check(&spec, version)?;
-        if all.deployments.iter().any(|(model, _)| *model == spec.model) {
+        if !deployed.insert(spec.model.clone()) {
             return inconsistent(format!("the deployment of '{}' occurs twice", spec.model));
         }
         all.deployments.push((spec.model.clone(), Some(Deployment { spec, pending: false })));
@@ -239,13 +247,11 @@ pub fn import(
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use clipper_rpc::input::InputType;
 
     use super::*;
     use crate::applications::tests::{app, edited};
-    use crate::deployment::{ContainerKind, Run};
+    use crate::deployment::{ContainerKind, Environment, Run};
     use crate::models::tests::{doubles, model_id, registered};
 
     fn spec(id: &ModelId) -> DeploymentSpec {
@@ -254,7 +260,7 @@ mod tests {
             input_type: InputType::Doubles,
             num_replicas: NumReplicas::ONE,
             run: Run::Kind(ContainerKind::Noop),
-            environment: BTreeMap::new(),
+            environment: Environment::default(),
             artifact: None,
             model_data_path: None,
             python: None,

@@ -3,6 +3,9 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use clipper_rpc::secret::SecretError;
+use clipper_server::private_directory::ExposedDirectory;
+
 use crate::refusal::Refusal;
 use crate::selection_state::StateError;
 
@@ -23,6 +26,9 @@ pub enum OpenError {
         /// The path.
         directory: PathBuf,
     },
+    /// Other users can reach it.
+    #[error("the data directory {0}")]
+    Exposed(ExposedDirectory),
     /// It cannot be created, read or written.
     #[error("the data directory {} cannot be used: {error}", .directory.display())]
     Unreadable {
@@ -41,6 +47,17 @@ pub enum OpenError {
         directory: PathBuf,
         /// What was found.
         what: String,
+    },
+    /// The key of the containers' registration tokens makes no sense.
+    #[error(
+        "{error}: restore {file} from a copy, or remove it, and a new key is made with which deployed models are started",
+        file = .file.display()
+    )]
+    ContainerKey {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it. Part of the message, so not its source as well.
+        error: SecretError,
     },
     /// It was written by a newer Clipper.
     #[error(

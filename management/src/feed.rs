@@ -3,17 +3,19 @@
 //! Written by the store's thread once an edit is on disk, read by everyone. Invariant: applying the changes
 //! since any revision that the ring still reaches to the catalog of that revision gives the catalog of now.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use clipper_rpc::catalog::{Change, Position, Update};
 use tokio::sync::watch;
 use uuid::Uuid;
 
+use crate::bounded::{Bounded, Bounds};
+use crate::bounds::size_of_change;
 use crate::catalog::Catalog;
 
-/// How many changes are kept. A frontend that is further behind gets a snapshot, which is right at any distance.
-const RING_LENGTH: usize = 1024;
+/// The changes that are kept, and their memory, roughly. A frontend that is further behind gets a snapshot, which is
+/// right at any distance.
+const RING: Bounds = Bounds { count: 1024, bytes: 16 << 20 };
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -27,7 +29,7 @@ pub struct Feed {
 struct Published {
     catalog: Arc<Catalog>,
     /// Oldest first; the last led to `catalog.revision`.
-    ring: VecDeque<Change>,
+    ring: Bounded<Change>,
 }
 
 impl Feed {
@@ -35,7 +37,7 @@ impl Feed {
     pub fn new(store: Uuid, catalog: Catalog) -> Self {
         Self {
             store,
-            published: watch::Sender::new(Published { catalog: Arc::new(catalog), ring: VecDeque::new() }),
+            published: watch::Sender::new(Published { catalog: Arc::new(catalog), ring: Bounded::new(RING) }),
         }
     }
 
@@ -53,9 +55,10 @@ impl Feed {
     pub(crate) fn publish(&self, catalog: Arc<Catalog>, changes: Vec<Change>) {
         self.published.send_modify(|published| {
             published.catalog = catalog;
-            published.ring.extend(changes);
-            let excess = published.ring.len().saturating_sub(RING_LENGTH);
-            published.ring.drain(..excess);
+            for change in changes {
+                let bytes = size_of_change(&change);
+                published.ring.push(change, bytes);
+            }
         });
     }
 
@@ -71,7 +74,7 @@ impl Feed {
         let update = match behind {
             Some(behind) => {
                 let known = published.ring.len() - behind;
-                Update::Changes { changes: published.ring.range(known..).cloned().collect() }
+                Update::Changes { changes: published.ring.skip(known).cloned().collect() }
             }
             None => Update::Snapshot { snapshot: published.catalog.snapshot() },
         };
@@ -165,13 +168,29 @@ mod tests {
     #[test]
     fn the_ring_forgets_the_oldest_changes() {
         let feed = Feed::new(Uuid::from_u128(1), Catalog::default());
-        for _ in 0..RING_LENGTH {
+        for _ in 0..RING.count {
             edit(&feed, |catalog| applications::add(catalog, app("a", &[])));
             edit(&feed, |catalog| applications::delete(catalog, "a".parse().unwrap()));
         }
-        let behind = |changes: usize| at(&feed, 2 * RING_LENGTH as u64 - changes as u64);
-        assert!(matches!(feed.since(behind(RING_LENGTH)).1, Update::Changes { .. }));
-        assert!(matches!(feed.since(behind(RING_LENGTH + 1)).1, Update::Snapshot { .. }));
+        let behind = |changes: usize| at(&feed, 2 * RING.count as u64 - changes as u64);
+        assert!(matches!(feed.since(behind(RING.count)).1, Update::Changes { .. }));
+        assert!(matches!(feed.since(behind(RING.count + 1)).1, Update::Snapshot { .. }));
+    }
+
+    #[test]
+    fn large_changes_are_forgotten_before_they_take_too_much_memory() {
+        let feed = Feed::new(Uuid::from_u128(1), Catalog::default());
+        let update = |text: String| applications::ApplicationUpdate {
+            default_output: Some(text),
+            ..Default::default()
+        };
+        edit(&feed, |catalog| applications::add(catalog, app("a", &[])));
+        for number in 0..300 {
+            let text = format!("{number:060000}");
+            edit(&feed, |catalog| applications::update(catalog, "a".parse().unwrap(), update(text)));
+        }
+        assert!(matches!(feed.since(at(&feed, 1)).1, Update::Snapshot { .. }));
+        assert!(matches!(feed.since(at(&feed, 200)).1, Update::Changes { .. }));
     }
 
     #[derive(Debug, Clone)]

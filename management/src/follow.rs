@@ -6,11 +6,13 @@
 //! with no news. Invariant: a frontend that applies each answer and calls again misses no change, whatever
 //! calls and answers are lost.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use clipper_rpc::catalog::{ExchangeError, FollowError, FollowRequest, FollowResponse, Management};
+use clipper_rpc::excerpt::excerpt;
+use clipper_rpc::secret::Secret;
 use clipper_rpc::selection::{ExchangeRequest, ExchangeResponse};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -18,13 +20,47 @@ use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
 use crate::catalog::{Catalog, Edit};
+use crate::error::EditError;
 use crate::feed::Feed;
-use crate::frontends::{Frontends, Presentation};
+use crate::frontends::{Crowded, Frontends, Presentation};
+use crate::refusal::Refusal;
 use crate::selection_state::{SelectionStates, StateError};
 use crate::writer::Writer;
 
 /// How long a call waits for news.
 const POLL_TIME: Duration = Duration::from_secs(10);
+/// The longest address of a frontend, in bytes: a host name of 253, and a port.
+pub(crate) const MAX_ADDRESS_BYTES: usize = 260;
+/// The most containers in a report.
+pub(crate) const MAX_CONTAINERS: usize = 10_000;
+/// The longest name of a container's process, in bytes.
+pub(crate) const MAX_INSTANCE_BYTES: usize = 256;
+/// A frontend may claim a number that is below the next one, or at most this far above it: that of a store that was
+/// lost. Any other is ignored, so that no caller can use up the numbers.
+const CLAIMABLE: u64 = 8192;
+
+/// Why a call of a frontend is not answered.
+#[derive(Debug, thiserror::Error)]
+pub enum FollowRefusal {
+    /// It says what cannot be.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// Management cannot answer now.
+    #[error(transparent)]
+    Unavailable(#[from] FollowError),
+}
+
+impl From<Crowded> for FollowRefusal {
+    fn from(crowded: Crowded) -> Self {
+        Self::Unavailable(FollowError(crowded.to_string()))
+    }
+}
+
+impl From<EditError> for FollowRefusal {
+    fn from(error: EditError) -> Self {
+        Self::Unavailable(FollowError(error.to_string()))
+    }
+}
 
 /// Answers the calls. Cloned handles share everything.
 #[derive(Debug, Clone)]
@@ -37,18 +73,25 @@ pub struct Follow {
     pub(crate) frontends: Frontends,
     /// What they learn.
     pub(crate) states: SelectionStates,
+    /// Key of the containers' registration tokens.
+    pub(crate) container_key: Secret,
 }
 
 impl Follow {
     /// Answers one call of a frontend that was reached from `caller`.
     ///
     /// # Errors
-    /// If management is shutting down or cannot store the number of a new frontend.
+    /// If the frontend says what cannot be, there are too many frontends, management is shutting down, or it cannot
+    /// store the number of a new frontend.
     pub async fn follow(
         &self,
         request: FollowRequest,
         caller: IpAddr,
-    ) -> Result<FollowResponse, FollowError> {
+    ) -> Result<FollowResponse, FollowRefusal> {
+        check(&request)?;
+        let rpc_address = completed(&request.rpc_address, caller);
+        // Before a number is stored for it.
+        self.frontends.admits(request.frontend, &rpc_address)?;
         let number = self.number(request.frontend, request.number).await?;
         let mut published = self.feed.watch();
         let mut frontends_changed = self.frontends.watch();
@@ -56,20 +99,22 @@ impl Follow {
             frontend: request.frontend,
             number,
             query_address: completed(&request.query_address, caller),
-            rpc_address: completed(&request.rpc_address, caller),
+            rpc_address,
+            caller,
             applied: request.applied.filter(|it| it.store == self.feed.store()).map(|it| it.revision),
             containers: request.containers,
-        });
+        })?;
         let deadline = Instant::now() + POLL_TIME;
         loop {
             if self.frontends.is_closed() {
-                return Err(FollowError("it is shutting down".into()));
+                return Err(FollowError("it is shutting down".into()).into());
             }
             let (position, update) = self.feed.since(request.applied);
             let frontends = self.frontends.rpc_addresses();
-            let is_news = request.applied != Some(position) || frontends != request.known_frontends;
+            let is_news = request.applied != Some(position) || *frontends != *request.known_frontends;
             if is_news || Instant::now() >= deadline {
-                return Ok(FollowResponse { number, position, update, frontends });
+                let (frontends, container_key) = (frontends.to_vec(), Some(self.container_key.clone()));
+                return Ok(FollowResponse { number, position, update, frontends, container_key });
             }
             tokio::select! {
                 () = published.published() => {}
@@ -80,19 +125,17 @@ impl Follow {
     }
 
     /// The number of a frontend: what it has, unless that is taken; a new one is stored before it is given.
-    async fn number(&self, frontend: Uuid, claimed: Option<u64>) -> Result<u64, FollowError> {
+    async fn number(&self, frontend: Uuid, claimed: Option<u64>) -> Result<u64, EditError> {
         let claimed = claimed
             .filter(|number| !self.frontends.is_number_of_another(*number, frontend))
             .or_else(|| self.frontends.number_of(frontend));
         let next = self.feed.catalog().next_frontend_number;
         match claimed {
             Some(number) if number < next => Ok(number),
-            _ => self
-                .writer
-                .edit(move |catalog| Ok(allot(catalog, claimed)))
-                .await
-                .map(|committed| committed.value)
-                .map_err(|error| FollowError(error.to_string())),
+            _ => {
+                let committed = self.writer.edit(move |catalog| Ok(allot(catalog, claimed))).await?;
+                Ok(committed.value)
+            }
         }
     }
 }
@@ -100,9 +143,52 @@ impl Follow {
 /// The number that was claimed, which a store that was lost may have given, or the next; and the edit that
 /// keeps it from being given again.
 fn allot(catalog: &Catalog, claimed: Option<u64>) -> (u64, Edit) {
-    let number = claimed.unwrap_or(catalog.next_frontend_number);
-    let next = catalog.next_frontend_number.max(number.saturating_add(1));
+    let next = catalog.next_frontend_number;
+    let number = claimed.filter(|number| number.saturating_sub(next) <= CLAIMABLE).unwrap_or(next);
+    let next = next.max(number.saturating_add(1));
     (number, Edit { next_frontend_number: Some(next), ..Edit::default() })
+}
+
+/// What must hold of a call by itself.
+fn check(request: &FollowRequest) -> Result<(), Refusal> {
+    for (field, address) in [("query_address", &request.query_address), ("rpc_address", &request.rpc_address)]
+    {
+        if address.len() > MAX_ADDRESS_BYTES || !is_address(address) {
+            let found = excerpt(address).into_owned();
+            return Err(Refusal::FrontendAddress { field, found, most: MAX_ADDRESS_BYTES });
+        }
+    }
+    let found = request.containers.len();
+    if found > MAX_CONTAINERS {
+        return Err(Refusal::TooManyContainers { found, most: MAX_CONTAINERS });
+    }
+    let mut instances = request.containers.iter().filter_map(|container| container.instance.as_ref());
+    match instances.find(|instance| instance.len() > MAX_INSTANCE_BYTES) {
+        Some(instance) => {
+            let found = instance.len();
+            Err(Refusal::LongInstance {
+                beginning: excerpt(instance).into_owned(),
+                found,
+                most: MAX_INSTANCE_BYTES,
+            })
+        }
+        None => Ok(()),
+    }
+}
+
+/// Whether a text is `host:port`, with an IPv6 address in brackets.
+fn is_address(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else { return false };
+    let is_host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(ip) => ip.parse::<Ipv6Addr>().is_ok(),
+        None => {
+            !host.is_empty()
+                && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
+        }
+    };
+    is_host
+        && port.bytes().all(|byte| byte.is_ascii_digit())
+        && port.parse::<u16>().is_ok_and(|port| port > 0)
 }
 
 /// An address with its host filled in, if that only says "any of mine".
@@ -117,13 +203,23 @@ fn completed(address: &str, caller: IpAddr) -> String {
 
 impl Management for Follow {
     fn follow(&self, request: FollowRequest) -> BoxFuture<'_, Result<FollowResponse, FollowError>> {
-        Follow::follow(self, request, Ipv4Addr::LOCALHOST.into()).boxed()
+        async move {
+            Follow::follow(self, request, Ipv4Addr::LOCALHOST.into()).await.map_err(|refusal| match refusal {
+                FollowRefusal::Unavailable(error) => error,
+                FollowRefusal::Refused(refusal) => FollowError(refusal.to_string()),
+            })
+        }
+        .boxed()
     }
 
     fn exchange(&self, request: ExchangeRequest) -> BoxFuture<'_, Result<ExchangeResponse, ExchangeError>> {
         let failed = |error: StateError| match error {
-            StateError::Over { .. } => ExchangeError::Refused(error.to_string()),
-            StateError::Failed(_) | StateError::Closed => ExchangeError::Failed(error.to_string()),
+            StateError::Over { .. } | StateError::TooManyStates { .. } => {
+                ExchangeError::Refused(error.to_string())
+            }
+            StateError::Failed(_) | StateError::Crowded { .. } | StateError::Closed => {
+                ExchangeError::Failed(error.to_string())
+            }
         };
         async move { self.states.exchange(request).await.map_err(failed) }.boxed()
     }
@@ -131,15 +227,19 @@ impl Management for Follow {
 
 #[cfg(test)]
 mod tests {
-    use clipper_rpc::catalog::Update;
+    use clipper_rpc::catalog::{ConnectedContainer, Update};
+    use clipper_rpc::input::InputType;
 
     use super::*;
     use crate::applications::{self, tests::app};
+    use crate::frontends::MAX_FRONTENDS;
+    use crate::models::tests::model_id;
 
     async fn service(directory: &tempfile::TempDir) -> Follow {
         let (writer, feed) = Writer::open(directory.path().into()).await.unwrap();
-        let states = SelectionStates::open(directory.path().into(), feed.clone()).await.unwrap();
-        Follow { writer, feed, frontends: Frontends::default(), states }
+        let states = SelectionStates::open(directory.path().into(), feed.clone(), 1000).await.unwrap();
+        let container_key = Secret::random();
+        Follow { writer, feed, frontends: Frontends::default(), states, container_key }
     }
 
     fn request(frontend: u128) -> FollowRequest {
@@ -250,5 +350,72 @@ mod tests {
         let waiting = Management::follow(&service, next(request(1), &answer));
         let (ended, ()) = tokio::join!(waiting, async { service.frontends.close() });
         assert!(ended.unwrap_err().to_string().contains("shutting down"));
+    }
+
+    #[tokio::test]
+    async fn a_number_far_above_the_next_is_not_given_so_that_numbers_last() {
+        let directory = tempfile::tempdir().unwrap();
+        let service = service(&directory).await;
+        let claimed = |frontend, number| FollowRequest { number: Some(number), ..request(frontend) };
+        assert_eq!(call(&service, &claimed(1, u64::MAX)).await.number, 0);
+        assert_eq!(call(&service, &claimed(2, CLAIMABLE + 2)).await.number, 1);
+        assert_eq!(call(&service, &claimed(3, CLAIMABLE + 2)).await.number, CLAIMABLE + 2);
+        assert_eq!(call(&service, &request(4)).await.number, CLAIMABLE + 3);
+    }
+
+    #[tokio::test]
+    async fn a_frontend_that_says_what_cannot_be_is_refused_and_told_what_is_allowed() {
+        let directory = tempfile::tempdir().unwrap();
+        let service = service(&directory).await;
+        let refused = async |request: FollowRequest| {
+            Management::follow(&service, request).await.unwrap_err().to_string()
+        };
+        let long = format!("{}:7000", "h".repeat(300));
+        for address in
+            ["", "host", "host:", "host:0", "host:70000", "host:+1", ":7000", "::1:7000", "a b:1", &long]
+        {
+            let error = refused(FollowRequest { rpc_address: address.into(), ..request(1) }).await;
+            let rule =
+                "rpc_address must be host:port with a port from 1 to 65535 and of at most 260 bytes; it is";
+            assert!(error.contains(rule) && error.len() < 700, "{error}");
+            let error = refused(FollowRequest { query_address: address.into(), ..request(1) }).await;
+            assert!(error.contains("query_address must be"), "{error}");
+        }
+        let container = |instance: &str| ConnectedContainer {
+            model: model_id("m", "1"),
+            replica: 0,
+            instance: Some(instance.into()),
+            input_type: InputType::Doubles,
+            batch_size: 1,
+        };
+        let containers = vec![container("a"); MAX_CONTAINERS + 1];
+        let error = refused(FollowRequest { containers, ..request(1) }).await;
+        assert!(error.ends_with("A frontend reports 10001 containers; at most 10000 are allowed"), "{error}");
+        let containers = vec![container(&"i".repeat(257))];
+        let error = refused(FollowRequest { containers, ..request(1) }).await;
+        assert!(error.ends_with("has 257 bytes; at most 256 are allowed"), "{error}");
+        assert_eq!(service.frontends.count(), 0);
+        for address in
+            ["host:7000", "model_server.example-1.com:1", "[::1]:65535", "[::]:7000", "10.0.0.1:7000"]
+        {
+            let request = FollowRequest { rpc_address: address.into(), ..request(1) };
+            assert!(Management::follow(&service, request).await.is_ok(), "{address}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_frontend_that_finds_no_room_is_given_no_number() {
+        let directory = tempfile::tempdir().unwrap();
+        let service = service(&directory).await;
+        for frontend in 0..MAX_FRONTENDS as u128 {
+            call(&service, &request(frontend)).await;
+        }
+        let next = service.feed.catalog().next_frontend_number;
+        let error = Management::follow(&service, request(9999)).await.unwrap_err().to_string();
+        assert!(
+            error.ends_with("256 frontends follow already, which is the most that are allowed"),
+            "{error}"
+        );
+        assert_eq!(service.feed.catalog().next_frontend_number, next);
     }
 }

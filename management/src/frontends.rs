@@ -1,10 +1,11 @@
 //! The frontends of the cluster, as each presents itself by its long poll.
 //!
 //! A frontend is present while one of its calls is waiting and for [`GRACE`] afterwards, so it stays between
-//! two calls. Invariant: of two frontends that are present, no two have the same address for containers, or the
-//! same number.
+//! two calls. Invariant: of two frontends that are present, no two have the same number, or the
+//! same address for containers, unless that is a loopback address, of which each host has its own.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,24 +21,54 @@ use crate::deployment::FrontendView;
 const GRACE: Duration = Duration::from_secs(3);
 /// How long [`Frontends::settled`] waits for acknowledgements.
 const SETTLE_TIME: Duration = Duration::from_secs(1);
+/// The most frontends that are present.
+pub(crate) const MAX_FRONTENDS: usize = 256;
+/// The most calls of one frontend that wait. It makes one at a time; others are left from connections that broke.
+const MAX_CALLS: usize = 16;
+/// The most containers that all frontends report together. Of a report that exceeds it, the last ones are left out.
+const MAX_CONTAINERS: usize = 500_000;
+/// The least time between two observations of the frontends, so that changes in quick succession cost one.
+const OBSERVE_INTERVAL: Duration = Duration::from_millis(20);
 /// How long the containers of a deleted version may take to answer what waits for them.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
 
 /// What a frontend says of itself, its addresses complete.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Presentation {
     pub(crate) frontend: Uuid,
     pub(crate) number: u64,
     pub(crate) query_address: String,
     pub(crate) rpc_address: String,
+    /// Address that it called from.
+    pub(crate) caller: IpAddr,
     /// The last revision of this store that it has applied.
     pub(crate) applied: Option<Revision>,
     pub(crate) containers: Vec<ConnectedContainer>,
 }
 
+impl Presentation {
+    fn is_on_loopback(&self) -> bool {
+        let address = self.rpc_address.parse::<SocketAddr>();
+        address.is_ok_and(|address| address.ip().to_canonical().is_loopback())
+    }
+
+    /// Whether it seems to be on another host, and to listen for containers on the loopback address
+    /// of that one.
+    fn is_out_of_reach(&self) -> bool {
+        self.is_on_loopback() && !self.caller.to_canonical().is_loopback()
+    }
+
+    /// Whether only one of both can be alive, as they have the same address for containers. Each
+    /// host has loopback addresses of its own.
+    fn is_at_the_place_of(&self, other: &Self) -> bool {
+        self.rpc_address == other.rpc_address && (self.caller == other.caller || !self.is_on_loopback())
+    }
+}
+
 #[derive(Debug)]
 struct Frontend {
     presentation: Presentation,
+    view: FrontendView,
     /// How many of its calls are waiting.
     waiting: usize,
     /// When it is forgotten unless a call of it is waiting then.
@@ -47,7 +78,80 @@ struct Frontend {
 #[derive(Debug, Default)]
 struct Registry {
     present: BTreeMap<Uuid, Frontend>,
+    /// Addresses of the present frontends for containers, sorted. Replaced when they change.
+    addresses: Arc<[String]>,
+    /// Number of changes of what [`Frontends::views`] returns.
+    view_changes: u64,
     closed: bool,
+}
+
+/// Why a frontend cannot follow now.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Crowded {
+    #[error("{MAX_FRONTENDS} frontends follow already, which is the most that are allowed")]
+    Frontends,
+    #[error("{MAX_CALLS} calls of this frontend wait already, which is the most that are allowed")]
+    Calls,
+}
+
+impl Registry {
+    /// Whether a call can wait.
+    fn admits(&self, frontend: Uuid, rpc_address: &str) -> Result<(), Crowded> {
+        match self.present.get(&frontend) {
+            Some(present) if present.waiting >= MAX_CALLS => Err(Crowded::Calls),
+            Some(_) => Ok(()),
+            // It takes the place of the frontend that had its address.
+            None if self.addresses.binary_search_by(|it| it.as_str().cmp(rpc_address)).is_ok() => Ok(()),
+            None if self.present.len() >= MAX_FRONTENDS => Err(Crowded::Frontends),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes note of a call. Returns whether that is news to anybody.
+    fn enter(&mut self, mut presentation: Presentation) -> bool {
+        let frontend = presentation.frontend;
+        let before = self.present.remove(&frontend);
+        let is_known = before.as_ref().is_some_and(|it| it.view.rpc_address == presentation.rpc_address);
+        if !is_known {
+            // A frontend that had this address before cannot be alive any more.
+            self.present.retain(|_, other| !other.presentation.is_at_the_place_of(&presentation));
+        }
+        let others = self.present.values().map(|it| it.presentation.containers.len()).sum::<usize>();
+        let room = MAX_CONTAINERS.saturating_sub(others);
+        if presentation.containers.len() > room {
+            let left_out = presentation.containers.len() - room;
+            tracing::warn!(%frontend, left_out, "containers are left out of a report, as there are too many");
+            presentation.containers.truncate(room);
+        }
+        let waiting = before.as_ref().map_or(0, |before| before.waiting) + 1;
+        let forgotten_at = Instant::now() + GRACE;
+        let (is_news, view) = match before {
+            Some(before) if before.presentation == presentation => (false, before.view),
+            Some(before) if is_known && before.presentation.containers == presentation.containers => {
+                (true, before.view)
+            }
+            _ => {
+                self.view_changes += 1;
+                (true, view(&presentation))
+            }
+        };
+        self.present.insert(frontend, Frontend { presentation, view, waiting, forgotten_at });
+        if !is_known {
+            self.update_addresses();
+        }
+        is_news
+    }
+
+    fn update_addresses(&mut self) {
+        let addresses = self.present.values().map(|it| it.presentation.rpc_address.clone());
+        self.addresses = addresses.collect::<BTreeSet<_>>().into_iter().collect();
+    }
+}
+
+/// A frontend as deployments see it.
+fn view(presentation: &Presentation) -> FrontendView {
+    let instances = presentation.containers.iter().filter_map(|container| container.instance.clone());
+    FrontendView { rpc_address: presentation.rpc_address.clone(), instances: Arc::new(instances.collect()) }
 }
 
 /// The registry. Cloned handles share it.
@@ -55,23 +159,32 @@ struct Registry {
 pub struct Frontends(Arc<watch::Sender<Registry>>);
 
 impl Frontends {
-    /// Takes note of a call; the frontend is waiting until the answer is dropped.
-    pub(crate) fn present(&self, presentation: Presentation) -> Waiting {
+    /// Whether a call of a frontend can wait.
+    pub(crate) fn admits(&self, frontend: Uuid, rpc_address: &str) -> Result<(), Crowded> {
+        self.0.borrow().admits(frontend, rpc_address)
+    }
+
+    /// Takes note of a call; the frontend is waiting until the answer is dropped. Wakes others only if the
+    /// presentation differs from the former one.
+    pub(crate) fn present(&self, presentation: Presentation) -> Result<Waiting, Crowded> {
         let frontend = presentation.frontend;
         if self.number_of(frontend).is_none() {
             let Presentation { number, query_address, rpc_address, .. } = &presentation;
             tracing::info!(%frontend, number, query_address, rpc_address, "a frontend follows");
+            if presentation.is_out_of_reach() {
+                tracing::warn!(
+                    %frontend, rpc_address, caller = %presentation.caller,
+                    "unless this frontend is on the same host, deployed replicas do not reach it: give it an \
+                     --rpc-address beyond loopback, such as 0.0.0.0:7000"
+                );
+            }
         }
-        self.0.send_modify(|registry| {
-            // Whoever had this address before cannot be alive any more.
-            registry.present.retain(|id, other| {
-                *id == frontend || other.presentation.rpc_address != presentation.rpc_address
-            });
-            let waiting = registry.present.remove(&frontend).map_or(0, |before| before.waiting);
-            let forgotten_at = Instant::now() + GRACE;
-            registry.present.insert(frontend, Frontend { presentation, waiting: waiting + 1, forgotten_at });
+        let mut admitted = Ok(());
+        self.0.send_if_modified(|registry| {
+            admitted = registry.admits(frontend, &presentation.rpc_address);
+            admitted.is_ok() && registry.enter(presentation)
         });
-        Waiting { frontends: self.clone(), frontend }
+        admitted.map(|()| Waiting { frontends: self.clone(), frontend })
     }
 
     /// Whether another frontend that is present has this number.
@@ -86,20 +199,13 @@ impl Frontends {
     }
 
     /// Where containers reach each frontend, sorted.
-    pub(crate) fn rpc_addresses(&self) -> Vec<String> {
-        let registry = self.0.borrow();
-        let addresses = registry.present.values().map(|it| it.presentation.rpc_address.clone());
-        addresses.collect::<BTreeSet<_>>().into_iter().collect()
+    pub(crate) fn rpc_addresses(&self) -> Arc<[String]> {
+        Arc::clone(&self.0.borrow().addresses)
     }
 
     /// The frontends as deployments see them: where they are, and which processes are connected to each.
-    pub(crate) fn views(&self) -> Vec<FrontendView> {
-        let registry = self.0.borrow();
-        let view = |frontend: &Frontend| FrontendView {
-            rpc_address: frontend.presentation.rpc_address.clone(),
-            instances: instances(&frontend.presentation.containers),
-        };
-        registry.present.values().map(view).collect()
+    fn views(&self) -> Vec<FrontendView> {
+        self.0.borrow().present.values().map(|frontend| frontend.view.clone()).collect()
     }
 
     /// The containers of the cluster, in order of model and replica. One that several frontends report occurs
@@ -151,9 +257,11 @@ impl Frontends {
         }
     }
 
-    /// Tells of every change of the registry from now on.
+    /// Tells of every change of the addresses from now on.
     pub(crate) fn watch(&self) -> Watch {
-        Watch(self.0.subscribe())
+        let registry = self.0.subscribe();
+        let seen = Arc::clone(&registry.borrow().addresses);
+        Watch { registry, seen }
     }
 
     /// Has every call end that waits, and those to come.
@@ -169,25 +277,20 @@ impl Frontends {
     /// Forgets frontends when their time has come, and calls `observe` with the views whenever they differ.
     /// Runs for ever.
     pub(crate) async fn supervise(&self, observe: impl Fn(Vec<FrontendView>)) {
-        let mut changes = self.0.subscribe();
+        let mut registry = self.0.subscribe();
         let mut observed = Vec::new();
         loop {
-            changes.mark_unchanged();
             self.forget_absent();
+            let seen = registry.borrow_and_update().view_changes;
             let views = self.views();
             if views != observed {
                 observed.clone_from(&views);
                 observe(views);
+                tokio::time::sleep(OBSERVE_INTERVAL).await;
             }
-            match self.next_forgotten() {
-                Some(at) => {
-                    let _ = tokio::time::timeout_at(at, changes.changed()).await;
-                }
-                None => {
-                    // Never an error: `self` holds the sender.
-                    let _ = changes.changed().await;
-                }
-            }
+            // Never an error: `self` holds the sender.
+            let changed = registry.wait_for(|registry| registry.view_changes != seen);
+            let _ = tokio::time::timeout_at(self.next_forgotten(), changed).await;
         }
     }
 
@@ -202,18 +305,22 @@ impl Frontends {
                 }
                 stays
             });
-            registry.present.len() != before
+            let some_are_gone = registry.present.len() != before;
+            if some_are_gone {
+                registry.view_changes += 1;
+                registry.update_addresses();
+            }
+            some_are_gone
         });
     }
 
-    fn next_forgotten(&self) -> Option<Instant> {
+    /// Earliest time at which a frontend may have to be forgotten. One whose last call ends from now on stays for
+    /// [`GRACE`].
+    fn next_forgotten(&self) -> Instant {
         let registry = self.0.borrow();
-        registry.present.values().filter(|it| it.waiting == 0).map(|it| it.forgotten_at).min()
+        let absent = registry.present.values().filter(|it| it.waiting == 0).map(|it| it.forgotten_at);
+        absent.fold(Instant::now() + GRACE, Instant::min)
     }
-}
-
-fn instances(containers: &[ConnectedContainer]) -> HashSet<String> {
-    containers.iter().filter_map(|container| container.instance.clone()).collect()
 }
 
 /// What tells one container from another: the name of its process, or where it has none, its number.
@@ -233,30 +340,40 @@ pub(crate) struct Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        self.frontends.0.send_modify(|registry| {
+        self.frontends.0.send_if_modified(|registry| {
             if let Some(frontend) = registry.present.get_mut(&self.frontend) {
                 frontend.waiting = frontend.waiting.saturating_sub(1);
                 frontend.forgotten_at = Instant::now() + GRACE;
             }
+            // Nobody waits for this: `next_forgotten` allows for it.
+            false
         });
     }
 }
 
-/// Tells of changes of the registry.
-pub(crate) struct Watch(watch::Receiver<Registry>);
+/// Tells of changes of the addresses, and of the registry's closing.
+pub(crate) struct Watch {
+    registry: watch::Receiver<Registry>,
+    seen: Arc<[String]>,
+}
 
 impl Watch {
     /// Waits for a change since the last call, or since this began.
     pub(crate) async fn changed(&mut self) {
-        if self.0.changed().await.is_err() {
-            std::future::pending::<()>().await;
+        let seen = &self.seen;
+        let changed = self.registry.wait_for(|registry| registry.closed || registry.addresses != *seen);
+        if let Ok(registry) = changed.await {
+            self.seen = Arc::clone(&registry.addresses);
+            return;
         }
+        std::future::pending::<()>().await;
     }
 }
 
 #[cfg(test)]
 mod tests {
     use clipper_rpc::input::InputType;
+    use futures_util::FutureExt;
 
     use super::*;
     use crate::models::tests::model_id;
@@ -267,6 +384,7 @@ mod tests {
             number,
             query_address: format!("127.0.0.1:{}", 1337 + number),
             rpc_address: format!("127.0.0.1:{}", 7000 + number),
+            caller: IpAddr::from([127, 0, 0, 1]),
             applied: Some(0),
             containers: Vec::new(),
         }
@@ -287,12 +405,12 @@ mod tests {
         let frontends = Frontends::default();
         let supervised = frontends.clone();
         let supervision = tokio::spawn(async move { supervised.supervise(|_| {}).await });
-        drop(frontends.present(presentation(0)));
-        let second = frontends.present(presentation(1));
+        drop(frontends.present(presentation(0)).unwrap());
+        let second = frontends.present(presentation(1)).unwrap();
         tokio::time::sleep(Duration::from_millis(2_900)).await;
         assert_eq!(frontends.count(), 2);
         tokio::time::sleep(Duration::from_millis(200)).await;
-        assert_eq!(frontends.rpc_addresses(), ["127.0.0.1:7001"]);
+        assert_eq!(*frontends.rpc_addresses(), ["127.0.0.1:7001"]);
         drop(second);
         tokio::time::sleep(Duration::from_millis(3_100)).await;
         assert_eq!(frontends.count(), 0);
@@ -302,9 +420,26 @@ mod tests {
     #[tokio::test]
     async fn a_restarted_frontend_takes_the_place_of_its_former_run() {
         let frontends = Frontends::default();
-        let _former = frontends.present(presentation(0));
-        let _restarted = frontends.present(Presentation { frontend: Uuid::from_u128(9), ..presentation(0) });
+        let _former = frontends.present(presentation(0)).unwrap();
+        let restarted = Presentation { frontend: Uuid::from_u128(9), ..presentation(0) };
+        let _restarted = frontends.present(restarted).unwrap();
         assert_eq!(frontends.count(), 1);
+    }
+
+    #[tokio::test]
+    async fn frontends_of_two_hosts_may_have_the_same_loopback_address_and_no_other() {
+        let frontends = Frontends::default();
+        let of = |host: u8, rpc_address: &str| Presentation {
+            caller: IpAddr::from([10, 0, 0, host]),
+            rpc_address: rpc_address.into(),
+            ..presentation(host.into())
+        };
+        let _one = frontends.present(of(1, "127.0.0.1:7000"));
+        let _other = frontends.present(of(2, "127.0.0.1:7000"));
+        assert_eq!(frontends.count(), 2);
+        let _third = frontends.present(of(3, "10.0.0.9:7000"));
+        let _fourth = frontends.present(of(4, "10.0.0.9:7000"));
+        assert_eq!(frontends.count(), 3);
     }
 
     #[tokio::test]
@@ -316,7 +451,7 @@ mod tests {
             containers: vec![container(None, 1), container(Some("a"), 4), container(Some("b"), 2)],
             ..presentation(1)
         };
-        let _waiting = (frontends.present(second), frontends.present(first));
+        let _waiting = (frontends.present(second).unwrap(), frontends.present(first).unwrap());
         let replicas: Vec<_> = frontends.containers().iter().map(|container| container.replica).collect();
         assert_eq!(replicas, [0, 1, 2]);
     }
@@ -324,7 +459,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn settling_waits_for_every_frontend_but_not_for_ever() {
         let frontends = Frontends::default();
-        let _slow = frontends.present(presentation(0));
+        let _slow = frontends.present(presentation(0)).unwrap();
         let began = Instant::now();
         frontends.settled(1).await;
         assert_eq!(began.elapsed(), SETTLE_TIME);
@@ -332,10 +467,62 @@ mod tests {
         let acknowledging = frontends.clone();
         tokio::spawn(async move {
             tokio::time::sleep(Duration::from_millis(5)).await;
-            drop(acknowledging.present(Presentation { applied: Some(2), ..presentation(0) }));
+            drop(acknowledging.present(Presentation { applied: Some(2), ..presentation(0) }).unwrap());
         });
         let began = Instant::now();
         frontends.settled(2).await;
         assert!(began.elapsed() < Duration::from_millis(20));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_number_of_frontends_is_bounded_and_a_known_one_or_its_successor_is_always_admitted() {
+        let frontends = Frontends::default();
+        let all: Vec<_> =
+            (0..MAX_FRONTENDS as u64).map(|it| frontends.present(presentation(it)).unwrap()).collect();
+        let one_more = presentation(MAX_FRONTENDS as u64);
+        assert_eq!(frontends.present(one_more.clone()).unwrap_err(), Crowded::Frontends);
+        assert!(frontends.present(presentation(3)).is_ok());
+        let restarted = Presentation { frontend: Uuid::nil(), ..presentation(3) };
+        assert!(frontends.present(Presentation { frontend: Uuid::from_u128(9999), ..restarted }).is_ok());
+        assert_eq!(frontends.count(), MAX_FRONTENDS);
+        drop(all);
+        tokio::time::sleep(GRACE).await;
+        frontends.forget_absent();
+        assert!(frontends.present(one_more).is_ok());
+    }
+
+    #[tokio::test]
+    async fn the_number_of_calls_of_one_frontend_that_wait_is_bounded() {
+        let frontends = Frontends::default();
+        let mut calls: Vec<_> = (0..MAX_CALLS).map(|_| frontends.present(presentation(0)).unwrap()).collect();
+        assert_eq!(frontends.present(presentation(0)).unwrap_err(), Crowded::Calls);
+        calls.pop();
+        assert!(frontends.present(presentation(0)).is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_call_that_says_nothing_new_wakes_nobody() {
+        let frontends = Frontends::default();
+        let with = |applied, containers: &[ConnectedContainer]| Presentation {
+            applied,
+            containers: containers.to_vec(),
+            ..presentation(0)
+        };
+        drop(frontends.present(with(None, &[])).unwrap());
+        let mut woken = frontends.0.subscribe();
+        let mut moved = frontends.watch();
+        drop(frontends.present(with(None, &[])).unwrap());
+        assert!(!woken.has_changed().unwrap());
+        let views = frontends.0.borrow().view_changes;
+        drop(frontends.present(with(Some(3), &[])).unwrap());
+        assert!(woken.has_changed().unwrap());
+        woken.mark_unchanged();
+        assert_eq!(frontends.0.borrow().view_changes, views);
+        drop(frontends.present(with(Some(3), &[container(Some("a"), 0)])).unwrap());
+        assert!(woken.has_changed().unwrap());
+        assert_eq!(frontends.0.borrow().view_changes, views + 1);
+        assert!(moved.changed().now_or_never().is_none(), "the addresses are the same");
+        let _other = frontends.present(presentation(1)).unwrap();
+        assert!(moved.changed().now_or_never().is_some());
     }
 }

@@ -3,13 +3,15 @@
 //!
 //! # Layout
 //! - `applications`, `models`, `deployments`: what can be done to each, as pure functions from the [`catalog`]
-//!   to an edit of it, or to a [`refusal`].
+//!   to an edit of it, or to a [`refusal`]; `bounds`: how large the records may be;
+//!   `bounded`: a queue of bounded memory.
 //! - [`writer`]: the one thread that edits the catalog; `store`: the catalog on disk; `database`: how that and the
 //!   states of the next line are; `lock`: one process a directory.
 //! - [`selection_state`]: what frontends learn of the models, and tell each other.
 //! - [`feed`], `frontends`, [`follow`]: the recent changes, who follows them, and the long poll by which they do.
 //! - [`deployment`], [`guard`]: the processes of deployed models.
-//! - `admin`: what takes more than one of these; `http`: all of it over HTTP.
+//! - `container_key`: the key of the tokens by which these register with frontends.
+//! - `admin`: what takes more than one of these; `http`: all of it over HTTP; `access`: who may call it.
 //!
 //! A change goes `http` → `admin` → `writer` (decide, write, fsync) → `feed` → each frontend's `follow` →
 //! `frontends` (acknowledged) → the answer.
@@ -19,6 +21,7 @@ use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+pub use access::{Access, SameToken, Tokens};
 pub use error::{EditError, OpenError, RunError, StoreError};
 
 use crate::admin::Admin;
@@ -29,9 +32,13 @@ use crate::http::Uploads;
 use crate::selection_state::SelectionStates;
 use crate::writer::Writer;
 
+mod access;
 mod admin;
 pub mod applications;
+mod bounded;
+mod bounds;
 pub mod catalog;
+mod container_key;
 mod database;
 pub mod deployment;
 pub mod deployments;
@@ -59,6 +66,12 @@ pub struct Config {
     pub guard: Vec<OsString>,
     /// The longest upload of a model's files, in bytes; as long may they be when unpacked.
     pub max_artifact_bytes: u64,
+    /// Who may call the admin interface.
+    pub access: Access,
+    /// The most that all artifacts may take, in bytes, unpacked.
+    pub artifacts_bytes: u64,
+    /// The most users, of all applications, of whom something is learned.
+    pub selection_users: u64,
 }
 
 /// Management on an open data directory.
@@ -82,14 +95,18 @@ impl Management {
         let used = admin::artifacts_of(&feed.catalog());
         let opened = config.clone();
         let folders = move || {
-            let artifacts = Artifacts::open(&opened.data_dir, opened.max_artifact_bytes)?;
-            artifacts.retain(&used)?;
+            let artifacts =
+                Artifacts::open(&opened.data_dir, opened.max_artifact_bytes, opened.artifacts_bytes)?;
+            artifacts.retain(|| used.clone())?;
             Ok((artifacts, Uploads::open(opened.data_dir.join("uploads"), opened.max_artifact_bytes)?))
         };
         let (artifacts, uploads) =
             admin::blocking(folders).await.map_err(|error| OpenError::unreadable(&config.data_dir, error))?;
-        let states = SelectionStates::open(config.data_dir.clone(), feed.clone()).await?;
-        let follow = Follow { writer, feed, frontends: Frontends::default(), states };
+        let states =
+            SelectionStates::open(config.data_dir.clone(), feed.clone(), config.selection_users).await?;
+        let data_dir = config.data_dir.clone();
+        let container_key = admin::blocking(move || container_key::open(&data_dir)).await?;
+        let follow = Follow { writer, feed, frontends: Frontends::default(), states, container_key };
         Ok(Self { config, follow, artifacts, uploads })
     }
 
@@ -109,16 +126,19 @@ impl Management {
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), RunError> {
         let Self { config, follow, artifacts, uploads } = self;
-        let Follow { writer, frontends, feed, states } = follow.clone();
-        let deployments =
-            Deployments::start(deployment::Config::new(config.data_dir, config.python, config.guard));
-        let specs: Vec<_> =
-            feed.catalog().deployments.values().map(|deployment| deployment.spec.clone()).collect();
-        deployments.sweep_logs(&specs.iter().map(|spec| spec.model.clone()).collect()).await;
-        deployments.restore(specs).await;
+        let Follow { writer, frontends, feed, states, container_key } = follow.clone();
+        let deployments = Deployments::start(deployment::Config::new(
+            config.data_dir,
+            config.python,
+            config.guard,
+            container_key,
+        ));
+        let catalog = feed.catalog();
+        deployments.sweep_logs(&catalog.deployments.keys().cloned().collect()).await;
+        deployments.restore(catalog.deployed()).await;
 
         let admin = Admin { follow, deployments: deployments.clone(), artifacts };
-        let server = http::server(listener, admin, uploads)?;
+        let server = http::server(listener, config.access, admin.clone(), uploads)?;
         let handle = server.handle();
         let serve = async {
             let mut server = std::pin::pin!(server);
@@ -136,6 +156,7 @@ impl Management {
             result = serve => result,
             () = supervise => Ok(()),
             () = states.supervise(&feed) => Ok(()),
+            () = admin.supervise_artifacts() => Ok(()),
         };
         deployments.shutdown().await;
         // The writer holds the directory's lock, so it is the last.

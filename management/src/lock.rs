@@ -6,16 +6,39 @@
 //! A process that is being started holds a copy of every lock of the one that starts it, from its fork to its
 //! exec. So a lock can outlive its holder by that moment, and what finds it held asks again for a while.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{File, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use clipper_server::private_directory::{self, Contents, DirectoryError};
+
 use crate::error::OpenError;
 
 /// The name of the file in the data directory.
 const FILE_NAME: &str = "clipper.lock";
+
+/// Names in the data directory, besides those that begin with `clipper.`: see `docs/management.md`.
+const NAMES: [&str; 9] = [
+    "addresses.json",
+    "artifacts",
+    "catalog",
+    "decisions",
+    "logs",
+    "models",
+    "replicas",
+    "selection",
+    "uploads",
+];
+
+const CONTENTS: Contents = Contents {
+    marker: Some(FILE_NAME),
+    owns: |path| {
+        let name = path.file_name().and_then(|name| name.to_str());
+        name.is_some_and(|name| name.starts_with("clipper.") || NAMES.contains(&name))
+    },
+};
 
 /// How long a held lock is asked for again. From fork to exec takes about 1 ms.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -42,13 +65,16 @@ pub(crate) struct DirectoryLock(
 );
 
 impl DirectoryLock {
-    /// Creates the directory if it is missing, and locks it.
+    /// Creates the directory if it is missing, closes it to other users, and locks it.
     pub(crate) fn acquire(directory: &Path) -> Result<Self, OpenError> {
         let unreadable = |source: io::Error| OpenError::unreadable(directory, source);
         if directory.exists() && !directory.is_dir() {
             return Err(OpenError::NotADirectory { directory: directory.into() });
         }
-        fs::create_dir_all(directory).map_err(unreadable)?;
+        private_directory::open(directory, CONTENTS).map_err(|error| match error {
+            DirectoryError::Exposed(exposed) => OpenError::Exposed(exposed),
+            DirectoryError::Io(error) => unreadable(error),
+        })?;
         let mut file = File::options()
             .read(true)
             .write(true)

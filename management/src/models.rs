@@ -9,6 +9,7 @@ use clipper_rpc::catalog::{Batching, BatchingStrategy, Change, Model, ModelVersi
 use clipper_rpc::input::InputType;
 use clipper_rpc::names::{ModelId, ModelName, ModelVersion};
 
+use crate::bounds;
 use crate::catalog::{Catalog, Edit};
 use crate::refusal::Refusal;
 
@@ -71,7 +72,11 @@ pub fn add(
         return Err(Refusal::VersionExists { model: id.clone() });
     }
     check(&version)?;
+    bounds::version(&version)?;
     check_linked_applications(catalog, &id.name, version.input_type)?;
+    if !catalog.models.contains_key(&id.name) {
+        bounds::one_more_model(catalog)?;
+    }
     let mut model = catalog.models.get(&id.name).map(|model| Model::clone(model)).unwrap_or_else(|| Model {
         name: id.name.clone(),
         current_version: None,
@@ -79,6 +84,7 @@ pub fn add(
     });
     let generation = catalog.revision + 1;
     model.versions.insert(id.version.clone(), ModelVersionSpec { generation, ..version });
+    bounds::versions(&model)?;
     if adding == Adding::Current {
         model.current_version = Some(id.version.clone());
     }
@@ -115,6 +121,7 @@ pub fn update_version(catalog: &Catalog, id: &ModelId, update: VersionUpdate) ->
     let mut model = Model::clone(catalog.models.get(&id.name).ok_or_else(no_version)?);
     let version = model.versions.get_mut(&id.version).ok_or_else(no_version)?;
     if let Some(labels) = update.labels {
+        bounds::labels(&labels)?;
         version.labels = labels;
     }
     version.batch_size = update.batch_size.unwrap_or(version.batch_size);

@@ -95,6 +95,35 @@ pub enum Refusal {
         .model.name, .model.version
     )]
     DeploymentStopped { model: ModelId },
+    #[error(
+        "The export withholds the environment of the deployment of model with name '{}' and version '{}' \
+         (variable '{variable}'); export with /admin/export?include=environment, or write its values into the \
+         export",
+        .model.name, .model.version
+    )]
+    EnvironmentWithheld { model: ModelId, variable: String },
+    #[error("{what} must have at most {most} {unit}; it has {found}")]
+    TooLong { what: &'static str, found: usize, most: usize, unit: &'static str },
+    #[error("There are {found} {what}; at most {most} are allowed: delete some first")]
+    TooMany { what: &'static str, found: usize, most: usize },
+    #[error("Application '{app}' would be linked to {found} models; at most {most} are allowed")]
+    TooManyLinks { app: AppName, found: usize, most: usize },
+    #[error(
+        "Model with name '{model}' would have {found} versions; at most {most} are allowed: delete some first"
+    )]
+    TooManyVersions { model: ModelName, found: usize, most: usize },
+    #[error(
+        "The catalog would take {found} bytes; at most {most} are allowed: delete what is not needed first"
+    )]
+    CatalogTooLarge { found: usize, most: usize },
+    #[error(
+        "{field} must be host:port with a port from 1 to 65535 and of at most {most} bytes; it is '{found}'"
+    )]
+    FrontendAddress { field: &'static str, found: String, most: usize },
+    #[error("A frontend reports {found} containers; at most {most} are allowed")]
+    TooManyContainers { found: usize, most: usize },
+    #[error("The instance '{beginning}' of a container has {found} bytes; at most {most} are allowed")]
+    LongInstance { beginning: String, found: usize, most: usize },
     #[error("The catalog is not empty; an import needs an empty one")]
     ImportIntoCatalog,
     #[error("The catalog to import does not fit together: {what}")]

@@ -100,21 +100,18 @@ impl Store {
     }
 
     fn load(&self) -> Result<Catalog, String> {
-        let mut catalog = Catalog {
+        let applications = records::<Application>(&self.applications, "applications")?;
+        let models = records::<Model>(&self.models, "models")?;
+        let deployments = records::<Deployment>(&self.deployments, "deployments")?;
+        Ok(Catalog {
             revision: self.number("revision")?,
             next_frontend_number: self.number("next_frontend_number")?,
-            ..Catalog::default()
-        };
-        for application in records::<Application>(&self.applications, "applications")? {
-            catalog.applications.insert(application.name.clone(), Arc::new(application));
-        }
-        for model in records::<Model>(&self.models, "models")? {
-            catalog.models.insert(model.name.clone(), Arc::new(model));
-        }
-        for deployment in records::<Deployment>(&self.deployments, "deployments")? {
-            catalog.deployments.insert(deployment.spec.model.clone(), Arc::new(deployment));
-        }
-        Ok(catalog)
+            ..Catalog::of(
+                applications.into_iter().map(|it| (it.name.clone(), Arc::new(it))).collect(),
+                models.into_iter().map(|it| (it.name.clone(), Arc::new(it))).collect(),
+                deployments.into_iter().map(|it| (it.spec.model.clone(), Arc::new(it))).collect(),
+            )
+        })
     }
 
     fn number(&self, key: &str) -> Result<u64, String> {

@@ -16,6 +16,7 @@ use std::thread;
 use clipper_rpc::catalog::Revision;
 use tokio::sync::oneshot;
 
+use crate::bounds;
 use crate::catalog::{Catalog, Edit};
 use crate::error::{EditError, OpenError, StoreError};
 use crate::feed::Feed;
@@ -79,7 +80,7 @@ impl Writer {
     /// call may still be carried out.
     ///
     /// # Errors
-    /// The decision's refusal, or that the store cannot write.
+    /// The decision's refusal, that the catalog would be too large, or that the store cannot write.
     pub async fn edit<T, F>(&self, decide: F) -> Result<Committed<T>, EditError>
     where
         T: Send + 'static,
@@ -87,7 +88,11 @@ impl Writer {
     {
         let (answer, answered) = oneshot::channel();
         let decision: Decision = Box::new(move |catalog| {
-            let (value, edit) = match decide(catalog) {
+            let decided = decide(catalog).and_then(|(value, edit)| {
+                bounds::catalog(catalog, &edit)?;
+                Ok((value, edit))
+            });
+            let (value, edit) = match decided {
                 Ok((value, edit)) => (Ok(value), edit),
                 Err(refusal) => (Err(refusal), Edit::default()),
             };

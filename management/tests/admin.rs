@@ -678,7 +678,7 @@ async fn the_interface_describes_itself() {
         // A schema within a refusal is complete by itself.
         assert!(path == "/openapi.json" || !text.contains("$ref"), "{path}: {text}");
     }
-    for status in ["400", "413", "500", "503"] {
+    for status in ["400", "401", "403", "413", "415", "500", "503"] {
         let described = &document["paths"]["/admin/add_app"]["post"]["responses"][status]["content"];
         assert_eq!(
             described["application/json"]["schema"]["$ref"], "#/components/schemas/ErrorBody",
@@ -693,8 +693,7 @@ async fn the_interface_describes_itself() {
     }
     // Sentences are text, as the original's clients read them.
     let body = json!({"name": "a", "input_type": "ints", "default_output": "", "latency_slo_micros": 1});
-    let added = client.http.post(format!("{}/admin/add_app", client.base)).body(body.to_string());
-    let added = added.send().await.unwrap();
+    let added = client.posting("/admin/add_app", body.to_string()).send().await.unwrap();
     assert!(added.headers()["content-type"].to_str().unwrap().starts_with("text/plain"));
 }
 

@@ -356,6 +356,54 @@ async fn a_failed_deployment_leaves_no_artifact_and_a_fresh_upload_is_kept() {
 }
 
 #[tokio::test]
+async fn what_a_deployment_writes_among_its_models_files_reaches_no_other_deployment() {
+    let cluster = Cluster::start().await;
+    let client = &cluster.client;
+    let (_, stored) = client.post_text("/admin/add_artifact", archive(b"42")).await;
+    let artifact = serde_json::from_str::<Value>(&stored).unwrap()["artifact"].clone();
+    let of = |name: &str, script: &str| {
+        let mut body = deployment(name, "1", &format!("cd \"$CLIPPER_MODEL_PATH\" || exit 1; {script}"));
+        body["artifact"] = artifact.clone();
+        body
+    };
+    let printed = async |client: &Client, name: &str| {
+        let logs = client.answers("get_replica_logs", json!({"model_name": name, "lines": 1})).await;
+        logs[format!("{name}:1:0")][0].as_str().map(str::to_owned)
+    };
+    let read = "echo read $(cat weights) $(ls)";
+    // One that runs meanwhile, and reads as often as it is asked to.
+    let asked = cluster.directory.path().join("asked");
+    let running = format!("while :; do test -e {} && {read}; sleep 0.02; done", asked.display());
+    client.says("deploy_model", of("running", &running)).await;
+    let write = "echo 666 > weights; chmod 0 weights; echo > planted; ln -s /etc linked; echo written; exec sleep 1000";
+    client.says("deploy_model", of("writing", write)).await;
+    until("it has written", async || printed(client, "writing").await.filter(|line| line == "written")).await;
+    std::fs::write(&asked, "").unwrap();
+    client.says("deploy_model", of("later", &format!("{read}; exec sleep 1000"))).await;
+    for name in ["running", "later"] {
+        let line = until("it has read", async || printed(client, name).await).await;
+        assert_eq!(line, "read 42 weights", "{name}");
+    }
+    let copies = cluster.directory.path().join("models");
+    assert_eq!(std::fs::read_dir(copies.join("writing/1")).unwrap().count(), 1);
+    client.says("delete_versioned_model", json!({"model_name": "writing", "model_version": "1"})).await;
+    assert_eq!(std::fs::read_dir(copies.join("writing/1")).unwrap().count(), 0);
+
+    // The same files serve again after a restart, and a version that is deployed anew begins with
+    // them.
+    std::fs::remove_file(&asked).unwrap();
+    let cluster = cluster.restart().await;
+    let client = &cluster.client;
+    client.says("deploy_model", of("writing", &format!("{read}; exec sleep 1000"))).await;
+    std::fs::write(&asked, "").unwrap();
+    for name in ["running", "later", "writing"] {
+        let line = until("it has read again", async || printed(client, name).await).await;
+        assert_eq!(line, "read 42 weights", "{name}");
+    }
+    cluster.frontend.abort();
+}
+
+#[tokio::test]
 async fn an_artifact_is_given_to_replicas_and_removed_with_its_deployment() {
     let cluster = Cluster::start().await;
     let client = &cluster.client;

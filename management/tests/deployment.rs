@@ -6,14 +6,16 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clipper_management::deployment::{
-    Config, ContainerKind, DeployError, DeploymentSpec, Deployments, FrontendView, NumReplicas, ReplicaState,
-    ReplicaStatus, Run,
+    Config, ContainerKind, DeployError, DeploymentSpec, Deployments, Environment, FrontendView, NumReplicas,
+    ReplicaState, ReplicaStatus, Run,
 };
 use clipper_rpc::input::InputType;
 use clipper_rpc::names::ModelId;
+use clipper_rpc::secret::Secret;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -24,6 +26,7 @@ const SLEEP: &str = "exec sleep 1000";
 
 struct Host {
     folder: tempfile::TempDir,
+    container_key: Secret,
     deployments: Deployments,
 }
 
@@ -34,14 +37,17 @@ impl Host {
 
     fn with(adjust: impl FnOnce(&mut Config)) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let mut config = Config::new(folder.path().into(), "python3".into(), vec![GUARD.into()]);
+        let mut config =
+            Config::new(folder.path().into(), "python3".into(), vec![GUARD.into()], Secret::random());
         adjust(&mut config);
-        Self { folder, deployments: Deployments::start(config) }
+        let container_key = config.container_key.clone();
+        Self { folder, container_key, deployments: Deployments::start(config) }
     }
 
     /// There are frontends from now on, which nobody ever connects to.
     fn lonely_frontends(&self, addresses: &[&str]) {
-        let view = |address: &&str| FrontendView { rpc_address: (*address).to_owned(), instances: [].into() };
+        let view =
+            |address: &&str| FrontendView { rpc_address: (*address).to_owned(), instances: Arc::default() };
         self.deployments.observe(addresses.iter().map(view).collect());
     }
 
@@ -54,8 +60,10 @@ impl Host {
                     deployments.list().await.into_iter().flat_map(|deployment| deployment.replicas);
                 let instances =
                     replicas.filter(|replica| replica.pid.is_some()).filter_map(|replica| replica.instance);
-                let view =
-                    FrontendView { rpc_address: "10.0.0.1:7000".into(), instances: instances.collect() };
+                let view = FrontendView {
+                    rpc_address: "10.0.0.1:7000".into(),
+                    instances: Arc::new(instances.collect()),
+                };
                 deployments.observe(vec![view]);
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
@@ -122,7 +130,7 @@ fn command(words: &[&str]) -> DeploymentSpec {
         input_type: InputType::Doubles,
         num_replicas: NumReplicas::ONE,
         run: Run::Command(words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>().try_into().unwrap()),
-        environment: BTreeMap::new(),
+        environment: Environment::default(),
         artifact: None,
         model_data_path: None,
         python: None,
@@ -140,13 +148,13 @@ async fn a_deployment_is_ready_once_every_replica_is_connected() {
     let host = Host::new();
     host.frontend();
     host.deployments
-        .deploy(DeploymentSpec { num_replicas: number(3), ..shell(SLEEP) }, GENEROUS)
+        .deploy(DeploymentSpec { num_replicas: number(3), ..shell(SLEEP) }, 1, GENEROUS)
         .await
         .unwrap();
     let replicas = host.replicas().await;
     assert!(replicas.iter().all(|replica| replica.state == ReplicaState::Ready && replica.reason.is_none()));
     assert_eq!(replicas.iter().map(|replica| replica.replica_id).collect::<Vec<_>>(), [0, 1, 2]);
-    let again = host.deployments.deploy(shell(SLEEP), GENEROUS).await;
+    let again = host.deployments.deploy(shell(SLEEP), 1, GENEROUS).await;
     assert_eq!(again.unwrap_err(), DeployError::AlreadyDeployed { model: model() });
     host.deployments.shutdown().await;
     assert!(replicas.iter().all(|replica| !is_alive(replica.pid.unwrap() as i32)));
@@ -158,11 +166,15 @@ async fn a_replica_is_told_what_the_protocol_promises() {
     let host = Host::new();
     host.lonely_frontends(&["10.0.0.1:7000", "10.0.0.2:7001", "10.0.0.3:7002"]);
     let spec = DeploymentSpec {
-        environment: [("GREETING".to_owned(), "hello".to_owned())].into(),
+        environment: [("GREETING", "hello"), ("CLIPPER_TOKEN", "mine"), ("CLIPPER_TOKEN_FILE", "mine")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into_iter()
+            .collect::<BTreeMap<_, _>>()
+            .into(),
         model_data_path: Some("/models/m".into()),
         ..shell("pwd; env; exec sleep 1000")
     };
-    host.deployments.restore(vec![spec]).await;
+    host.deployments.restore(vec![(spec, 17)]).await;
     let log = until("the environment", async || {
         let log = std::fs::read_to_string(host.folder.path().join("logs/m/1/0.log")).ok()?;
         log.contains("GREETING").then_some(log)
@@ -185,9 +197,11 @@ async fn a_replica_is_told_what_the_protocol_promises() {
         &format!("CLIPPER_REPLICA_OF={}", host.folder.path().canonicalize().unwrap().display()),
         "PYTHONUNBUFFERED=1",
         "GREETING=hello",
+        &format!("CLIPPER_TOKEN={}", host.container_key.registration_token(&model(), 17).reveal()),
     ] {
         assert!(log.lines().any(|printed| printed == line), "{line} is not in:\n{log}");
     }
+    assert!(!log.contains("CLIPPER_TOKEN_FILE") && !log.contains(host.container_key.reveal()), "{log}");
     host.deployments.shutdown().await;
 }
 
@@ -197,7 +211,7 @@ async fn a_container_kind_runs_in_the_given_python() {
     host.lonely_frontends(&["127.0.0.1:7000"]);
     let python = Some(PathBuf::from("/bin/echo"));
     let spec = DeploymentSpec { run: Run::Kind(ContainerKind::PythonClosure), python, ..shell("") };
-    let error = host.deployments.deploy(spec, GENEROUS).await.unwrap_err();
+    let error = host.deployments.deploy(spec, 1, GENEROUS).await.unwrap_err();
     let DeployError::Replica { last_lines, .. } = error else { panic!("{error}") };
     assert_eq!(last_lines, ["-m clipper_container python-closure", "-m clipper_container python-closure"]);
     host.deployments.shutdown().await;
@@ -207,7 +221,8 @@ async fn a_container_kind_runs_in_the_given_python() {
 async fn a_deploy_whose_replica_exits_fails_with_its_last_lines() {
     let host = Host::new();
     host.lonely_frontends(&["127.0.0.1:7000"]);
-    let error = host.deployments.deploy(shell("echo out; echo err >&2; exit 3"), GENEROUS).await.unwrap_err();
+    let error =
+        host.deployments.deploy(shell("echo out; echo err >&2; exit 3"), 1, GENEROUS).await.unwrap_err();
     let message = error.to_string();
     assert!(message.starts_with("Replica 0 of m:1 exited with code 3, 2 times in a row."), "{message}");
     assert!(message.ends_with("\n    out\n    err\n    out\n    err"), "{message}");
@@ -218,7 +233,7 @@ async fn a_deploy_whose_replica_exits_fails_with_its_last_lines() {
 #[actix_rt::test]
 async fn a_restored_replica_that_always_exits_has_failed_after_five_times() {
     let host = Host::new();
-    host.deployments.restore(vec![shell("echo $CLIPPER_REPLICA is unwell; kill -9 $$")]).await;
+    host.deployments.restore(vec![(shell("echo $CLIPPER_REPLICA is unwell; kill -9 $$"), 1)]).await;
     let waiting = &host.replicas().await[0];
     assert_eq!((waiting.state, waiting.restarts), (ReplicaState::Starting, 0));
     assert!(waiting.reason.as_ref().unwrap().contains("waiting for a frontend"));
@@ -238,7 +253,7 @@ async fn a_failed_replica_is_started_again_when_the_number_is_set() {
     let cure = host.folder.path().join("cure");
     let script = format!("[ -e {} ] || exit 3; exec sleep 1000", cure.display());
     host.lonely_frontends(&["127.0.0.1:7000"]);
-    host.deployments.restore(vec![shell(&script)]).await;
+    host.deployments.restore(vec![(shell(&script), 1)]).await;
     host.replica_that("failure", |replica| replica.state == ReplicaState::Failed).await;
     let error = host.deployments.scale(model(), number(1), GENEROUS).await.unwrap_err().to_string();
     assert!(error.contains("exited with code 3, 2 times in a row"), "{error}");
@@ -256,7 +271,7 @@ async fn a_deploy_that_takes_too_long_fails_and_leaves_nothing() {
     host.lonely_frontends(&["127.0.0.1:7000"]);
     let pid_file = host.folder.path().join("pid");
     let script = format!("echo $$ >{}; echo loading; exec sleep 1000", pid_file.display());
-    let error = host.deployments.deploy(shell(&script), Duration::from_secs(1)).await.unwrap_err();
+    let error = host.deployments.deploy(shell(&script), 1, Duration::from_secs(1)).await.unwrap_err();
     assert_eq!(
         error.to_string(),
         "Replica 0 of m:1 is still starting after 1 s: running but not connected. The last that it printed:\n    loading"
@@ -270,7 +285,7 @@ async fn a_deploy_that_takes_too_long_fails_and_leaves_nothing() {
 async fn a_deploy_whose_caller_goes_away_is_taken_back() {
     let host = Host::new();
     host.lonely_frontends(&["127.0.0.1:7000"]);
-    let deploy = host.deployments.deploy(shell(SLEEP), GENEROUS);
+    let deploy = host.deployments.deploy(shell(SLEEP), 1, GENEROUS);
     let pid = tokio::select! {
         _ = deploy => panic!("nobody connects"),
         replica = host.replica_that("a process", |replica| replica.pid.is_some()) => replica.pid.unwrap(),
@@ -278,7 +293,7 @@ async fn a_deploy_whose_caller_goes_away_is_taken_back() {
     assert!(host.deployments.list().await.is_empty());
     until_dead(pid as i32).await;
     host.frontend();
-    host.deployments.deploy(shell(SLEEP), GENEROUS).await.unwrap();
+    host.deployments.deploy(shell(SLEEP), 1, GENEROUS).await.unwrap();
     host.deployments.shutdown().await;
 }
 
@@ -287,12 +302,12 @@ async fn a_program_that_cannot_be_started_is_reported_at_once() {
     let host = Host::new();
     host.lonely_frontends(&["127.0.0.1:7000"]);
     let error =
-        host.deployments.deploy(command(&["no-such-program"]), GENEROUS).await.unwrap_err().to_string();
+        host.deployments.deploy(command(&["no-such-program"]), 1, GENEROUS).await.unwrap_err().to_string();
     assert!(error.contains("could not be started: 'no-such-program': No such file"), "{error}");
     let data = host.folder.path().join("data");
     std::fs::write(&data, "not a program").unwrap();
     let spec = command(&[data.to_str().unwrap()]);
-    let error = host.deployments.deploy(spec, GENEROUS).await.unwrap_err().to_string();
+    let error = host.deployments.deploy(spec, 1, GENEROUS).await.unwrap_err().to_string();
     assert!(error.contains("data': Permission denied"), "{error}");
     host.deployments.shutdown().await;
 }
@@ -305,18 +320,18 @@ async fn a_relative_program_is_one_of_the_models_files_or_begins_where_managemen
     std::fs::create_dir(&files).unwrap();
     std::os::unix::fs::symlink("/bin/sleep", files.join("server")).unwrap();
     let of_model = DeploymentSpec { model_data_path: Some(files), ..command(&["./server", "1000"]) };
-    host.deployments.deploy(of_model, GENEROUS).await.unwrap();
+    host.deployments.deploy(of_model, 1, GENEROUS).await.unwrap();
     host.deployments.stop(host.deployments.running(&[model()])).await;
     let up = "../".repeat(std::env::current_dir().unwrap().components().count());
     let elsewhere = format!("{up}bin/sleep");
-    host.deployments.deploy(command(&[&elsewhere, "1000"]), GENEROUS).await.unwrap();
+    host.deployments.deploy(command(&[&elsewhere, "1000"]), 1, GENEROUS).await.unwrap();
     host.deployments.shutdown().await;
 }
 
 #[actix_rt::test]
 async fn without_a_frontend_a_deploy_fails_soon_and_says_what_to_do() {
     let host = Host::with(|config| config.frontend_timeout = Duration::from_millis(50));
-    let error = host.deployments.deploy(shell(SLEEP), GENEROUS).await.unwrap_err().to_string();
+    let error = host.deployments.deploy(shell(SLEEP), 1, GENEROUS).await.unwrap_err().to_string();
     assert!(error.contains("clipper frontend --management URL"), "{error}");
     assert!(host.deployments.list().await.is_empty());
     host.deployments.shutdown().await;
@@ -326,7 +341,7 @@ async fn without_a_frontend_a_deploy_fails_soon_and_says_what_to_do() {
 async fn a_killed_replica_is_started_again() {
     let host = Host::new();
     host.frontend();
-    host.deployments.deploy(shell(SLEEP), GENEROUS).await.unwrap();
+    host.deployments.deploy(shell(SLEEP), 1, GENEROUS).await.unwrap();
     let first = host.replicas().await.remove(0);
     kill_now(first.pid.unwrap() as i32);
     let second =
@@ -340,7 +355,7 @@ async fn a_killed_replica_is_started_again() {
 async fn a_replica_that_does_not_connect_is_started_again() {
     let host = Host::with(|config| config.connect_timeout = Duration::from_millis(100));
     host.lonely_frontends(&["127.0.0.1:7000"]);
-    host.deployments.restore(vec![shell(SLEEP)]).await;
+    host.deployments.restore(vec![(shell(SLEEP), 1)]).await;
     let failed = host.replica_that("failure", |replica| replica.state == ReplicaState::Failed).await;
     assert!(failed.reason.unwrap().starts_with("was ended: it had not connected within 0.1 s"));
     host.deployments.shutdown().await;
@@ -351,8 +366,12 @@ async fn working_directories_that_a_killed_management_left_are_removed() {
     let folder = tempfile::tempdir().unwrap();
     let left = folder.path().join("replicas/old/1/0");
     std::fs::create_dir_all(&left).unwrap();
-    let deployments =
-        Deployments::start(Config::new(folder.path().into(), "python3".into(), vec![GUARD.into()]));
+    let deployments = Deployments::start(Config::new(
+        folder.path().into(),
+        "python3".into(),
+        vec![GUARD.into()],
+        Secret::random(),
+    ));
     assert!(!left.exists());
     deployments.shutdown().await;
 }
@@ -362,7 +381,7 @@ async fn stopping_kills_whatever_a_replica_has_started() {
     let host = Host::new();
     host.frontend();
     let file = host.folder.path().join("daemon");
-    host.deployments.deploy(with_daemon(&file), GENEROUS).await.unwrap();
+    host.deployments.deploy(with_daemon(&file), 1, GENEROUS).await.unwrap();
     let daemon = host.number_in("daemon").await;
     let replica = host.replicas().await[0].pid.unwrap() as i32;
     host.deployments.stop(host.deployments.running(&[model()])).await;
@@ -376,7 +395,7 @@ async fn a_replica_that_ignores_the_signal_is_killed_after_its_grace() {
     host.frontend();
     let script = "trap '' TERM; echo ready; while :; do sleep 1; done";
     host.deployments
-        .deploy(DeploymentSpec { num_replicas: number(2), ..shell(script) }, GENEROUS)
+        .deploy(DeploymentSpec { num_replicas: number(2), ..shell(script) }, 1, GENEROUS)
         .await
         .unwrap();
     let pids: Vec<_> = host.replicas().await.into_iter().map(|replica| replica.pid.unwrap() as i32).collect();
@@ -391,7 +410,7 @@ async fn a_replica_may_end_in_its_own_way() {
     let host = Host::new();
     host.frontend();
     let script = "trap 'echo goodbye; exit 0' TERM; echo ready; while :; do sleep 0.01; done";
-    host.deployments.deploy(shell(script), GENEROUS).await.unwrap();
+    host.deployments.deploy(shell(script), 1, GENEROUS).await.unwrap();
     host.replica_that("its trap", |replica| replica.last_lines == ["ready"]).await;
     host.deployments.halt(host.deployments.running(&[model()])).await;
     let log = host.folder.path().join("logs/m/1/0.log");
@@ -405,7 +424,7 @@ async fn a_replica_may_end_in_its_own_way() {
 async fn the_number_of_replicas_goes_up_and_down() {
     let host = Host::new();
     let frontend = host.frontend();
-    host.deployments.deploy(shell("echo I am $CLIPPER_REPLICA; exec sleep 1000"), GENEROUS).await.unwrap();
+    host.deployments.deploy(shell("echo I am $CLIPPER_REPLICA; exec sleep 1000"), 1, GENEROUS).await.unwrap();
     let first = host.replicas().await.remove(0);
     host.deployments.scale(model(), number(3), GENEROUS).await.unwrap();
     let replicas = host.replicas().await;
@@ -424,7 +443,7 @@ async fn the_number_of_replicas_goes_up_and_down() {
 
     // New replicas that do not become ready are taken back.
     frontend.abort();
-    let instances = [first.instance.clone().unwrap()].into();
+    let instances = Arc::new([first.instance.clone().unwrap()].into());
     host.deployments.observe(vec![FrontendView { rpc_address: "10.0.0.1:7000".into(), instances }]);
     let error = host.deployments.scale(model(), number(2), Duration::from_millis(300)).await.unwrap_err();
     assert!(error.to_string().starts_with("Replica 1 of m:1 is still starting after 0.3 s"), "{error}");
@@ -440,7 +459,7 @@ async fn many_replicas_are_not_started_all_at_once() {
     let guard = ["sh", "-c", "echo >../$$; exec sleep 1000"];
     let host = Host::with(|config| config.guard = guard.map(Into::into).into());
     host.lonely_frontends(&["127.0.0.1:7000"]);
-    host.deployments.restore(vec![DeploymentSpec { num_replicas: number(40), ..shell(SLEEP) }]).await;
+    host.deployments.restore(vec![(DeploymentSpec { num_replicas: number(40), ..shell(SLEEP) }, 1)]).await;
     let guards = || -> Vec<i32> {
         let names = std::fs::read_dir(host.folder.path().join("replicas/m/1")).into_iter().flatten();
         let files = names.map(Result::unwrap).filter(|entry| entry.file_type().unwrap().is_file());
@@ -462,7 +481,7 @@ async fn a_deployment_can_be_stopped_while_somebody_waits_for_it() {
         host.replica_that("a process", |replica| replica.pid.is_some()).await;
         host.deployments.stop(host.deployments.running(&[model()])).await;
     };
-    let (deployed, ()) = tokio::join!(host.deployments.deploy(shell(SLEEP), GENEROUS), stop);
+    let (deployed, ()) = tokio::join!(host.deployments.deploy(shell(SLEEP), 1, GENEROUS), stop);
     assert_eq!(deployed.unwrap_err(), DeployError::Stopped { model: model() });
     host.deployments.shutdown().await;
 }
@@ -471,9 +490,9 @@ async fn a_deployment_can_be_stopped_while_somebody_waits_for_it() {
 async fn a_deployment_is_not_stopped_in_place_of_a_former_one_of_the_same_version() {
     let host = Host::new();
     host.frontend();
-    let former = host.deployments.deploy(shell(SLEEP), GENEROUS).await.unwrap();
+    let former = host.deployments.deploy(shell(SLEEP), 1, GENEROUS).await.unwrap();
     host.deployments.stop(vec![former.clone()]).await;
-    host.deployments.deploy(shell(SLEEP), GENEROUS).await.unwrap();
+    host.deployments.deploy(shell(SLEEP), 1, GENEROUS).await.unwrap();
     host.deployments.stop(vec![former]).await;
     assert_eq!(host.replicas().await[0].state, ReplicaState::Ready);
     host.deployments.shutdown().await;
@@ -484,7 +503,7 @@ async fn a_full_log_file_is_set_aside_and_the_last_lines_are_at_hand() {
     let host = Host::with(|config| config.log_bytes = 1000);
     host.frontend();
     let script = "i=0; while [ $i -lt 300 ]; do echo line $i; i=$((i+1)); done; exec sleep 1000";
-    host.deployments.deploy(shell(script), GENEROUS).await.unwrap();
+    host.deployments.deploy(shell(script), 1, GENEROUS).await.unwrap();
     let is_done = |replica: &ReplicaStatus| replica.last_lines.last().is_some_and(|line| line == "line 299");
     let replica = host.replica_that("all lines", is_done).await;
     assert_eq!((replica.last_lines.len(), replica.last_lines[0].as_str()), (20, "line 280"));
@@ -521,7 +540,7 @@ async fn nothing_outlives_an_owner_that_is_killed() {
 async fn a_guard_that_is_killed_takes_its_command_with_it_and_the_replica_starts_again() {
     let host = Host::new();
     host.frontend();
-    host.deployments.deploy(shell("echo $PPID; sleep 1000 & wait"), GENEROUS).await.unwrap();
+    host.deployments.deploy(shell("echo $PPID; sleep 1000 & wait"), 1, GENEROUS).await.unwrap();
     let replica = host.replica_that("a line", |replica| !replica.last_lines.is_empty()).await;
     kill_now(replica.last_lines[0].parse().unwrap());
     until_dead(replica.pid.unwrap() as i32).await;
@@ -533,7 +552,7 @@ async fn a_guard_that_is_killed_takes_its_command_with_it_and_the_replica_starts
 async fn what_left_the_group_of_a_command_dies_with_its_guard_too() {
     let host = Host::new();
     host.frontend();
-    host.deployments.deploy(with_daemon(&host.folder.path().join("daemon")), GENEROUS).await.unwrap();
+    host.deployments.deploy(with_daemon(&host.folder.path().join("daemon")), 1, GENEROUS).await.unwrap();
     let daemon = host.number_in("daemon").await;
     kill_now(guard_of(&host.replicas().await[0]));
     until_dead(daemon).await;
@@ -545,7 +564,7 @@ async fn what_left_the_group_of_a_command_dies_with_its_guard_too() {
 async fn a_guard_that_does_not_do_its_duty_is_killed_with_all_that_it_guards() {
     let host = Host::with(|config| config.grace = Duration::from_millis(100));
     host.frontend();
-    host.deployments.deploy(with_daemon(&host.folder.path().join("daemon")), GENEROUS).await.unwrap();
+    host.deployments.deploy(with_daemon(&host.folder.path().join("daemon")), 1, GENEROUS).await.unwrap();
     let daemon = host.number_in("daemon").await;
     let replica = host.replicas().await.remove(0);
     kill(Pid::from_raw(guard_of(&replica)), Signal::SIGSTOP).unwrap();
@@ -560,7 +579,7 @@ async fn a_high_exit_code_is_not_taken_for_a_signal() {
     let host = Host::new();
     host.lonely_frontends(&["127.0.0.1:7000"]);
     for code in [129, 255] {
-        let error = host.deployments.deploy(shell(&format!("exit {code}")), GENEROUS).await.unwrap_err();
+        let error = host.deployments.deploy(shell(&format!("exit {code}")), 1, GENEROUS).await.unwrap_err();
         let expected = format!("Replica 0 of m:1 exited with code {code}, 2 times");
         assert!(error.to_string().starts_with(&expected), "{error}");
     }
@@ -571,7 +590,7 @@ async fn a_high_exit_code_is_not_taken_for_a_signal() {
 async fn a_guard_is_not_taken_for_management() {
     let host = Host::new();
     host.frontend();
-    host.deployments.deploy(shell(SLEEP), GENEROUS).await.unwrap();
+    host.deployments.deploy(shell(SLEEP), 1, GENEROUS).await.unwrap();
     let guard = guard_of(&host.replicas().await[0]);
     let of_guard = |file| std::fs::read_to_string(format!("/proc/{guard}/{file}")).unwrap();
     assert_eq!(of_guard("comm"), "replica-guard\n");
@@ -593,8 +612,12 @@ async fn what_outlived_a_killed_cluster_ends_at_the_next_start() {
     };
     let other_folder = tempfile::tempdir().unwrap();
     let (own, mut other) = (left(folder.path()), left(other_folder.path()));
-    let deployments =
-        Deployments::start(Config::new(folder.path().into(), "python3".into(), vec![GUARD.into()]));
+    let deployments = Deployments::start(Config::new(
+        folder.path().into(),
+        "python3".into(),
+        vec![GUARD.into()],
+        Secret::random(),
+    ));
     assert!(!is_alive(own.id() as i32));
     assert!(is_alive(other.id() as i32), "it belongs to somebody else");
     other.kill().unwrap();

@@ -121,7 +121,7 @@ struct Ledger {
 /// Adds and deletes applications until the server is gone.
 async fn storm(client: Client, next: Arc<AtomicU64>, ledger: Arc<Mutex<Ledger>>) {
     let done = async |path: &str, body: Value| {
-        let request = client.http.post(format!("{}/admin/{path}", client.base)).body(body.to_string());
+        let request = client.posting(&format!("/admin/{path}"), body.to_string());
         match request.send().await {
             Ok(response) => response.status() == 200 && response.bytes().await.is_ok(),
             Err(_) => false,
@@ -188,7 +188,7 @@ async fn exchange(client: &Client, number: u64, since: u64) -> Option<Value> {
     let body = json!({"frontend": "00000000-0000-0000-0000-000000000001", "frontend_number": 1, "number": number,
         "known": null, "changes": [learned(Value::Null), learned(user())], "load": [key(Value::Null), key(user())],
         "forward": [], "explanations": []});
-    let request = client.http.post(format!("{}/admin/exchange", client.base)).body(body.to_string());
+    let request = client.posting("/admin/exchange", body.to_string());
     let response = request.send().await.ok()?;
     assert_eq!(response.status(), 200);
     Some(response.json::<Value>().await.ok()?["loaded"].take())

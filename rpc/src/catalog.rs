@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use crate::input::InputType;
 use crate::names::{AppName, ModelId, ModelName, ModelVersion};
+use crate::secret::Secret;
 use crate::selection::{ExchangeRequest, ExchangeResponse, Selection};
 
 /// An application: a REST endpoint with a latency objective, a default output and the models that it is linked to.
@@ -216,6 +217,10 @@ pub struct FollowResponse {
     pub update: Update,
     /// Where containers reach each frontend of the cluster, as `host:port`, sorted.
     pub frontends: Vec<String>,
+    /// The key of the registration tokens: see [`Secret::registration_token`]. Absent if management
+    /// is older than these tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container_key: Option<Secret>,
 }
 
 /// The news in a [`FollowResponse`].
@@ -258,4 +263,21 @@ pub trait Management: Send + Sync {
     /// Stores what the frontend has learned, and returns what others have; at once. After a failure the same request may be
     /// made again, after a refusal not. Cancelling the call is a failure.
     fn exchange(&self, request: ExchangeRequest) -> BoxFuture<'_, Result<ExchangeResponse, ExchangeError>>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_answer_of_a_management_that_is_older_than_registration_tokens_is_understood() {
+        let position = Position { store: Uuid::nil(), revision: 7 };
+        let (update, frontends) = (Update::Changes { changes: Vec::new() }, Vec::new());
+        let mut response =
+            FollowResponse { number: 1, position, update, frontends, container_key: Some(Secret::random()) };
+        let mut older = serde_json::to_value(&response).expect("it is JSON");
+        older.as_object_mut().expect("it has fields").remove("container_key").expect("it has a key");
+        response.container_key = None;
+        assert_eq!(serde_json::from_value::<FollowResponse>(older).expect("it is an answer"), response);
+    }
 }

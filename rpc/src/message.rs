@@ -1,6 +1,7 @@
 //! The messages of the container protocol, as types. `docs/protocol.md` says what each means.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use crate::input::{InputBatch, InputType};
 use crate::output::OutputBatch;
@@ -33,10 +34,21 @@ pub enum FromContainer {
     Goodbye,
 }
 
+/// A message from a peer that has not registered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Introduction {
+    /// I serve this.
+    Register(Register),
+    /// Nothing more will be answered.
+    Goodbye,
+    /// Any other message. Only its type was read.
+    Other,
+}
+
 /// What a container says of itself.
 ///
 /// Names are plain text here: whether they are valid, and known, is the frontend's to say in an answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Register {
     /// The protocol's version: [`PROTOCOL_VERSION`].
     pub protocol: u64,
@@ -46,7 +58,8 @@ pub struct Register {
     pub version: String,
     /// The type of inputs that it takes.
     pub input_type: InputType,
-    /// The secret of the cluster, where it has one.
+    /// The registration token of the model's version, or the cluster's token of all containers.
+    /// Never shown.
     pub token: Option<String>,
     /// The most inputs that it can take in one batch.
     pub max_batch_size: Option<u32>,
@@ -56,6 +69,24 @@ pub struct Register {
     pub sdk: Option<String>,
     /// A name unique to this process, by which whoever started it recognises it.
     pub instance: Option<String>,
+}
+
+impl fmt::Debug for Register {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { protocol, model, version, input_type, token, max_batch_size, replica, sdk, instance } =
+            self;
+        f.debug_struct("Register")
+            .field("protocol", protocol)
+            .field("model", model)
+            .field("version", version)
+            .field("input_type", input_type)
+            .field("token", &token.as_ref().map(|_| "hidden"))
+            .field("max_batch_size", max_batch_size)
+            .field("replica", replica)
+            .field("sdk", sdk)
+            .field("instance", instance)
+            .finish()
+    }
 }
 
 /// The outputs of a batch, one for each of its inputs, in order.
@@ -131,4 +162,27 @@ pub struct Feedback {
     pub inputs: InputBatch,
     /// One label for each input.
     pub labels: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_registration_hides_its_token_in_debug_output() {
+        let register = Register {
+            protocol: PROTOCOL_VERSION,
+            model: "digits".to_owned(),
+            version: "1".to_owned(),
+            input_type: InputType::Doubles,
+            token: Some("open-sesame".to_owned()),
+            max_batch_size: None,
+            replica: None,
+            sdk: None,
+            instance: None,
+        };
+        let shown = format!("{:?}", FromContainer::Register(register));
+        assert!(shown.contains("digits") && shown.contains("hidden"), "{shown}");
+        assert!(!shown.contains("open-sesame"), "{shown}");
+    }
 }

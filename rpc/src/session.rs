@@ -22,6 +22,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// The terms until a frontend has stated its own.
 const HEARTBEAT_BEFORE_WELCOME: Duration = Duration::from_secs(1);
 const TIMEOUT_BEFORE_WELCOME: Duration = Duration::from_secs(5);
+/// The largest frame of a frontend. libzmq ends the connection of one that sends a larger one.
+const MAX_FRAME_BYTES: i64 = 256 << 20;
 /// How long the last messages of a session may take to leave.
 const LINGER_MILLIS: i32 = 500;
 
@@ -250,6 +252,7 @@ impl Session {
     fn connect(&self) -> Result<zmq::Socket, zmq::Error> {
         let socket = self.context.socket(zmq::DEALER)?;
         socket.set_linger(LINGER_MILLIS)?;
+        socket.set_maxmsgsize(MAX_FRAME_BYTES)?;
         socket.set_ipv6(true)?;
         socket.connect(&endpoint::nearest(&self.address))?;
         Ok(socket)
@@ -265,4 +268,28 @@ impl Session {
 /// A frontend's idea of a time, however strange, as one that can be waited for.
 fn within_reason(millis: u64) -> Duration {
     Duration::from_millis(millis).clamp(Duration::from_millis(1), LONGEST_WAIT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::input::InputType;
+    use crate::message::PROTOCOL_VERSION;
+
+    #[test]
+    fn no_frame_of_a_frontend_is_read_that_is_larger_than_any_it_may_send() {
+        let register = Register {
+            protocol: PROTOCOL_VERSION,
+            model: "m".to_owned(),
+            version: "1".to_owned(),
+            input_type: InputType::Ints,
+            token: None,
+            max_batch_size: None,
+            replica: None,
+            sdk: None,
+            instance: None,
+        };
+        let session = Session::new(&zmq::Context::new(), "127.0.0.1:1", register, Instant::now());
+        assert_eq!(session.connect().unwrap().get_maxmsgsize(), Ok(MAX_FRAME_BYTES));
+    }
 }

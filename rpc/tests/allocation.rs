@@ -39,7 +39,7 @@ fn a_claimed_length_allocates_nothing() {
     LARGEST.store(0, Ordering::Relaxed);
     for claim in claims {
         let frames = Frames { header: Bytes::from_static(claim), payload: None };
-        assert!(FromContainer::decode(&frames).is_err());
+        assert!(FromContainer::decode(&frames, [(1, 1_000_000)].into_iter()).is_err());
         assert!(ToContainer::decode(&frames).is_err());
     }
     let largest = LARGEST.load(Ordering::Relaxed);

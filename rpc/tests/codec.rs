@@ -1,11 +1,15 @@
 //! The codec on everything that can be said, and on everything that cannot.
 
+#![allow(clippy::unwrap_used, reason = "all of this is a test")]
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use clipper_rpc::codec::Frames;
 use clipper_rpc::input::{Input, InputBatch, InputType};
-use clipper_rpc::message::{Feedback, FromContainer, Predict, Prediction, Register, Registered, ToContainer};
+use clipper_rpc::message::{
+    Feedback, FromContainer, Introduction, Predict, Prediction, Register, Registered, ToContainer,
+};
 use clipper_rpc::output::{Element, OutputBatch};
 use proptest::collection::{btree_map, vec};
 use proptest::option::of;
@@ -114,10 +118,24 @@ fn to_container() -> impl Strategy<Value = ToContainer> {
     ]
 }
 
+/// The batch that a message answers.
+fn held(message: &FromContainer) -> impl Iterator<Item = (u64, usize)> + Clone + use<> {
+    let held = match message {
+        FromContainer::Prediction(prediction) => Some((prediction.id, prediction.outputs.len())),
+        _ => None,
+    };
+    held.into_iter()
+}
+
+/// Why a container's message is refused that holds batch 1 with so many inputs.
+fn refusal(frames: &Frames, inputs: usize) -> String {
+    FromContainer::decode(frames, [(1, inputs)].into_iter()).unwrap_err().to_string()
+}
+
 proptest! {
     #[test]
     fn what_a_container_says_is_understood(message in from_container()) {
-        prop_assert_eq!(FromContainer::decode(&message.encode()), Ok(message));
+        prop_assert_eq!(FromContainer::decode(&message.encode(), held(&message)), Ok(message));
     }
 
     #[test]
@@ -133,7 +151,8 @@ proptest! {
     ) {
         let header = [vec![first], header].concat().into();
         let frames = Frames { header, payload: payload.map(Bytes::from) };
-        let _ = FromContainer::decode(&frames);
+        let _ = FromContainer::decode(&frames, [(1, 3)].into_iter());
+        let _ = Introduction::decode(&frames);
         let _ = ToContainer::decode(&frames);
     }
 
@@ -149,7 +168,8 @@ proptest! {
             header[index] = value;
         }
         frames.header = header.into();
-        let _ = FromContainer::decode(&frames);
+        let _ = FromContainer::decode(&frames, held(&message));
+        let _ = Introduction::decode(&frames);
     }
 }
 
@@ -166,21 +186,19 @@ fn a_count_that_differs_from_the_outputs_is_refused() {
     let mut header = frames.header.to_vec();
     header[position + 5] = 3;
     frames.header = header.into();
-    let error = FromContainer::decode(&frames).unwrap_err().to_string();
-    assert_eq!(error, "'prediction' says it has 3 outputs but has 2");
+    assert_eq!(refusal(&frames, 3), "'prediction' says it has 3 outputs but has 2");
 
     prediction.outputs = OutputBatch::doubles(&[1.0]);
     let mut frames = FromContainer::Prediction(prediction).encode();
     frames.payload = Some(Bytes::from_static(&[0; 7]));
-    let error = FromContainer::decode(&frames).unwrap_err().to_string();
-    assert_eq!(error, "the outputs should take 8 bytes, the payload has 7");
+    assert_eq!(refusal(&frames, 1), "the outputs should take 8 bytes, the payload has 7");
 }
 
 #[test]
 fn a_prediction_that_says_two_things_is_refused() {
     let decode = |header: &[u8], payload: Option<&'static [u8]>| {
         let frames = Frames { header: header.to_vec().into(), payload: payload.map(Bytes::from_static) };
-        FromContainer::decode(&frames).unwrap_err().to_string()
+        refusal(&frames, 1)
     };
     let start = b"\x87\xa4type\xaaprediction\xa2id\x01\xa5count\x01\xaeelapsed_micros\x05";
     type Case = (&'static [u8], Option<&'static [u8]>, &'static str);
@@ -204,8 +222,7 @@ fn a_prediction_that_says_two_things_is_refused() {
     }
     let goodbye =
         Frames { header: Bytes::from_static(b"\x81\xa4type\xa7goodbye"), payload: Some(Bytes::new()) };
-    let error = FromContainer::decode(&goodbye).unwrap_err().to_string();
-    assert_eq!(error, "'goodbye' has a payload frame where none belongs");
+    assert_eq!(refusal(&goodbye, 1), "'goodbye' has a payload frame where none belongs");
 }
 
 #[test]
@@ -215,4 +232,111 @@ fn frames_of_another_shape_are_refused() {
     {
         assert!(Frames::from_multipart(frames).unwrap_err().to_string().contains("expected an empty frame"));
     }
+}
+
+/// `prediction` of batch 1 with one text and whatever follows, as MessagePack.
+fn prediction_with(rest: &[u8], fields: u8) -> Frames {
+    let start = b"\xa4type\xaaprediction\xa2id\x01\xa5count\x01\xaeelapsed_micros\x05\xa7outputs\x91\xa11";
+    Frames { header: [&[0x85 + fields], &start[..], rest].concat().into(), payload: None }
+}
+
+/// An array of nils: one byte each on the wire.
+fn nils(count: u32) -> Vec<u8> {
+    [&[0xdd][..], &count.to_be_bytes(), &vec![0xc0; count as usize]].concat()
+}
+
+#[test]
+fn an_answer_has_as_many_outputs_as_its_batch_has_inputs() {
+    let prediction = |count: usize| {
+        let outputs = OutputBatch::Elements(vec![Element::Nil; count]);
+        FromContainer::Prediction(Prediction { id: 1, elapsed_micros: 1, outputs, errors: BTreeMap::new() })
+            .encode()
+    };
+    assert_eq!(refusal(&prediction(2), 1), "it answered a batch of 1 inputs with 2 outputs");
+    assert_eq!(refusal(&prediction(0), 1), "it answered a batch of 1 inputs with 0 outputs");
+    assert_eq!(refusal(&prediction(5000), 1), "the header has more than 259 values");
+    assert!(FromContainer::decode(&prediction(5000), [(0, 1), (1, 5000)].into_iter()).is_ok());
+}
+
+#[test]
+fn an_answer_to_a_batch_that_is_not_held_is_refused_for_that() {
+    let frames = prediction_with(b"", 0);
+    let error = FromContainer::decode(&frames, [(2, 1)].into_iter()).unwrap_err().to_string();
+    assert_eq!(error, "it answered batch 1, which it does not hold");
+    let error = FromContainer::decode(&frames, std::iter::empty()).unwrap_err().to_string();
+    assert_eq!(error, "it answered batch 1, which it does not hold");
+}
+
+#[test]
+fn a_header_has_no_more_values_than_its_message_needs() {
+    for field in ["errors", "lengths", "inputs", "labels", "frontends", "unknown"] {
+        let key = [&[0xa0 | u8::try_from(field.len()).unwrap()], field.as_bytes()].concat();
+        let frames = prediction_with(&[key, nils(1000)].concat(), 1);
+        assert_eq!(refusal(&frames, 1), "the header has more than 259 values", "{field}");
+    }
+    let nested = prediction_with(&[b"\xa1x\x92\x91".to_vec(), nils(150), nils(150)].concat(), 1);
+    assert_eq!(refusal(&nested, 1), "the header has more than 259 values");
+}
+
+#[test]
+fn a_container_that_holds_nothing_says_little() {
+    let mut frames = FromContainer::Heartbeat.encode();
+    frames.header =
+        [b"\x82\xa4type\xa9heartbeat\xa1x\xdb\0\x01\0\0".to_vec(), vec![b'x'; 65536]].concat().into();
+    let error = FromContainer::decode(&frames, std::iter::empty()).unwrap_err().to_string();
+    assert_eq!(error, "the message has 65559 bytes; at most 65536 are read while it holds no batch");
+    assert!(FromContainer::decode(&frames, [(1, 1)].into_iter()).is_ok());
+}
+
+#[test]
+fn a_stranger_is_read_for_its_type_alone() {
+    let stranger = |message: &FromContainer| Introduction::decode(&message.encode());
+    assert_eq!(stranger(&FromContainer::Goodbye), Ok(Introduction::Goodbye));
+    assert_eq!(stranger(&FromContainer::Heartbeat), Ok(Introduction::Other));
+    // What it says of a batch is not looked at.
+    let nonsense = Frames {
+        header: Bytes::from_static(b"\x82\xa4type\xaaprediction\xa2id\xa1x"),
+        payload: Some(Bytes::from_static(&[0; 9])),
+    };
+    assert_eq!(Introduction::decode(&nonsense), Ok(Introduction::Other));
+    for (header, expected) in [
+        (&b"\x81\xa4type\xa5hello"[..], "unknown message type 'hello'"),
+        (b"\x81\xa4typo\xa5hello", "unknown message type ''"),
+        (b"\x81\xa4type\xa8register", "'register' lacks the field 'protocol'"),
+    ] {
+        let frames = Frames { header: Bytes::copy_from_slice(header), payload: None };
+        assert_eq!(Introduction::decode(&frames).unwrap_err().to_string(), expected);
+    }
+    let many = Frames {
+        header: [b"\x82\xa4type\xa9heartbeat\xa1x".to_vec(), nils(300)].concat().into(),
+        payload: None,
+    };
+    assert_eq!(Introduction::decode(&many).unwrap_err().to_string(), "the header has more than 256 values");
+    let large = Frames { payload: Some(vec![0; 65536].into()), ..FromContainer::Heartbeat.encode() };
+    assert_eq!(
+        Introduction::decode(&large).unwrap_err().to_string(),
+        "the message has 65552 bytes; at most 65536 are read before a container has registered"
+    );
+}
+
+#[test]
+fn long_errors_are_cut_and_say_so() {
+    let long = "no ".repeat(100_000);
+    let error = FromContainer::Error { id: 1, message: long.clone() };
+    let Ok(FromContainer::Error { message, .. }) =
+        FromContainer::decode(&error.encode(), [(1, 1)].into_iter())
+    else {
+        panic!("it is an error");
+    };
+    assert!(message.len() <= 4096 && message.ends_with(" ... (cut, 300000 bytes)"), "{message}");
+
+    let outputs = OutputBatch::Elements(vec![Element::Nil]);
+    let errors = BTreeMap::from([(0, long)]);
+    let prediction = FromContainer::Prediction(Prediction { id: 1, elapsed_micros: 1, outputs, errors });
+    let Ok(FromContainer::Prediction(prediction)) =
+        FromContainer::decode(&prediction.encode(), [(1, 1)].into_iter())
+    else {
+        panic!("it is a prediction");
+    };
+    assert_eq!(prediction.errors[&0], message);
 }

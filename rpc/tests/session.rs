@@ -6,11 +6,11 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use clipper_rpc::codec::CodecError;
+use clipper_rpc::codec::{CodecError, Frames};
 use clipper_rpc::input::{Input, InputBatch, InputType};
 use clipper_rpc::message::{FromContainer, Predict, Prediction, Register, Registered, ToContainer};
 use clipper_rpc::output::OutputBatch;
-use clipper_rpc::router::{BoundRouter, Loss, PeerId, Reception, RouterHandle};
+use clipper_rpc::router::{BoundRouter, Loss, PeerId, Reception, RouterHandle, Standing};
 use clipper_rpc::session::{Session, SessionEvent};
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -24,9 +24,11 @@ enum Heard {
 struct Ears(Sender<Heard>);
 
 impl Reception for Ears {
-    fn received(&mut self, peer: PeerId, message: Result<FromContainer, CodecError>) {
+    fn received(&mut self, peer: PeerId, message: Result<Frames, CodecError>) -> Standing {
+        let message = message.and_then(|frames| FromContainer::decode(&frames, [(5, 1)].into_iter()));
         // The test may be over.
         let _ = self.0.send(Heard::Message(peer, message));
+        Standing::Registered
     }
 
     fn lost(&mut self, peer: PeerId, loss: Loss) {

@@ -3,6 +3,8 @@
 //! Called for every query of an application that asks several models, when an answer may be given. Invariant: what is
 //! missing never counts for anything: it lowers the confidence, and nothing else.
 
+use std::borrow::Cow;
+
 use clipper_rpc::number::Number;
 use clipper_rpc::output::Output;
 use clipper_rpc::selection::OutputKind;
@@ -18,6 +20,20 @@ pub struct Vote<'a> {
     pub weight: f64,
     /// What it answered.
     pub output: &'a Output,
+    /// The output as JSON.
+    value: Cow<'a, Value>,
+}
+
+impl<'a> Vote<'a> {
+    /// The vote of a model that answered `output`, which is read.
+    pub fn new(weight: f64, output: &'a Output) -> Self {
+        Self { weight, output, value: Cow::Owned(output_json(output)) }
+    }
+
+    /// The vote of a model whose output has been read before, as [`output_json`] does.
+    pub fn read(weight: f64, output: &'a Output, value: &'a Value) -> Self {
+        Self { weight, output, value: Cow::Borrowed(value) }
+    }
 }
 
 /// What the votes amount to.
@@ -36,7 +52,7 @@ const ROUNDING: f64 = 1e-9;
 /// Combines at least one vote. Where numbers are expected, an output that is no finite number has no vote, unless none
 /// is: then they vote as labels.
 pub fn combine(kind: OutputKind, votes: &[Vote<'_>]) -> Combined {
-    let ballot = Ballot::new(votes);
+    let ballot = Ballot { votes };
     let average = match kind {
         OutputKind::Numbers => ballot.average(),
         OutputKind::Labels => None,
@@ -49,11 +65,11 @@ pub fn combine(kind: OutputKind, votes: &[Vote<'_>]) -> Combined {
 /// Whether the rest of the weight, wherever it goes, cannot change the output: never with numbers, nor where one more
 /// output could turn what looks like labels into numbers.
 pub fn is_certain(kind: OutputKind, votes: &[Vote<'_>]) -> bool {
-    let ballot = Ballot::new(votes);
+    let ballot = Ballot { votes };
     match kind {
         OutputKind::Labels => {}
         OutputKind::Numbers => return false,
-        OutputKind::Detected if ballot.values.iter().all(Value::is_number) => return false,
+        OutputKind::Detected if ballot.values().all(Value::is_number) => return false,
         OutputKind::Detected => {}
     }
     let parties = ballot.parties();
@@ -76,10 +92,9 @@ pub fn same_label(one: &Output, other: &Output) -> bool {
     one == other || same(&output_json(one), &output_json(other))
 }
 
-/// Votes with the values of their outputs.
+/// The votes of one query.
 struct Ballot<'a> {
     votes: &'a [Vote<'a>],
-    values: SmallVec<[Value; 8]>,
 }
 
 /// The votes for one label.
@@ -90,20 +105,20 @@ struct Party {
 }
 
 impl<'a> Ballot<'a> {
-    fn new(votes: &'a [Vote<'a>]) -> Self {
-        Self { votes, values: votes.iter().map(|vote| output_json(vote.output)).collect() }
+    fn values(&self) -> impl Iterator<Item = &'a Value> {
+        self.votes.iter().map(|vote| &*vote.value)
     }
 
     /// Whether all values are numbers, and at least one has a fraction or an exponent.
     fn has_fractions_only_in_numbers(&self) -> bool {
-        self.values.iter().all(Value::is_number) && self.values.iter().any(Value::is_f64)
+        self.values().all(Value::is_number) && self.values().any(Value::is_f64)
     }
 
     /// The labels, by their first votes.
     fn parties(&self) -> SmallVec<[Party; 8]> {
         let mut parties: SmallVec<[Party; 8]> = SmallVec::new();
-        for (index, (vote, value)) in self.votes.iter().zip(&self.values).enumerate() {
-            match parties.iter_mut().find(|party| same(&self.values[party.first], value)) {
+        for (index, vote) in self.votes.iter().enumerate() {
+            match parties.iter_mut().find(|party| same(&self.votes[party.first].value, &vote.value)) {
                 Some(party) => party.weight += vote.weight,
                 None => parties.push(Party { first: index, weight: vote.weight }),
             }
@@ -129,8 +144,7 @@ impl<'a> Ballot<'a> {
         let numbers: SmallVec<[(f64, f64); 8]> = self
             .votes
             .iter()
-            .zip(&self.values)
-            .filter_map(|(vote, value)| number(value).map(|number| (vote.weight, number)))
+            .filter_map(|vote| number(&vote.value).map(|number| (vote.weight, number)))
             .collect();
         let voted: f64 = numbers.iter().map(|(weight, _)| weight).sum();
         if numbers.is_empty() || voted <= 0.0 {
@@ -166,7 +180,7 @@ mod tests {
     use super::*;
 
     fn votes<'a>(outputs: &'a [Output], weights: &[f64]) -> Vec<Vote<'a>> {
-        outputs.iter().zip(weights).map(|(output, &weight)| Vote { weight, output }).collect()
+        outputs.iter().zip(weights).map(|(output, &weight)| Vote::new(weight, output)).collect()
     }
 
     fn texts(texts: &[&str]) -> Vec<Output> {
@@ -190,6 +204,14 @@ mod tests {
         let numbers = texts(&["2", "1", "1.0"]);
         let combined = combine(OutputKind::Labels, &votes(&numbers, &[0.4, 0.3, 0.3]));
         assert_eq!(combined, Combined { output: numbers[1].clone(), confidence: 0.6 });
+    }
+
+    #[test]
+    fn an_output_that_has_been_read_is_not_read_again() {
+        let outputs = texts(&["1", "2"]);
+        let read = Value::from("the same");
+        let votes: Vec<_> = outputs.iter().map(|output| Vote::read(0.5, output, &read)).collect();
+        assert_eq!(combine(OutputKind::Labels, &votes).confidence, 1.0);
     }
 
     #[test]

@@ -9,10 +9,16 @@ use clipper_rpc::number::Number;
 use clipper_rpc::output::Output;
 use serde_json::Value;
 
-/// An output as the JSON value that it is, or that stands for it: text that is no JSON becomes a string, bytes become
-/// base64, a number that JSON does not have becomes null.
+/// The longest text that is read as JSON, in bytes: as a value it may take 16 times as much memory.
+/// No label is as long.
+const LONGEST_JSON: usize = 64 << 10;
+
+/// An output as the JSON value that it is, or that stands for it: text that is no JSON, or is too
+/// long to be read, becomes a string, bytes become base64, a number that JSON does not have becomes
+/// null.
 pub fn output_json(output: &Output) -> Value {
     match output {
+        Output::Text(text) if text.len() > LONGEST_JSON => Value::from(&**text),
         Output::Text(text) => serde_json::from_str(text).unwrap_or_else(|_| Value::from(&**text)),
         Output::Bytes(bytes) => Value::from(BASE64_STANDARD.encode(bytes)),
         Output::Number(number) => number_json(*number),
@@ -72,6 +78,14 @@ mod tests {
         assert_eq!(output_json(&Output::Number(Number::Float(0.1))), json!(0.1));
         let doubles: Bytes = [1.0, f64::NAN].iter().flat_map(|v: &f64| v.to_le_bytes()).collect();
         assert_eq!(output_json(&Output::Numbers(InputType::Doubles, doubles)), json!([1.0, null]));
+    }
+
+    #[test]
+    fn a_text_that_is_too_long_to_be_read_is_a_string() {
+        let list = |items: usize| Output::text(format!("[{}0]", "0,".repeat(items)));
+        assert!(output_json(&list(32_000)).is_array());
+        let long = output_json(&list(40_000));
+        assert_eq!(long.as_str().map(str::len), Some(80_003));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use actix_web::Error;
 use actix_web::dev::AppConfig;
 use tokio::net::TcpStream;
 
+use crate::arrival;
 use crate::client_stream::ClientStream;
 use crate::connections::Connections;
 use crate::hangup::keep_socket;
@@ -24,15 +25,25 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a client may take to close its side.
 const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Serves what `application` makes for each of the `workers`, until the server is stopped; then requests have so long
-/// to `drain`. The server runs once it is polled.
+/// Size of a server, and its end.
+#[derive(Debug, Clone, Copy)]
+pub struct Serving {
+    /// Number of threads that answer requests.
+    pub workers: usize,
+    /// The most connections of one worker. Further clients wait to be accepted.
+    pub max_connections: usize,
+    /// The time that requests have to finish once the server is stopped.
+    pub drain: Duration,
+}
+
+/// Serves what `application` makes for each worker, until the server is stopped. The server runs once
+/// it is polled.
 ///
 /// # Errors
 /// If the listener cannot be used.
 pub fn serve<F, I, S, B>(
     listener: TcpListener,
-    workers: usize,
-    drain: Duration,
+    serving: Serving,
     connections: Connections,
     application: F,
 ) -> io::Result<Server>
@@ -47,7 +58,11 @@ where
     S::Service: 'static,
     B: MessageBody + 'static,
 {
-    let builder = ServerBuilder::new().workers(workers).shutdown_timeout(drain.as_secs()).disable_signals();
+    let builder = ServerBuilder::new()
+        .workers(serving.workers)
+        .max_concurrent_connections(serving.max_connections)
+        .shutdown_timeout(serving.drain.as_secs())
+        .disable_signals();
     let stopping = builder.graceful_shutdown_signal();
     let address = listener.local_addr()?;
     let service = move || {
@@ -65,6 +80,7 @@ where
             .local_addr(address)
             .on_connect_ext(move |stream: &ClientStream, data: &mut _| {
                 connections.count(data);
+                arrival::note(stream.tcp(), data);
                 keep_socket(stream.tcp(), data);
             })
             .finish(map_config(application, |()| AppConfig::default()));

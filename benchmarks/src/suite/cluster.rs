@@ -101,7 +101,9 @@ impl Cluster {
     /// Calls management, and writes the call down.
     pub fn must(&mut self, path: &str, body: &Value) -> anyhow::Result<()> {
         let documented = body.to_string().replace(&folder_of_examples()?, "target/release/examples");
-        self.transcript.push(format!("curl -d '{documented}' {DOCUMENTED_ADMIN}/admin/{path}"));
+        self.transcript.push(format!(
+            "curl -H 'Content-Type: application/json' -d '{documented}' {DOCUMENTED_ADMIN}/admin/{path}"
+        ));
         self.must_silently(path, body)
     }
 

@@ -37,6 +37,8 @@ class Clipper(Cluster):
         query_port: int | None = None,
         management_port: int | None = None,
         rpc_port: int = 7000,
+        admin_token: str | None = None,
+        admin_token_file: str | Path | None = None,
         container_manager: LocalContainerManager | None = None,
     ) -> None:
         """Describes a cluster. Nothing is started or connected.
@@ -47,7 +49,9 @@ class Clipper(Cluster):
             query_port: where predictions are asked for; 1337 unless given, 0 picks a free port.
             management_port: where it is administered; 1338 unless given, 0 picks a free port.
             rpc_port: where model containers connect to; 0 picks a free port.
-            container_manager: says all that in the place of the other arguments, and more.
+            admin_token: the token that management asks for, or shall ask for; see `LocalContainerManager`.
+            admin_token_file: the file that holds it.
+            container_manager: takes the place of the arguments before the token, and has more of them.
         """
         super().__init__(
             container_manager
@@ -57,7 +61,9 @@ class Clipper(Cluster):
                 management_port=management_port,
                 rpc_port=rpc_port,
                 host=host,
-            )
+            ),
+            admin_token=admin_token,
+            admin_token_file=admin_token_file,
         )
 
     def start(self) -> None:

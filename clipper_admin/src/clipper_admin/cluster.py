@@ -95,9 +95,9 @@ class Cluster(Applications, Deployments):
             host by this package.
         """
         texts: dict[str, str] = {}
-        own_log = self.cm.log_file()
-        if own_log:
-            texts[own_log.stem] = own_log.read_text(encoding="utf-8", errors="replace")
+        own_log = self.cm.read_log()
+        if own_log is not None:
+            texts["clipper"] = own_log
         for deployment in self.get_deployments():
             replicas = self.get_replica_logs(
                 deployment["model_name"], deployment["model_version"], lines=_LOG_LINES
@@ -136,4 +136,4 @@ class Cluster(Applications, Deployments):
         return answers(func, inputs, input_type, per_row=per_row)
 
     def _attach(self) -> None:
-        self._interfaces.attach(self.cm.get_admin_addr(), self.cm.get_query_addr())
+        self._interfaces.attach(self.cm.get_admin_addr(), self.cm.get_query_addr(), self.cm.tokens.read())

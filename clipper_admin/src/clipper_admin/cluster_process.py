@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -22,7 +23,7 @@ _KILL_TIMEOUT_SECONDS = 10.0
 _POLL_SECONDS = 0.02
 _LOCK = "clipper.lock"
 _LOG = "clipper.log"
-_MAX_LOG_BYTES = 10_000_000
+_PRINTED = "clipper.err"
 _TAIL_LINES = 20
 _TAIL_BYTES = 64 * 1024
 
@@ -31,8 +32,9 @@ class ClusterProcess:
     """A running cluster, as a process of this host. It does not end with the program that started it."""
 
     def __init__(self, process: psutil.Process, data_dir: Path, log_from: int = 0) -> None:
-        """Wraps a process. What it printed begins at that offset of the data directory's log."""
+        """Wraps a process. What it logged begins at that offset of the data directory's log."""
         self._process = process
+        self._printed = data_dir / _PRINTED
         self._log = log_file(data_dir)
         self._log_from = log_from
 
@@ -49,21 +51,27 @@ class ClusterProcess:
         return None
 
     @classmethod
-    def start(cls, command: Sequence[str], data_dir: Path) -> ClusterProcess:
-        """Starts a cluster in a session of its own; what it prints is appended to the log.
+    def start(cls, command: Sequence[str], data_dir: Path, environment: Mapping[str, str]) -> ClusterProcess:
+        """Starts a cluster in a session of its own.
 
-        A log that has grown long is set aside first, in the place of the one that was before it.
+        The program writes its log itself. What it prints besides, because it cannot start or is killed by an
+        error of its libraries, replaces what the one before it printed.
 
         Raises:
-            StartException: the program cannot be executed, or the data directory not be written.
+            StartException: the program cannot be executed; the data directory cannot be written, or others
+                can write it.
         """
         try:
-            data_dir.mkdir(parents=True, exist_ok=True)
-            _set_aside(log_file(data_dir))
-            with log_file(data_dir).open("ab") as log:
-                log_from = log.seek(0, os.SEEK_END)
+            _create_private(data_dir)
+            log_from = log_file(data_dir).stat().st_size if log_file(data_dir).is_file() else 0
+            with open(data_dir / _PRINTED, "wb", opener=_open_private) as printed:
                 child = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=printed,
+                    env=environment,
+                    start_new_session=True,
                 )
         except OSError as error:
             raise StartException(f"the cluster cannot be started: {error}") from error
@@ -100,12 +108,9 @@ class ClusterProcess:
             self._ends_within(_KILL_TIMEOUT_SECONDS)
 
     def last_lines(self) -> str:
-        """Returns the end of what this process has printed."""
-        with self._log.open("rb") as log:
-            end = log.seek(0, os.SEEK_END)
-            log.seek(max(self._log_from, end - _TAIL_BYTES))
-            lines = log.read().decode("utf-8", "replace").splitlines()
-        return "\n".join(lines[-_TAIL_LINES:])
+        """Returns the end of what this process has logged, and then of what it has printed."""
+        ends = (_last_lines(self._log, self._log_from), _last_lines(self._printed))
+        return "\n".join(end for end in ends if end)
 
     def _ends_within(self, seconds: float) -> bool:
         """Waits for the end. An orphan whose exit nobody collects has ended, though its id still exists."""
@@ -122,9 +127,53 @@ def log_file(data_dir: Path) -> Path:
     return data_dir / _LOG
 
 
-def _set_aside(log: Path) -> None:
-    if log.is_file() and log.stat().st_size > _MAX_LOG_BYTES:
-        log.replace(log.with_name(f"{log.name}.1"))
+def read_log(data_dir: Path) -> str:
+    """Returns the log of the cluster of a data directory, with what was set aside of it, oldest first."""
+    aside = [path for path in data_dir.glob(f"{_LOG}.*") if path.suffix[1:].isdigit()]
+    aside.sort(key=lambda path: int(path.suffix[1:]), reverse=True)
+    files = [path for path in (*aside, log_file(data_dir), data_dir / _PRINTED) if path.is_file()]
+    return "".join(path.read_text(encoding="utf-8", errors="replace") for path in files)
+
+
+def _create_private(data_dir: Path) -> None:
+    """Creates a data directory for its owner only, or refuses one in which others may have put anything.
+
+    The program refuses it as well, but only after it was given a place to print to.
+    """
+    for directory in (*reversed(data_dir.parents), data_dir):
+        if not directory.exists():
+            directory.mkdir(mode=stat.S_IRWXU, exist_ok=True)
+    status = data_dir.stat()
+    if status.st_mode & stat.S_IWOTH and status.st_mode & stat.S_ISVTX:
+        raise StartException(
+            f"the data directory {data_dir} is shared by all users: name a directory of its own, such as "
+            f"{data_dir}/clipper"
+        )
+    if status.st_mode & stat.S_IWOTH:
+        raise StartException(
+            f"the data directory {data_dir} can be written by every user: check that everything in it is "
+            f"yours, then run `chmod 700 {data_dir}`"
+        )
+    if status.st_uid != os.geteuid():
+        raise StartException(
+            f"the data directory {data_dir} belongs to user {status.st_uid}, and this process runs as user "
+            f"{os.geteuid()}: run `chown -R {os.geteuid()} {data_dir}`, or name another directory"
+        )
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, stat.S_IRUSR | stat.S_IWUSR)
+
+
+def _last_lines(file: Path, begin: int = 0) -> str:
+    if not file.is_file():
+        return ""
+    with file.open("rb") as opened:
+        end = opened.seek(0, os.SEEK_END)
+        # A log that is shorter than it was has been set aside meanwhile.
+        opened.seek(max(begin if begin <= end else 0, end - _TAIL_BYTES))
+        lines = opened.read().decode("utf-8", "replace").rstrip("\n").split("\n")
+    return "\n".join(lines[-_TAIL_LINES:])
 
 
 def _has_open(process: psutil.Process, file: Path) -> bool:

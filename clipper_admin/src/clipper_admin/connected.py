@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from enum import Enum
+from pathlib import Path
 from typing import Any, Union
 
 from .interfaces import Interfaces
 from .local_container_manager import LocalContainerManager
+from .tokens import TokenSource
 
 Version = Union[str, int]
 
@@ -31,9 +33,23 @@ class Connected:
         cm: where the cluster runs.
     """
 
-    def __init__(self, container_manager: LocalContainerManager) -> None:
-        """Takes where the cluster runs, or shall run. Nothing is started or connected."""
+    def __init__(
+        self,
+        container_manager: LocalContainerManager,
+        *,
+        admin_token: str | None = None,
+        admin_token_file: str | Path | None = None,
+    ) -> None:
+        """Takes where the cluster runs, or shall run. Nothing is started or connected.
+
+        Args:
+            container_manager: where the cluster runs.
+            admin_token: the token that management asks for, in place of the container manager's.
+            admin_token_file: the file that holds it.
+        """
         self.cm = container_manager
+        if admin_token is not None or admin_token_file is not None:
+            self.cm.tokens = TokenSource(admin_token, admin_token_file)
         self._interfaces = Interfaces()
 
     def _post(self, call: str, body: Mapping[str, Any], work_seconds: float = 0.0) -> Any:

@@ -5,6 +5,13 @@ Invariant: each message is complete in itself: what went wrong, and what to do a
 
 from __future__ import annotations
 
+from http import HTTPStatus
+
+_UNAUTHORIZED_ADVICE = (
+    "; give the token as admin_token or admin_token_file, "
+    "or in the variable CLIPPER_ADMIN_TOKEN or CLIPPER_ADMIN_TOKEN_FILE"
+)
+
 
 class ClipperException(Exception):
     """Base of every exception that this package raises on purpose.
@@ -61,7 +68,8 @@ class RefusedException(ClipperException):
 
     def __init__(self, path: str, status: int, cause: str, kind: str | None = None) -> None:
         """Records what was refused and why."""
-        super().__init__(f"{cause} ({path} answered {status})")
+        advice = _UNAUTHORIZED_ADVICE if status == HTTPStatus.UNAUTHORIZED else ""
+        super().__init__(f"{cause} ({path} answered {status}){advice}")
         self.path = path
         self.status = status
         self.cause = cause

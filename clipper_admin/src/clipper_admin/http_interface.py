@@ -13,6 +13,7 @@ from typing import IO, Any
 import requests
 
 from .exceptions import ClipperException, RefusedException, UnreachableException
+from .tokens import AdminToken
 
 DEFAULT_TIMEOUT_SECONDS = 30.0
 _CONNECT_TIMEOUT_SECONDS = 5.0
@@ -22,9 +23,10 @@ _MAX_CAUSE_CHARS = 2000
 class HttpInterface:
     """One of a cluster's two HTTP servers, as a client sees it."""
 
-    def __init__(self, address: str) -> None:
-        """Takes the server's `host:port`."""
+    def __init__(self, address: str, token: AdminToken | None = None) -> None:
+        """Takes the server's `host:port`, and the token that its calls need, if they need one."""
         self.address = address
+        self._token = token
         self._session = requests.Session()
         # A proxy of the environment stands between the user and the internet, not between the user and a
         # cluster.
@@ -76,6 +78,8 @@ class HttpInterface:
         headers = {"Accept": "application/json, text/plain;q=0.9, */*;q=0.1"}
         if data is not None:
             headers["Content-Type"] = content_type
+        if self._token is not None:
+            headers["Authorization"] = self._token.header
         try:
             response = self._session.request(
                 method,
@@ -83,6 +87,8 @@ class HttpInterface:
                 data=data,
                 headers=headers,
                 timeout=(_CONNECT_TIMEOUT_SECONDS, timeout),
+                # No server of a cluster redirects; whoever else does must not be handed the token.
+                allow_redirects=self._token is None,
             )
         except requests.ConnectTimeout:
             raise UnreachableException.at(self.address, "it cannot be connected to") from None
@@ -105,6 +111,9 @@ def _decoded(response: requests.Response) -> Any:
 
 
 def _refusal(path: str, response: requests.Response) -> RefusedException:
+    if response.is_redirect:
+        cause = f"it redirects to {response.headers['Location']}, where the token is not sent"
+        return RefusedException(path, response.status_code, cause)
     answer = _decoded(response)
     if isinstance(answer, dict) and "cause" in answer:
         return RefusedException(path, response.status_code, str(answer["cause"]), answer.get("error"))

@@ -12,6 +12,7 @@ from typing import Any
 
 from .exceptions import RefusedException, UnconnectedException
 from .http_interface import DEFAULT_TIMEOUT_SECONDS, HttpInterface
+from .tokens import AdminToken
 
 _logger = logging.getLogger("clipper_admin")
 
@@ -29,9 +30,9 @@ class Interfaces:
         """Whether there is a cluster to talk to."""
         return self._admin is not None
 
-    def attach(self, admin_address: str, query_address: str) -> None:
-        """Talks to the cluster at these addresses from now on."""
-        self._admin = HttpInterface(admin_address)
+    def attach(self, admin_address: str, query_address: str, token: AdminToken | None) -> None:
+        """Talks to the cluster at these addresses from now on, to management with this token."""
+        self._admin = HttpInterface(admin_address, token)
         self._query = HttpInterface(query_address)
 
     def detach(self) -> None:

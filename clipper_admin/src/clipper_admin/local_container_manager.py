@@ -9,13 +9,15 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from .binary import find_binary
-from .cluster_process import ClusterProcess, log_file
+from .cluster_process import ClusterProcess, log_file, read_log
 from .exceptions import ClipperException, StartException, UnconnectedException, UnreachableException
 from .http_interface import HttpInterface
+from .tokens import TokenSource
 
 DEFAULT_CLUSTER_NAME = "default-cluster"
 _ADDRESSES = "addresses.json"
@@ -52,8 +54,16 @@ class LocalContainerManager:
         host: str = "localhost",
         query_host: str = "0.0.0.0",  # noqa: S104
         management_host: str = "127.0.0.1",
-        rpc_host: str = "0.0.0.0",  # noqa: S104
+        rpc_host: str = "127.0.0.1",
         start_timeout_seconds: float = 30.0,
+        admin_token: str | None = None,
+        admin_token_file: str | Path | None = None,
+        insecure_management: bool = False,
+        allowed_hosts: Sequence[str] = (),
+        allowed_origins: Sequence[str] = (),
+        cors_origins: Sequence[str] = (),
+        container_token_file: str | Path | None = None,
+        insecure_containers: bool = False,
     ) -> None:
         """Describes a cluster. Nothing is started.
 
@@ -69,8 +79,21 @@ class LocalContainerManager:
             host: the host to connect to. A cluster can only be started on this one.
             query_host: the interface that predictions are asked for at; all unless given.
             management_host: the interface that the cluster is administered at; this host's own unless given.
-            rpc_host: the interface that model containers connect to; all unless given.
+            rpc_host: the interface that model containers connect to; this host's own unless given. On another
+                one a container needs a token, which the models that are deployed are given.
             start_timeout_seconds: how long a start may take.
+            admin_token: the token that management asks operators for, at least 16 characters. A cluster that
+                is started here asks for it. Without it, and without a file, the variables
+                `CLIPPER_ADMIN_TOKEN` and `CLIPPER_ADMIN_TOKEN_FILE` are asked.
+            admin_token_file: the file that holds the token.
+            insecure_management: lets management answer beyond this host without a token.
+            allowed_hosts: names by which the cluster is called, besides localhost and addresses.
+            allowed_origins: web pages that may administer the cluster, such as "https://ops.example".
+            cors_origins: web pages that may ask for predictions, such as "https://shop.example".
+            container_token_file: a file with a token that opens every model to containers that are started by
+                hand; without it, only those that are deployed can connect beyond this host's own interface.
+            insecure_containers: ask containers for no token on any interface: whoever reaches it can then
+                answer for any model.
         """
         default_dir = ".clipper" if cluster_name == DEFAULT_CLUSTER_NAME else f".clipper-{cluster_name}"
         self.cluster_name = cluster_name
@@ -81,11 +104,21 @@ class LocalContainerManager:
         self._management_port = management_port
         self._rpc_port = rpc_port
         self._interfaces = (query_host, management_host, rpc_host)
+        self._insecure_management = insecure_management
+        self._lists = {
+            "--allowed-hosts": allowed_hosts,
+            "--allowed-origins": allowed_origins,
+            "--cors-origins": cors_origins,
+        }
+        self._container_token_file = container_token_file
+        self._insecure_containers = insecure_containers
         self._binary = binary
         self._start_timeout_seconds = start_timeout_seconds
         self._addresses: _Addresses | None = None
         self.python = python or (sys.executable if self.is_local else None)
         """The interpreter for Python models; None where the cluster decides, since it is not of this host."""
+        self.tokens = TokenSource(admin_token, admin_token_file)
+        """Where the token of the cluster's operators comes from."""
 
     @property
     def is_local(self) -> bool:
@@ -113,9 +146,9 @@ class LocalContainerManager:
                 f"a cluster with the data directory {self.data_dir} is running already "
                 f"(process {running.pid}): call connect() to use it, or stop_all() to stop it first"
             )
-        command = self._command()
+        command, environment = self._command(), self.tokens.environment()
         self._addresses_file.unlink(missing_ok=True)  # left behind by a cluster that was killed
-        process = ClusterProcess.start(command, self.data_dir)
+        process = ClusterProcess.start(command, self.data_dir, environment)
         try:
             self._addresses = self._wait_until_ready(process)
             self._wait_for_deployments(process, self._addresses)
@@ -151,7 +184,7 @@ class LocalContainerManager:
                 f"{self.host}:{self._query_port or _QUERY_PORT}",
                 f"{self.host}:{self._management_port or _MANAGEMENT_PORT}",
             )
-        HttpInterface(addresses.admin).get("/admin/ping")
+        HttpInterface(addresses.admin, self.tokens.read()).get("/admin/ping")
         self._addresses = addresses
 
     def stop_all(self, graceful: bool = True) -> None:
@@ -188,6 +221,10 @@ class LocalContainerManager:
         path = log_file(self.data_dir)
         return path if self.is_local and path.is_file() else None
 
+    def read_log(self) -> str | None:
+        """Returns what is kept of the cluster's log, or None if it was not started from here."""
+        return read_log(self.data_dir) if self.log_file() else None
+
     @property
     def _addresses_file(self) -> Path:
         return self.data_dir / _ADDRESSES
@@ -199,6 +236,7 @@ class LocalContainerManager:
 
     def _command(self) -> list[str]:
         command = [str(self._binary or find_binary()), "start", "--data-dir", str(self.data_dir)]
+        command += ["--log-file", str(log_file(self.data_dir))]
         ports = (
             _QUERY_PORT if self._query_port is None else self._query_port,
             _MANAGEMENT_PORT if self._management_port is None else self._management_port,
@@ -208,6 +246,18 @@ class LocalContainerManager:
             command += [f"--{role}-address", f"{interface}:{port}"]
         if self.python:
             command += ["--python", self.python]
+        if self._insecure_management:
+            command.append("--insecure-management")
+        for flag, values in self._lists.items():
+            if values:
+                command += [flag, ",".join([values] if isinstance(values, str) else values)]
+        if self._container_token_file:
+            command += [
+                "--container-token-file",
+                str(Path(self._container_token_file).expanduser().absolute()),
+            ]
+        if self._insecure_containers:
+            command += ["--insecure-containers"]
         return command
 
     def _wait_until_ready(self, process: ClusterProcess) -> _Addresses:
@@ -226,7 +276,7 @@ class LocalContainerManager:
 
     def _wait_for_deployments(self, process: ClusterProcess, addresses: _Addresses) -> None:
         deadline = time.monotonic() + self._start_timeout_seconds
-        management = HttpInterface(addresses.admin)
+        management = HttpInterface(addresses.admin, self.tokens.read())
         starting: list[str] = []
         while process.is_running() and time.monotonic() < deadline:
             starting = [

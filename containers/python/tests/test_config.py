@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from clipper_container import Address, Config, ConfigError, InputType
+from clipper_container.messages import Register
 
 REQUIRED = {"CLIPPER_MODEL_NAME": "m", "CLIPPER_MODEL_VERSION": "1", "CLIPPER_INPUT_TYPE": "d"}
 
@@ -34,6 +35,31 @@ def test_every_variable_is_read():
     assert (config.model_path, config.instance, config.replica) == (Path("/model"), "i", 2)
     assert config.token == "secret"  # noqa: S105 - a test's secret
     assert "secret" not in repr(config)
+
+
+def test_a_token_can_be_in_a_file(tmp_path):
+    file = tmp_path / "token"
+    file.write_text("of-the-file-0123\n")
+    config = Config.from_environment({**REQUIRED, "CLIPPER_TOKEN_FILE": str(file)})
+    assert config.token == "of-the-file-0123"  # noqa: S105 - a test's secret
+    both = {**REQUIRED, "CLIPPER_TOKEN_FILE": str(file), "CLIPPER_TOKEN": "secret"}
+    with pytest.raises(ConfigError, match=r"^CLIPPER_TOKEN_FILE: CLIPPER_TOKEN gives a token, too"):
+        Config.from_environment(both)
+
+
+@pytest.mark.parametrize("content", [None, "", "\n", "two words", "tökén"])
+def test_a_file_without_a_token_is_named_in_one_line(tmp_path, content):
+    file = tmp_path / "token"
+    if content is not None:
+        file.write_text(content, encoding="utf-8")
+    with pytest.raises(ConfigError, match=f"^CLIPPER_TOKEN_FILE: [^\n]*{file}[^\n]*$"):
+        Config.from_environment({**REQUIRED, "CLIPPER_TOKEN_FILE": str(file)})
+
+
+def test_the_message_that_carries_the_token_does_not_show_it():
+    shown = repr(Register("m", "1", "doubles", token="secret"))
+    assert "'m'" in shown
+    assert "secret" not in shown
 
 
 def test_the_default_frontend_is_not_added_to_named_ones():

@@ -41,6 +41,21 @@ def test_registers_with_what_it_was_told(frontend, start):
     }
 
 
+def test_a_list_of_more_frontends_than_there_are_sockets_for_ends_no_container(frontend, start):
+    start("served_models:documented", frontend, input_type="ints")
+    peer = frontend.accept(frontends=[frontend.address, *(f"127.0.0.1:{port}" for port in range(1, 2000))])
+    for batch in range(3):
+        frontend.receive("heartbeat", peer=peer)
+        assert frontend.predict(peer, "ints", [[1, 2]], batch).type == "prediction"
+
+
+def test_registers_with_the_token_of_a_file(frontend, start, tmp_path):
+    file = tmp_path / "token"
+    file.write_text("of-the-file-0123\n")
+    start("noop", frontend, input_type="d", CLIPPER_TOKEN_FILE=str(file))
+    assert frontend.receive().header["token"] == "of-the-file-0123"  # noqa: S105 - a test's secret
+
+
 @pytest.mark.parametrize("input_type", ["ints", "floats", "doubles"])
 def test_the_documented_function_serves_every_numeric_type(frontend, start, input_type):
     start("served_models:documented", frontend, input_type=input_type)

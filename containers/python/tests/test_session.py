@@ -7,7 +7,7 @@ from math import inf
 import pytest
 
 from clipper_container.config import Address
-from clipper_container.membership import Membership
+from clipper_container.membership import MAX_FRONTENDS, Membership
 from clipper_container.messages import Drain, Heartbeat, Predict, Registered, Rejected, Unknown
 from clipper_container.session import (
     MAX_PAUSE_SECONDS,
@@ -179,3 +179,28 @@ def test_membership_gives_nobody_up_while_no_frontend_accepts():
 def test_membership_ignores_what_is_no_address():
     a = accepted_session(address=A, frontends=["nonsense", str(A)])
     assert Membership([A]).wanted([a]) == {A}
+
+
+def test_membership_takes_no_more_frontends_than_there_are_sockets_for_and_warns_once(caplog):
+    names = [f"10.0.0.9:{port}" for port in range(1, 3000)]
+    a = accepted_session(address=A, frontends=[str(A), *names])
+    membership = Membership([A])
+    wanted = membership.wanted([a])
+    assert len(wanted) == MAX_FRONTENDS
+    assert A in wanted
+    others = [accepted_session(address=address) for address in wanted - {A}]
+    a.frontends = [str(A), *reversed(names)]
+    assert membership.wanted([a, *others]) == wanted, "no session ends for another"
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+def test_membership_remembers_of_what_is_no_address_only_what_is_still_listed(caplog):
+    a = accepted_session(address=A, frontends=["nonsense 0", str(A)])
+    membership = Membership([A])
+    for number in range(100):
+        a.frontends = [f"nonsense {number}", "x" * 100_000, str(A)]
+        membership.wanted([a])
+        membership.wanted([a])
+    assert len(caplog.records) == 101, "each is warned of once"
+    assert max(len(record.getMessage()) for record in caplog.records) < 400
+    assert len(membership._ignored) == 2

@@ -1,7 +1,10 @@
 //! What a container serves, and where its frontends are.
 
+use std::path::Path;
+
 use clipper_rpc::input::InputType;
 use clipper_rpc::message::{PROTOCOL_VERSION, Register};
+use clipper_rpc::secret::Secret;
 
 /// What to serve, and to whom.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,13 +63,33 @@ impl Config {
                 model: required("CLIPPER_MODEL_NAME", "the model's name")?,
                 version: required("CLIPPER_MODEL_VERSION", "the model's version")?,
                 input_type,
-                token: optional("CLIPPER_TOKEN"),
+                token: token(optional("CLIPPER_TOKEN"), optional("CLIPPER_TOKEN_FILE"))?,
                 max_batch_size: None,
                 replica: number("CLIPPER_REPLICA", optional("CLIPPER_REPLICA"))?,
                 sdk: Some(concat!("clipper-container (Rust) ", env!("CARGO_PKG_VERSION")).to_owned()),
                 instance: optional("CLIPPER_INSTANCE").or_else(|| Some(uuid::Uuid::new_v4().to_string())),
             },
         })
+    }
+}
+
+/// The token that a variable holds, or the file that another one names.
+fn token(given: Option<String>, file: Option<String>) -> Result<Option<String>, ConfigError> {
+    let variable = "CLIPPER_TOKEN_FILE";
+    match (given, file) {
+        (Some(_), Some(_)) => Err(ConfigError {
+            variable,
+            problem: "CLIPPER_TOKEN gives a token, too; set one of them".to_owned(),
+        }),
+        (given, None) => Ok(given),
+        (None, Some(file)) => match Secret::read(Path::new(&file)) {
+            Ok(token) => Ok(Some(token.reveal().to_owned())),
+            Err(error) => {
+                let cause =
+                    std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+                Err(ConfigError { variable, problem: format!("{error}{cause}") })
+            }
+        },
     }
 }
 
@@ -140,5 +163,46 @@ mod tests {
             error,
             "CLIPPER_IP: expected the address of a frontend, host:port, found 'not a host:7000'"
         );
+    }
+    /// Settings of version 1 of model `m`, and others.
+    fn with(variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        let model =
+            [("CLIPPER_MODEL_NAME", "m"), ("CLIPPER_MODEL_VERSION", "1"), ("CLIPPER_INPUT_TYPE", "d")];
+        read(&[&model[..], variables].concat())
+    }
+
+    #[test]
+    fn a_token_is_read_from_its_variable_or_from_a_file_and_never_shown() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("token");
+        std::fs::write(&file, "of-the-file-0123\n").unwrap();
+        let file = file.to_str().unwrap();
+        for (variables, token) in [
+            (&[("CLIPPER_TOKEN", "open-sesame")][..], Some("open-sesame")),
+            (&[("CLIPPER_TOKEN_FILE", file)], Some("of-the-file-0123")),
+            (&[("CLIPPER_TOKEN", ""), ("CLIPPER_TOKEN_FILE", "")], None),
+        ] {
+            let config = with(variables).unwrap();
+            assert_eq!(config.register.token.as_deref(), token);
+            assert!(token.is_none_or(|token| !format!("{config:?}").contains(token)), "{config:?}");
+        }
+        let error =
+            with(&[("CLIPPER_TOKEN", "open-sesame"), ("CLIPPER_TOKEN_FILE", file)]).unwrap_err().to_string();
+        assert_eq!(error, "CLIPPER_TOKEN_FILE: CLIPPER_TOKEN gives a token, too; set one of them");
+    }
+
+    #[test]
+    fn a_token_file_that_is_missing_or_holds_no_token_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("token");
+        let read = || with(&[("CLIPPER_TOKEN_FILE", file.to_str().unwrap())]).unwrap_err().to_string();
+        let error = read();
+        assert!(
+            error.starts_with("CLIPPER_TOKEN_FILE: cannot read the token file")
+                && error.contains("No such file")
+        );
+        std::fs::write(&file, "half").unwrap();
+        let error = read();
+        assert!(error.contains("holds no token: a token has 16 to 1024 characters, not 4"), "{error}");
     }
 }

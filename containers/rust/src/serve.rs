@@ -1,14 +1,15 @@
 //! The loop of a container: the sessions with every frontend, one model, one thread.
 //!
-//! Invariant: there is a session with each frontend that the cluster last listed; a signal ends the loop after
+//! Invariant: there is a session with each frontend that the cluster last listed, up to
+//! [`MOST_FRONTENDS`]; a signal ends the loop after
 //! the batch that is being computed. It sleeps on the sockets' descriptors, whose readiness is an edge, so only when
 //! the last that it asked of each socket was a message, and there was none.
 
 use std::collections::HashSet;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Once};
 use std::time::Instant;
 
 use clipper_rpc::message::{Feedback, FromContainer, Register};
@@ -19,6 +20,10 @@ use zmq::{POLLIN, PollItem};
 
 use crate::model::answer;
 use crate::{Config, ConfigError, Model};
+
+/// The most frontends with which there are sessions: libzmq has 1,023 sockets, and a process often
+/// no more files.
+const MOST_FRONTENDS: usize = 256;
 
 /// Why a container ended other than by a signal.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +64,7 @@ pub fn serve(config: Config, mut model: impl Model) -> Result<(), Error> {
         context: zmq::Context::new(),
         sessions: Vec::new(),
         listed: HashSet::new(),
+        too_many: Once::new(),
         configured: config.frontends.into_iter().collect(),
         register: config.register,
     };
@@ -80,6 +86,8 @@ struct Container {
     configured: HashSet<String>,
     /// The frontends of the cluster, as last heard.
     listed: HashSet<String>,
+    /// Told when there were too many frontends for the first time.
+    too_many: Once,
     register: Register,
 }
 
@@ -87,19 +95,24 @@ impl Container {
     /// Opens sessions with frontends that are new, drops those that are neither listed nor there, and keeps the rest alive.
     fn tick(&mut self) {
         let now = Instant::now();
-        let Self { context, sessions, listed, configured, register } = self;
+        let Self { context, sessions, listed, too_many, configured, register } = self;
         let accepted = sessions.iter().any(Session::is_accepted);
         if !accepted {
             sessions.retain(|session| !(session.is_rejected() && configured.contains(session.address())));
         }
         // Until it is accepted, what was configured may lead to the cluster again, under whatever addresses it has now.
-        let wanted = || listed.iter().chain(configured.iter().filter(|_| !accepted));
+        let wanted = || configured.iter().filter(|_| !accepted).chain(&*listed);
         sessions
             .retain(|session| !session.is_pausing() || wanted().any(|wanted| wanted == session.address()));
         for frontend in wanted() {
-            if sessions.iter().all(|session| session.address() != frontend) {
-                sessions.push(Session::new(context, frontend, register.clone(), now));
+            if sessions.iter().any(|session| session.address() == frontend) {
+                continue;
             }
+            if sessions.len() >= MOST_FRONTENDS {
+                warn_of_too_many(too_many);
+                break;
+            }
+            sessions.push(Session::new(context, frontend, register.clone(), now));
         }
         sessions.iter_mut().for_each(|session| session.tick(now));
     }
@@ -122,7 +135,12 @@ impl Container {
                     session.send(Instant::now(), &FromContainer::FeedbackAck { id });
                 }
                 SessionEvent::Drain => session.leave(Instant::now()),
-                SessionEvent::Frontends(frontends) => self.listed = frontends.into_iter().collect(),
+                SessionEvent::Frontends(frontends) => {
+                    if frontends.len() > MOST_FRONTENDS {
+                        warn_of_too_many(&self.too_many);
+                    }
+                    self.listed = frontends.into_iter().take(MOST_FRONTENDS).collect();
+                }
                 SessionEvent::Rejected { reason } => {
                     let frontend = session.address().to_owned();
                     warn!(frontend, reason, "rejected");
@@ -141,6 +159,10 @@ impl Container {
     }
 }
 
+fn warn_of_too_many(once: &Once) {
+    once.call_once(|| warn!("there are too many frontends; sessions with {MOST_FRONTENDS} of them are kept"));
+}
+
 /// Waits until a session may have something to read, has something to do, or a signal came.
 fn wait(sessions: &[Session], signals: &UnixStream) -> Result<(), zmq::Error> {
     let mut items = Vec::with_capacity(1 + sessions.len());
@@ -155,5 +177,46 @@ fn wait(sessions: &[Session], signals: &UnixStream) -> Result<(), zmq::Error> {
     match zmq::poll(&mut items, timeout) {
         Ok(_) | Err(zmq::Error::EINTR) => Ok(()),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clipper_rpc::input::InputType;
+    use clipper_rpc::message::PROTOCOL_VERSION;
+
+    use super::*;
+
+    fn container(configured: &[String], listed: Vec<String>) -> Container {
+        Container {
+            context: zmq::Context::new(),
+            sessions: Vec::new(),
+            configured: configured.iter().cloned().collect(),
+            listed: listed.into_iter().collect(),
+            too_many: Once::new(),
+            register: Register {
+                protocol: PROTOCOL_VERSION,
+                model: "m".to_owned(),
+                version: "1".to_owned(),
+                input_type: InputType::Ints,
+                token: None,
+                max_batch_size: None,
+                replica: None,
+                sdk: None,
+                instance: None,
+            },
+        }
+    }
+
+    #[test]
+    fn there_are_no_more_sessions_than_sockets_however_many_frontends_are_listed() {
+        let address = |port: usize| format!("127.0.0.1:{port}");
+        let configured = [address(1)];
+        let mut container = container(&configured, (2..3000).map(address).collect());
+        container.tick();
+        container.tick();
+        assert_eq!(container.sessions.len(), MOST_FRONTENDS);
+        assert!(container.sessions.iter().any(|session| session.address() == configured[0]));
+        assert!(container.too_many.is_completed(), "there is a warning");
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{ALLOW, RETRY_AFTER};
 use actix_web::{HttpResponse, ResponseError};
+use clipper_server::door::DoorError;
 use utoipa::ToSchema;
 
 use crate::failure::Failure;
@@ -16,6 +17,8 @@ use crate::selection::feedback::FeedbackError;
 /// Why a request is refused.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ApiError {
+    #[error(transparent)]
+    Door(#[from] DoorError),
     #[error("there is no application named '{name}'")]
     UnknownApplication { name: String },
     #[error(transparent)]
@@ -69,6 +72,7 @@ pub(crate) struct Refusal {
 impl ApiError {
     fn kind(&self) -> &'static str {
         match self {
+            Self::Door(_) => "Forbidden",
             Self::Query(_) => "Json error",
             Self::Terms(_) | Self::TooManyTogether(_) => "Query processing error",
             Self::TooManyRequests { .. } => "Too many requests",
@@ -98,6 +102,7 @@ impl ResponseError for ApiError {
             | Self::TooManyTogether(_)
             | Self::Feedback(FeedbackError::Verdict(_))
             | Self::Unreadable(_) => StatusCode::BAD_REQUEST,
+            Self::Door(_) => StatusCode::FORBIDDEN,
             Self::TooManyRequests { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::UnknownApplication { .. } | Self::UnknownQuery { .. } | Self::UnknownPath { .. } => {
                 StatusCode::NOT_FOUND

@@ -133,7 +133,7 @@ async fn handle(
             let teaches = selector.learner.check(context.as_deref());
             teaches.map_err(|cause| FeedbackError::Verdict(format!("context: {cause}")))?;
             let outputs = ask(worker, request, application, selector, &input, arrived).await?;
-            Ok(judge_input(selector, uid, context, &outputs, label)?)
+            Ok(judge_input(selector, uid, context, &outputs, &label)?)
         }
     }
 }
@@ -156,7 +156,7 @@ async fn on_answer(
     match decided.filter(|decided| decided.application == application.name) {
         Some(decided) => {
             decided.listened().await;
-            Ok(judge(selector, &decided, verdict)?)
+            Ok(judge(selector, &decided, &verdict)?)
         }
         None => Err(ApiError::UnknownQuery { query_id }),
     }

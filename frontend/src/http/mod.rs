@@ -9,14 +9,17 @@ mod metrics;
 mod predict;
 
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 
+use actix_web::http::header::{HeaderValue, ORIGIN};
 use actix_web::{HttpRequest, HttpResponse, web};
-use clipper_server::Connections;
+use clipper_server::door::{Door, cors};
+use clipper_server::{Connections, arrival};
 use serde_json::json;
 use tokio::sync::Semaphore;
-use utoipa::OpenApi;
+use utoipa::openapi::{ContentBuilder, Ref, ResponseBuilder};
+use utoipa::{OpenApi, ToSchema};
 
 use self::endpoint::Endpoint;
 use self::error::ApiError;
@@ -34,6 +37,7 @@ pub(crate) struct State {
     pub(crate) facilities: Arc<Facilities>,
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) query_ids: Arc<QueryIds>,
+    pub(crate) door: Door,
     pub(crate) max_body_bytes: usize,
     pub(crate) max_inputs: usize,
     /// Long bodies are parsed one on each core: to parse more at once would take more memory, and no less time.
@@ -84,10 +88,46 @@ impl State {
 )]
 struct ApiDocument;
 
-/// Answers a request, whatever its path.
+/// The description of this interface, built once and not for every request.
+static DESCRIPTION: LazyLock<utoipa::openapi::OpenApi> = LazyLock::new(document);
+
+/// Answers a request, whatever its path, if it may come in.
 pub(crate) async fn serve(
     worker: Rc<Worker>,
     request: HttpRequest,
+    payload: web::Payload,
+) -> actix_web::Result<HttpResponse> {
+    let door = &worker.state.door;
+    let admitted = admit(door, &request);
+    if !door.names_origins() {
+        admitted?;
+        return route(&worker, &request, payload).await;
+    }
+    let (answered, page) = match admitted {
+        Ok(Some(_)) if cors::is_preflight(request.head()) => (Ok(cors::preflight(request.head())), true),
+        Ok(page) => (route(&worker, &request, payload).await, page.is_some()),
+        Err(refused) => (Err(refused.into()), false),
+    };
+    // Refusals are shared, too, so that the page can read what is wrong.
+    let mut answer = answered.unwrap_or_else(HttpResponse::from_error);
+    cors::share(&mut answer, request.headers().get(ORIGIN).filter(|_| page));
+    Ok(answer)
+}
+
+/// Lets a request in, or not. Returns the origin of the page that it is from, if that is a named one.
+fn admit<'a>(door: &Door, request: &'a HttpRequest) -> Result<Option<&'a HeaderValue>, ApiError> {
+    // Elsewhere this server goes by the names of services, which it does not know. The browsers that a page
+    // could use against it are on this host.
+    if arrival::on_loopback(request) {
+        door.check_host(request.head())?;
+    }
+    Ok(door.check_origin(request.head())?)
+}
+
+/// Answers a request that has come in.
+async fn route(
+    worker: &Worker,
+    request: &HttpRequest,
     payload: web::Payload,
 ) -> actix_web::Result<HttpResponse> {
     let Some(endpoint) = Endpoint::of(request.path()) else {
@@ -98,14 +138,14 @@ pub(crate) async fn serve(
         return Err(ApiError::Method { path, method, allowed: endpoint.allowed() }.into());
     }
     match endpoint {
-        Endpoint::Predict { app } => Ok(predict::predict(&worker, &request, &app, payload).await?),
-        Endpoint::Feedback { app } => Ok(feedback::feedback(&worker, &request, &app, payload).await?),
-        Endpoint::Update { app } => Ok(feedback::update(&worker, &request, &app, payload).await?),
+        Endpoint::Predict { app } => Ok(predict::predict(worker, request, &app, payload).await?),
+        Endpoint::Feedback { app } => Ok(feedback::feedback(worker, request, &app, payload).await?),
+        Endpoint::Update { app } => Ok(feedback::update(worker, request, &app, payload).await?),
         Endpoint::About => Ok(about()),
         Endpoint::Live => Ok(live()),
         Endpoint::Ready => Ok(ready(&worker.state)?),
         Endpoint::OpenApi => Ok(open_api()),
-        Endpoint::Metrics => metrics::metrics(Arc::clone(&worker.state), &request).await,
+        Endpoint::Metrics => metrics::metrics(Arc::clone(&worker.state), request).await,
     }
 }
 
@@ -149,5 +189,20 @@ fn ready(state: &State) -> Result<HttpResponse, ApiError> {
 /// Describes this interface.
 #[utoipa::path(get, path = "/openapi.json", responses((status = 200, description = "OpenAPI 3.1", body = Object)))]
 fn open_api() -> HttpResponse {
-    HttpResponse::Ok().json(ApiDocument::openapi())
+    HttpResponse::Ok().json(&*DESCRIPTION)
+}
+
+/// The description of this interface, with the refusal that every path has.
+fn document() -> utoipa::openapi::OpenApi {
+    let mut document = ApiDocument::openapi();
+    for item in document.paths.paths.values_mut() {
+        for operation in [&mut item.get, &mut item.post].into_iter().flatten() {
+            let content = ContentBuilder::new().schema(Some(Ref::from_schema_name(error::Refusal::name())));
+            let refusal = ResponseBuilder::new()
+                .description("A page of another origin asks, or the host is not allowed")
+                .content("application/json", content.build());
+            operation.responses.responses.insert("403".to_owned(), refusal.build().into());
+        }
+    }
+    document
 }

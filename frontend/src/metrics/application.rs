@@ -53,10 +53,15 @@ impl ApplicationMetrics {
         self.requests.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// What is counted of a model that its policy selects from.
-    pub fn candidate(&self, model: &ModelName) -> Arc<CandidateMetrics> {
+    /// What is counted of each linked model that its policy may select from. What was counted of
+    /// others is forgotten.
+    pub fn candidates(&self, linked: &[&ModelName]) -> Vec<Arc<CandidateMetrics>> {
         let mut candidates = self.candidates.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(candidates.entry(model.clone()).or_default())
+        let mut former = std::mem::take(&mut *candidates);
+        for model in linked {
+            candidates.insert((*model).clone(), former.remove(*model).unwrap_or_default());
+        }
+        linked.iter().map(|model| Arc::clone(&candidates[*model])).collect()
     }
 
     /// Counts an input that was answered so long after its request had arrived.
@@ -88,7 +93,21 @@ impl ApplicationMetrics {
 
 #[cfg(test)]
 mod tests {
+    use super::super::candidate::Contribution;
     use super::*;
+
+    #[test]
+    fn what_is_counted_of_a_model_is_kept_while_it_is_linked() {
+        let metrics = ApplicationMetrics::new(Instant::now());
+        let models: Vec<ModelName> = ["a", "b"].map(|name| name.parse().unwrap()).into();
+        let count = |counts: &CandidateMetrics| counts.asked(Contribution::Answered);
+        metrics.candidates(&[&models[0], &models[1]])[1].count(Contribution::Answered);
+        assert_eq!(count(&metrics.candidates(&[&models[1]])[0]), 1);
+        assert_eq!(metrics.candidates.lock().unwrap().len(), 1);
+        metrics.candidates(&[]);
+        assert!(metrics.candidates.lock().unwrap().is_empty());
+        assert_eq!(count(&metrics.candidates(&[&models[1]])[0]), 0);
+    }
 
     #[test]
     fn answers_are_counted_by_outcome_and_timed_whatever_it_is() {

@@ -14,6 +14,7 @@ pub struct FeedbackMetrics {
     unsent: AtomicU64,
     dropped_changes: AtomicU64,
     dropped_records: AtomicU64,
+    missed_outputs: AtomicU64,
 }
 
 impl FeedbackMetrics {
@@ -32,7 +33,8 @@ impl FeedbackMetrics {
         self.unsent.store(states as u64, Ordering::Relaxed);
     }
 
-    /// Counts users whose changes were dropped before they were stored.
+    /// Counts changes of users' states that were dropped before they were stored, those of one user
+    /// at once as one.
     pub fn drop_changes(&self, users: usize) {
         self.dropped_changes.fetch_add(users as u64, Ordering::Relaxed);
     }
@@ -40,6 +42,12 @@ impl FeedbackMetrics {
     /// Counts a record that is missing in the decision log.
     pub fn drop_record(&self) {
         self.dropped_records.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a query whose slower models are not listened to after the answer, as too many others'
+    /// are.
+    pub fn miss_outputs(&self) {
+        self.missed_outputs.fetch_add(1, Ordering::Relaxed);
     }
 
     /// How much feedback there was with which this was done.
@@ -57,9 +65,14 @@ impl FeedbackMetrics {
         self.unsent.load(Ordering::Relaxed)
     }
 
-    /// How many users' changes were dropped before they were stored.
+    /// Changes of users' states that were dropped before they were stored.
     pub fn dropped_changes(&self) -> u64 {
         self.dropped_changes.load(Ordering::Relaxed)
+    }
+
+    /// Queries whose slower models were not listened to after the answer.
+    pub fn missed_outputs(&self) -> u64 {
+        self.missed_outputs.load(Ordering::Relaxed)
     }
 
     /// How many records are missing in the decision log.

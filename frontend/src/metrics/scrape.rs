@@ -209,13 +209,19 @@ fn write_feedback(families: &mut Families<'_>, applications: &[Arc<ApplicationVi
     )?;
     families.counter(
         "clipper_selection_dropped_changes",
-        "Users whose changes were dropped, as too many could not be stored",
+        "Changes of users' states that were dropped, as too many could not be stored or too many states waited to be loaded",
         None,
         each().map(|(labels, feedback)| (labels, feedback.dropped_changes())),
     )?;
     families.counter(
+        "clipper_selection_missed_outputs",
+        "Queries whose slower models were not listened to after the answer, as too many others' were",
+        None,
+        each().map(|(labels, feedback)| (labels, feedback.missed_outputs())),
+    )?;
+    families.counter(
         "clipper_decision_log_dropped_records",
-        "Records that are missing in the decision log, as it was not written as fast as they came",
+        "Records that are missing in the decision log: it was not written as fast as they came, or a decision was too large",
         None,
         each().map(|(labels, feedback)| (labels, feedback.dropped_records())),
     )

@@ -81,7 +81,7 @@ impl<'de> Visitor<'de> for FeedbackVisitor {
             seen.push(field);
             match field {
                 "query_id" => query_id = Some(at(field, map.next_value().and_then(id))?),
-                "label" => label = Some(at(field, map.next_value().and_then(given))?),
+                "label" => label = Some(at(field, map.next_value::<&RawValue>().and_then(given))?),
                 "reward" => reward = Some(at(field, map.next_value().and_then(unit))?),
                 "uid" => {
                     let Asker(asker) = at(field, map.next_value())?;
@@ -132,24 +132,29 @@ fn id<E: de::Error>(query_id: u64) -> Result<u64, E> {
     Err(E::custom(format_args!("{query_id} is out of range, expected the query_id of an answer")))
 }
 
-/// A label, which becomes a value only once it is known to be short: a value takes many times the memory of its text.
+/// Reads a label. Its length is known before it is read: as a tree, a long list would take 16 times
+/// its text.
 fn given<E: de::Error>(label: &RawValue) -> Result<Value, E> {
     let length = label.get().len();
     if length > LONGEST_LABEL {
         let cause = format_args!("{length} bytes are too many, expected at most {LONGEST_LABEL}");
         return Err(E::custom(cause));
     }
-    let too_deep =
-        || E::custom(format_args!("it is nested too deep, expected at most {DEEPEST_LABEL} levels"));
-    // A text that was read once is refused by a second reader only for its depth.
-    let label: Value = serde_json::from_str(label.get()).map_err(|_| too_deep())?;
-    if depth(&label) > DEEPEST_LABEL {
-        return Err(too_deep());
-    }
-    if label.is_null() {
+    // What comes behind the cause is a place in the label, and not in the body.
+    let without_place =
+        |error: String| error.split(" at line ").next().map(str::to_owned).unwrap_or_default();
+    let value =
+        serde_json::from_str(label.get()).map_err(|error| E::custom(without_place(error.to_string())));
+    let value: Value = value?;
+    if value.is_null() {
         return Err(E::custom("null is no label; expected what would be right"));
     }
-    Ok(label)
+    if depth(&value) > DEEPEST_LABEL {
+        return Err(E::custom(format_args!(
+            "it is nested too deep, expected at most {DEEPEST_LABEL} levels"
+        )));
+    }
+    Ok(value)
 }
 
 /// How many lists and objects are around the innermost value.
@@ -198,6 +203,20 @@ mod tests {
         let text = |bytes| format!("\"{}\"", "x".repeat(bytes - 2));
         assert!(parse(text(LONGEST_LABEL)).is_ok());
         assert!(parse(text(LONGEST_LABEL + 1)).unwrap_err().contains("label: 16385 bytes are too many"));
+        assert!(
+            parse(nested(1000)).unwrap_err().contains("label: recursion limit exceeded at line 1 column")
+        );
+        assert!(
+            parse("1e999".to_owned()).unwrap_err().contains("label: number out of range at line 1 column")
+        );
+    }
+
+    #[test]
+    fn a_label_that_is_too_long_is_refused_before_it_is_read() {
+        // Levels that no reader of values would go down, before the end that makes it too long.
+        let deep = format!("{}{}", "[".repeat(LONGEST_LABEL), "]".repeat(LONGEST_LABEL));
+        let error = parse(&format!(r#"{{"query_id": 1, "label": {deep}}}"#)).unwrap_err();
+        assert!(error.contains("label: 32768 bytes are too many, expected at most 16384"), "{error}");
     }
 
     #[test]

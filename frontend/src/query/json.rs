@@ -149,13 +149,12 @@ impl<'de> Deserializer<'de> for &mut Json<'de> {
         self.by_serde_json(|json| json.deserialize_option(visitor))
     }
 
-    /// Passed on by its name, by which `serde_json` knows that a value is to be kept as its text.
+    /// Reads the text of a value, too: `serde_json` knows a `RawValue` by its name.
     fn deserialize_newtype_struct<V: Visitor<'de>>(
         self,
         name: &'static str,
         visitor: V,
     ) -> Result<V::Value, JsonError> {
-        self.peek();
         self.by_serde_json(|json| json.deserialize_newtype_struct(name, visitor))
     }
 

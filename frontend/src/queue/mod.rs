@@ -202,7 +202,7 @@ impl Queue {
                 state.waiting.insert(entry);
                 continue;
             }
-            let problem = format!("was lost while it held this query, attempt {attempts}: {loss}");
+            let problem = format!("was lost while it held this query, attempt {attempts}: {loss}").into();
             entry.fail(&Failure::ContainerError { model: self.model.clone(), problem }, &mut delivery);
         }
         state.wake_one();

@@ -4,6 +4,7 @@
 //! been handed by then counts, even if the request comes to look at it later. Whoever it was closed without has not spoken in vain:
 //! what [`Stragglers`] answer is for feedback to judge.
 
+use std::cell::OnceCell;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -13,6 +14,8 @@ use clipper_rpc::output::Output;
 use clipper_rpc::selection::Selection;
 use clipper_selection::combine::{self, Combined, Vote};
 use clipper_selection::learner::{Asked, Choice};
+use clipper_selection::value::output_json;
+use serde_json::Value;
 use smallvec::SmallVec;
 
 use super::rounded;
@@ -20,6 +23,10 @@ use crate::alarms::Alarms;
 use crate::failure::{Failure, Verdict};
 use crate::metrics::Contribution;
 use crate::prediction::{Answer, Awaited};
+
+/// The largest output whose JSON is kept while other models are waited for, in bytes: it may take
+/// 16 times as much memory.
+const SMALL: usize = 4 << 10;
 
 /// One query, the models that were chosen for it, and their answers.
 pub struct Ballot {
@@ -46,7 +53,11 @@ struct Paper {
 enum State {
     Waiting(Awaited),
     Answered {
+        /// In memory of its own.
         output: Output,
+        /// The output as JSON, once it was needed, if it is small: it is compared again whenever
+        /// another model answers.
+        value: OnceCell<Value>,
         kept: bool,
     },
     /// Boxed, as it is rare and large.
@@ -55,6 +66,12 @@ enum State {
     Late,
     /// The answer was certain before it had answered.
     Unneeded,
+}
+
+impl State {
+    fn answered(output: Output, kept: bool) -> Self {
+        Self::Answered { output, value: OnceCell::new(), kept }
+    }
 }
 
 /// When the answer was given.
@@ -97,7 +114,7 @@ impl Ballot {
     /// A model has been asked; models are asked in the order of the candidates.
     pub(super) fn add(&mut self, model: usize, answer: Answer) {
         let state = match answer {
-            Answer::Kept(output) => State::Answered { output, kept: true },
+            Answer::Kept(output) => State::answered(output, true),
             Answer::Later(awaited) => State::Waiting(awaited),
         };
         self.papers.push(Paper { model, state });
@@ -175,14 +192,15 @@ impl Ballot {
 
     /// Whether those that are still to come can change neither the output nor whether it is sure enough.
     fn is_certain(&self, selection: &Selection) -> bool {
-        let mut votes = self.votes();
-        let arrived: f64 = votes.iter().map(|vote| vote.weight).sum();
+        let answered = self.papers.iter().filter(|paper| matches!(paper.state, State::Answered { .. }));
+        let arrived: f64 = answered.map(|paper| self.weight(paper)).sum();
         let waiting = self.papers.iter().filter(|paper| matches!(paper.state, State::Waiting(_)));
         let waiting: f64 = waiting.map(|paper| self.weight(paper)).sum();
         // No party outweighs what is to come. Cheap, and mostly so while it is early.
         if arrived <= waiting {
             return false;
         }
+        let mut votes = self.votes();
         let confidence = || rounded(combine::combine(selection.output_kind, &votes).confidence);
         let is_decided = selection.confidence_threshold.is_none_or(|threshold| {
             let confidence = confidence();
@@ -202,7 +220,11 @@ impl Ballot {
 
     fn votes(&self) -> SmallVec<[Vote<'_>; 8]> {
         let votes = self.papers.iter().filter_map(|paper| match &paper.state {
-            State::Answered { output, .. } => Some(Vote { weight: self.weight(paper), output }),
+            State::Answered { output, value, .. } if output.size() <= SMALL => {
+                let value = value.get_or_init(|| output_json(output));
+                Some(Vote::read(self.weight(paper), output, value))
+            }
+            State::Answered { output, .. } => Some(Vote::new(self.weight(paper), output)),
             _ => None,
         });
         votes.collect()
@@ -274,9 +296,35 @@ impl Stragglers {
 impl Paper {
     fn hear(&mut self, verdict: Option<Verdict>) {
         self.state = match verdict {
-            Some(Ok(output)) => State::Answered { output, kept: false },
+            // A vector would hold on to its whole batch until the slowest model has answered, and
+            // as long as it is kept.
+            Some(Ok(output)) => State::answered(output.detached(), false),
             Some(Err(failure)) => State::Failed(Box::new(failure)),
             None => State::Late,
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use smallvec::smallvec;
+
+    use super::*;
+
+    #[test]
+    fn a_small_output_is_read_once_and_a_large_one_is_not_kept_as_json() {
+        let choice = Choice { asked: Asked::All, weights: smallvec![0.5; 2] };
+        let mut ballot = Ballot::new(1, choice);
+        ballot.add(0, Answer::Kept(Output::text("[1, 2]")));
+        ballot.add(1, Answer::Kept(Output::text(format!("[{}0]", "0,".repeat(SMALL)))));
+        assert_eq!(ballot.votes().len(), 2);
+        let kept = |paper: &Paper| match &paper.state {
+            State::Answered { value, .. } => value.get().cloned(),
+            _ => None,
+        };
+        assert_eq!(
+            ballot.papers.iter().map(kept).collect::<Vec<_>>(),
+            [Some(serde_json::json!([1, 2])), None]
+        );
     }
 }

@@ -4,13 +4,12 @@
 //! there is no more room, the oldest are forgotten first.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use clipper_rpc::names::AppName;
 use clipper_rpc::output::Output;
-use serde_json::Value;
 use smallvec::SmallVec;
 use tokio::sync::SetOnce;
 use tokio::time::timeout_at;
@@ -20,14 +19,33 @@ use super::explanation::{self, Course};
 /// How long a decision is kept at most.
 const MAX_AGE: Duration = Duration::from_secs(600);
 
-/// The most bytes of outputs and contexts that are kept with them.
+/// The most memory that decisions take, in bytes.
 const MOST_BYTES: usize = 256 << 20;
 
-/// How long after a query's deadline those who listened may take to say what they have heard.
+/// The memory that a decision takes besides what it names: allocations, its place by id and by age.
+/// In bytes; an estimate.
+const DECISION_BYTES: usize = 256;
+
+/// The memory that each candidate takes in a decision besides its output: its name, its propensity,
+/// the place of its output. In bytes; an estimate.
+const CANDIDATE_BYTES: usize = 64;
+
+/// The longest time for which models are listened to after the answer, whatever the query's
+/// objective is.
+pub const LISTENING: Duration = Duration::from_secs(60);
+
+/// The most queries whose slower models are listened to at once.
+const MOST_LISTENING: usize = 10_000;
+
+/// How long after that time those who listened may take to say what they have heard.
 const GRACE: Duration = Duration::from_millis(50);
 
 /// So many locks share the decisions, where there is room for as many.
 const SHARDS: usize = 16;
+
+/// The largest decision that is kept where there are all shards, and the largest that is logged, in
+/// bytes.
+pub const LARGEST_DECISION: usize = MOST_BYTES / SHARDS;
 
 /// A decision, and what feedback on it needs to know.
 pub struct Decided {
@@ -39,7 +57,7 @@ pub struct Decided {
     pub outputs: Vec<Option<Output>>,
     /// What others have answered since, by their indices: unset while models are listened to.
     pub since: SetOnce<Vec<(usize, Output)>>,
-    /// When the query was due: nobody is listened to any longer.
+    /// Until when models are listened to.
     pub deadline: Instant,
     /// What was answered.
     pub output: Output,
@@ -54,6 +72,24 @@ pub struct Decisions {
     shards: Vec<Shard>,
     /// The most decisions in one shard.
     capacity: usize,
+    /// How many queries' slower models are listened to.
+    listening: AtomicUsize,
+}
+
+/// A place among those who listen to the slower models of a query.
+pub struct Listening(Arc<Decisions>);
+
+impl Listening {
+    /// Where it is added what they answer.
+    pub fn decisions(&self) -> &Decisions {
+        &self.0
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.0.listening.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Held for a look-up or an insertion, which may have to make room for more.
@@ -88,11 +124,18 @@ impl Decided {
         let _ = timeout_at((self.deadline + GRACE).into(), self.since.wait()).await;
     }
 
-    /// What it holds besides itself, in bytes.
-    fn size(&self) -> usize {
-        let outputs = self.outputs.iter().flatten().chain([&self.output]).map(Output::size).sum::<usize>();
-        let since = self.since.get().map_or(0, |since| size(since));
-        outputs + since + size_of_val(self.decision.context.as_deref().unwrap_or_default())
+    /// The memory that it takes, in bytes; an estimate.
+    pub fn size(&self) -> usize {
+        let Self { decision, outputs, since, output, course, .. } = self;
+        let outputs = outputs.iter().flatten().chain([output]).map(Output::size).sum::<usize>();
+        size_of::<Self>()
+            + DECISION_BYTES
+            + CANDIDATE_BYTES * decision.candidates.len()
+            + outputs
+            + since.get().map_or(0, |since| size(since))
+            + size_of_val(decision.context.as_deref().unwrap_or_default())
+            + decision.uid.as_ref().map_or(0, |uid| uid.as_str().len())
+            + course.size()
     }
 }
 
@@ -100,7 +143,11 @@ impl Decisions {
     /// Keeps at most `capacity` decisions.
     pub fn new(capacity: usize) -> Self {
         let shards = SHARDS.min(capacity).max(1);
-        Self { shards: (0..shards).map(|_| Shard::default()).collect(), capacity: capacity / shards }
+        Self {
+            shards: (0..shards).map(|_| Shard::default()).collect(),
+            capacity: capacity / shards,
+            listening: AtomicUsize::new(0),
+        }
     }
 
     /// Keeps a decision.
@@ -108,8 +155,12 @@ impl Decisions {
         self.record_at(decided, Instant::now());
     }
 
-    /// Adds what models have answered since, all at once.
-    pub fn add(&self, decided: &Arc<Decided>, since: Vec<(usize, Output)>) {
+    /// Adds what models have answered since, all at once; nothing of it if the decision would
+    /// become too large to be kept.
+    pub fn add(&self, decided: &Arc<Decided>, mut since: Vec<(usize, Output)>) {
+        if decided.size() + size(&since) > self.most_bytes() {
+            since.clear();
+        }
         let (query_id, size) = (decided.decision.query_id, size(&since));
         let mut shard = lock(self.shard(query_id));
         // Under the lock, so that a decision that is kept holds what is counted of it. The next one makes room for both.
@@ -120,14 +171,23 @@ impl Decisions {
         }
     }
 
+    /// A place to listen to the slower models of a query; none if too many are listened to.
+    pub fn listen(self: &Arc<Self>) -> Option<Listening> {
+        // First counted, then compared: two that come at once cannot both take the last place.
+        let before = self.listening.fetch_add(1, Ordering::Relaxed);
+        let place = Listening(Arc::clone(self));
+        (before < MOST_LISTENING).then_some(place)
+    }
+
     /// The decision on a query, unless it is forgotten.
     pub fn get(&self, query_id: u64) -> Option<Arc<Decided>> {
         self.get_at(query_id, Instant::now())
     }
 
-    /// Says of a query what was asked, what each model answered, and why the answer was what it was; none if it is forgotten.
-    pub fn explain(&self, query_id: u64) -> Option<Value> {
-        self.get(query_id).map(|decided| explanation::explain(&decided))
+    /// Says of a query what was asked, what each model answered, and why the answer was what it
+    /// was, as JSON of a bounded length; none if the query is forgotten.
+    pub fn explain(&self, query_id: u64) -> Option<String> {
+        self.get(query_id).map(|decided| explanation::text(&decided))
     }
 
     /// How many there are.
@@ -145,7 +205,11 @@ impl Decisions {
             return;
         }
         let (query_id, size) = (decided.decision.query_id, decided.size());
-        let most_bytes = MOST_BYTES / self.shards.len();
+        let most_bytes = self.most_bytes();
+        if size > most_bytes {
+            // It would push out all others.
+            return;
+        }
         // Dropped after the lock: that is most of the work. For each that comes two may go, so that what is too old soon has.
         let mut forgotten: SmallVec<[Arc<Decided>; 2]> = SmallVec::new();
         let mut shard = lock(self.shard(query_id));
@@ -175,6 +239,11 @@ impl Decisions {
         (now.saturating_duration_since(*since) <= MAX_AGE).then(|| Arc::clone(decided))
     }
 
+    /// The most bytes of one shard.
+    fn most_bytes(&self) -> usize {
+        MOST_BYTES / self.shards.len()
+    }
+
     fn shard(&self, query_id: u64) -> &Shard {
         // Ids count up, and applications may take turns: only a hash spreads each one's evenly.
         let hash = query_id.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
@@ -193,9 +262,14 @@ fn lock(shard: &Shard) -> MutexGuard<'_, Recent> {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use clipper_rpc::names::ModelId;
+    use clipper_rpc::selection::Uid;
     use clipper_selection::log::Decision;
+    use serde_json::Value;
 
+    use super::super::ballot::Absence;
     use super::*;
+    use crate::failure::Failure;
 
     /// A decision of a query that two of three models answered.
     pub(crate) fn decided(query_id: u64) -> Decided {
@@ -269,6 +343,50 @@ pub(crate) mod tests {
         (1000..2000).for_each(|id| decisions.record(Arc::new(decided(id))));
         assert!(decisions.shards.iter().all(|shard| lock(shard).bytes < 100_000_000), "it is counted once");
         assert!(decisions.get(999).is_some(), "what is forgotten takes none");
+    }
+
+    #[test]
+    fn whatever_a_decision_holds_is_counted() {
+        let large = |size| Output::text("x".repeat(size));
+        let model = || ModelId { name: "m".parse().unwrap(), version: "1".parse().unwrap() };
+        let failure = || Failure::ContainerError { model: model(), problem: "x".repeat(10_000).into() };
+        let (plain, mut full) = (decided(1), decided(1));
+        full.course.unused = Some(large(20_000));
+        full.course.absences = vec![(1, Absence::Failed(failure()))];
+        full.course.failure = Some(failure());
+        full.decision.uid = Uid::new("u".repeat(256));
+        full.decision.context = Some(vec![0.0; 1000]);
+        let held = 20_000 + 2 * 10_000 + 256 + 8_000;
+        assert!((held..held + 1000).contains(&(full.size() - plain.size())), "{}", full.size());
+        full.decision.candidates = vec!["a".parse().unwrap(); 1003];
+        assert!(full.size() - plain.size() > held + 1000 * 40);
+        assert!(plain.size() > 500, "nothing is free: {}", plain.size());
+    }
+
+    #[test]
+    fn a_decision_that_is_larger_than_its_share_of_the_memory_pushes_out_no_other() {
+        let decisions = Decisions::new(16);
+        (0..16).for_each(|id| decisions.record(Arc::new(decided(id))));
+        let kept = decisions.len();
+        let large = Output::text("x".repeat(MOST_BYTES / SHARDS));
+        let output = large.clone();
+        decisions.record(Arc::new(Decided { output, ..decided(17) }));
+        assert!(decisions.get(17).is_none());
+        assert_eq!(decisions.len(), kept);
+
+        let answered = Arc::new(Decided { since: SetOnce::new(), ..decided(18) });
+        decisions.record(Arc::clone(&answered));
+        decisions.add(&answered, vec![(1, large)]);
+        assert!(decisions.get(18).unwrap().since.get().unwrap().is_empty(), "nobody waits for it any more");
+    }
+
+    #[test]
+    fn no_more_queries_are_listened_to_at_once_than_there_is_room_for() {
+        let decisions = Arc::new(Decisions::new(1));
+        let mut places: Vec<_> = (0..MOST_LISTENING).map(|_| decisions.listen().unwrap()).collect();
+        assert!(decisions.listen().is_none() && decisions.listen().is_none());
+        places.pop();
+        assert!(decisions.listen().is_some());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Why a query was answered as it was, for people: made when somebody asks, from what is kept of the decision.
 
+use clipper_rpc::excerpt::excerpt;
 use clipper_rpc::names::ModelName;
 use clipper_rpc::output::Output;
 use clipper_selection::combine::same_label;
@@ -23,19 +24,54 @@ pub struct Course {
     pub failure: Option<Failure>,
 }
 
+impl Course {
+    /// The memory that it takes besides itself, in bytes.
+    pub fn size(&self) -> usize {
+        let absences = self.absences.iter().map(|(_, absence)| match absence {
+            Absence::Failed(failure) => failure.size(),
+            Absence::Late | Absence::Unneeded => 0,
+        });
+        let unused = self.unused.as_ref().map_or(0, Output::size);
+        size_of_val(self.absences.as_slice())
+            + absences.sum::<usize>()
+            + unused
+            + self.failure.as_ref().map_or(0, Failure::size)
+    }
+}
+
+/// The longest explanation, in bytes.
+const LONGEST: usize = 1 << 20;
+/// The most bytes of outputs that one explanation tells. As JSON they are several times as long.
+const MOST_OUTPUT_BYTES: usize = 64 << 10;
+
+/// A decision as the text of a JSON object, never longer than [`LONGEST`].
+pub fn text(decided: &Decided) -> String {
+    let text = explain(decided).to_string();
+    if text.len() <= LONGEST {
+        return text;
+    }
+    let found = text.len();
+    let why = format!("the explanation would have {found} bytes, and at most {LONGEST} are told");
+    let Decided { application, decision, .. } = decided;
+    json!({"query_id": decision.query_id, "application": application, "why": why}).to_string()
+}
+
 /// A decision as JSON.
-pub fn explain(decided: &Decided) -> Value {
+fn explain(decided: &Decided) -> Value {
     let Decided { application, decision, output, course, .. } = decided;
+    let mut room = MOST_OUTPUT_BYTES;
+    let answer = told(output, &mut room);
     let asked = match decision.asked.map(|model| &decision.candidates[model]) {
         Some(model) => json!(model),
         None => json!("all"),
     };
-    let candidates: Vec<_> = (0..decision.candidates.len()).map(|model| candidate(decided, model)).collect();
     let combined = match (&course.unused, &course.failure) {
-        (Some(unused), _) => OutputJson::value(unused),
-        (None, None) => OutputJson::value(output),
+        (Some(unused), _) => told(unused, &mut room),
+        (None, None) => answer.clone(),
         (None, Some(_)) => Value::Null,
     };
+    let models = 0..decision.candidates.len();
+    let candidates: Vec<_> = models.map(|model| candidate(decided, model, &mut room)).collect();
     json!({
         "query_id": decision.query_id,
         "application": application,
@@ -46,7 +82,7 @@ pub fn explain(decided: &Decided) -> Value {
         "candidates": candidates,
         "combined": combined,
         "confidence": decision.confidence,
-        "output": OutputJson::value(output),
+        "output": answer,
         "default": course.failure.is_some(),
         "default_reason": decision.default_reason,
         "latency_micros": decision.latency_micros,
@@ -56,23 +92,36 @@ pub fn explain(decided: &Decided) -> Value {
     })
 }
 
+/// An output as JSON, or a sentence in its place if it is too large for the room that is left.
+fn told(output: &Output, room: &mut usize) -> Value {
+    let size = output.size();
+    match room.checked_sub(size) {
+        Some(left) => {
+            *room = left;
+            OutputJson::value(output)
+        }
+        None => json!(format!("an output of {size} bytes, which is too large for an explanation")),
+    }
+}
+
 /// One of the models that could be asked.
-fn candidate(decided: &Decided, model: usize) -> Value {
+fn candidate(decided: &Decided, model: usize, room: &mut usize) -> Value {
     let Decided { decision, outputs, course, .. } = decided;
     let output = decided.known(model);
     let was_asked = decision.asked.is_none_or(|asked| asked == model);
     let absence = course.absences.iter().find(|(absent, _)| *absent == model).map(|(_, absence)| absence);
-    let mut told = json!({
+    let output = output.map(|output| told(output, room));
+    let mut candidate = json!({
         "model": decision.candidates[model],
         // What it is for a policy that asks one model.
         (if decision.asked.is_some() { "probability" } else { "weight" }): decision.propensities.get(model),
         "asked": was_asked,
         "in_time": outputs[model].is_some(),
-        "output": output.map(OutputJson::value),
+        "output": output,
     });
     if let Some(absence) = absence {
-        told["absence"] = match absence {
-            Absence::Failed(failure) => json!(format!("{}: {failure}", failure.reason())),
+        candidate["absence"] = match absence {
+            Absence::Failed(failure) => json!(format!("{}: {}", failure.reason(), shortened(failure))),
             Absence::Late => json!("it had not answered by the deadline"),
             Absence::Unneeded if output.is_some() => {
                 json!("it answered after the answer, which was certain without it")
@@ -80,7 +129,12 @@ fn candidate(decided: &Decided, model: usize) -> Value {
             Absence::Unneeded => json!("it had not answered when the answer was certain without it"),
         };
     }
-    told
+    candidate
+}
+
+/// A failure in words, which may repeat a container's.
+fn shortened(failure: &Failure) -> String {
+    excerpt(&failure.to_string()).into_owned()
 }
 
 /// One sentence.
@@ -92,7 +146,9 @@ fn why(decided: &Decided) -> String {
             let reasons = course.unused.as_ref().map(|output| format!("{}; but ", reasons(decided, output)));
             format!("{}{failure}, so that the default output was given", reasons.unwrap_or_default())
         }
-        Some(failure) => format!("the default output was given, as no model answered: {failure}"),
+        Some(failure) => {
+            format!("the default output was given, as no model answered: {}", shortened(failure))
+        }
     }
 }
 
@@ -131,6 +187,8 @@ fn reasons(decided: &Decided, combined: &Output) -> String {
 
 #[cfg(test)]
 mod tests {
+    use clipper_rpc::names::ModelId;
+
     use super::*;
     use crate::selection::decisions::tests::decided;
 
@@ -163,6 +221,28 @@ mod tests {
         );
         assert_eq!((&told["combined"], &told["output"]), (&json!("cat"), &json!("nothing")));
         assert_eq!((&told["default"], &told["default_reason"]), (&json!(true), &json!("low_confidence")));
+    }
+
+    #[test]
+    fn an_explanation_is_short_however_large_the_outputs_are_and_however_much_containers_say() {
+        let mut decided = late_and_unsure();
+        decided.outputs = vec![Some(Output::text("[0]")), Some(Output::text("x".repeat(64 << 20))), None];
+        decided.course.unused = decided.outputs[1].clone();
+        let problem = "y".repeat(1 << 20).into();
+        let model = ModelId { name: "m".parse().unwrap(), version: "1".parse().unwrap() };
+        let failure = Failure::ContainerError { model, problem };
+        decided.course.absences = vec![(2, Absence::Failed(failure))];
+        let told: Value = serde_json::from_str(&text(&decided)).unwrap();
+        let sentence = json!("an output of 67108864 bytes, which is too large for an explanation");
+        assert_eq!((&told["combined"], &told["candidates"][1]["output"]), (&sentence, &sentence));
+        assert_eq!(told["candidates"][0]["output"], json!([0]));
+        assert!(text(&decided).len() < 4096, "{told}");
+
+        decided.decision.candidates = (0..10_000).map(|n| format!("m{n:0>60}").parse().unwrap()).collect();
+        decided.outputs = vec![None; 10_000];
+        let told: Value = serde_json::from_str(&text(&decided)).unwrap();
+        assert!(told["why"].as_str().unwrap().ends_with("bytes, and at most 1048576 are told"), "{told}");
+        assert_eq!(told["query_id"], 17);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use clipper_selection::combine::same_label;
 use clipper_selection::loss::loss;
 use serde::Serialize;
 use serde_json::Value;
+use serde_json::value::{RawValue, to_raw_value};
 use utoipa::ToSchema;
 
 use super::Selector;
@@ -83,17 +84,23 @@ impl Status {
 ///
 /// # Errors
 /// If the verdict does not fit the application's models, or there is no room for it.
-pub fn judge(selector: &Selector, decided: &Arc<Decided>, verdict: Verdict) -> Result<Status, FeedbackError> {
-    let (losses, reward) = losses(selector, decided, &verdict).map_err(FeedbackError::Verdict)?;
-    let reserved = selector.states.lessons().reserve().ok_or(FeedbackError::Full)?;
+pub fn judge(
+    selector: &Selector,
+    decided: &Arc<Decided>,
+    verdict: &Verdict,
+) -> Result<Status, FeedbackError> {
+    let label = match verdict {
+        Verdict::Label(label) => Some(text(label)?),
+        Verdict::Reward(_) => None,
+    };
+    let bytes = decided.size() + size(label.as_deref(), decided.outputs.len());
+    // Before anything is compared: what has no room is told so at little cost.
+    let reserved = selector.states.lessons().reserve(bytes).ok_or(FeedbackError::Full)?;
+    let (losses, reward) = losses(selector, decided, verdict).map_err(FeedbackError::Verdict)?;
     if decided.judged.swap(true, Ordering::Relaxed) {
         return Ok(Status::Duplicate);
     }
     let status = status(&losses);
-    let label = match verdict {
-        Verdict::Label(label) => Some(label),
-        Verdict::Reward(_) => None,
-    };
     let subject = Subject::Answer(Arc::clone(decided));
     reserved.put(Taught { subject, losses, label, reward, time_micros: now_micros() });
     Ok(status)
@@ -108,18 +115,30 @@ pub fn judge_input(
     uid: Option<Uid>,
     context: Option<Vec<f64>>,
     outputs: &[Option<Output>],
-    label: Value,
+    label: &Value,
 ) -> Result<Status, FeedbackError> {
-    let losses = losses_by_label(selector.selection.loss, outputs.iter().map(Option::as_ref), &label)
+    let candidates = selector.learner.candidates().to_vec();
+    let subject = Subject::Input { uid, context, candidates };
+    let text = text(label)?;
+    let bytes = subject.size() + size(Some(&text), outputs.len());
+    let reserved = selector.states.lessons().reserve(bytes).ok_or(FeedbackError::Full)?;
+    let losses = losses_by_label(selector.selection.loss, outputs.iter().map(Option::as_ref), label)
         .map_err(FeedbackError::Verdict)?;
-    let reserved = selector.states.lessons().reserve().ok_or(FeedbackError::Full)?;
     let known = || losses.iter().flatten();
     let reward = 1.0 - known().sum::<f64>() / known().count().max(1) as f64;
-    let candidates = selector.learner.candidates().to_vec();
     let status = status(&losses);
-    let subject = Subject::Input { uid, context, candidates };
-    reserved.put(Taught { subject, losses, label: Some(label), reward, time_micros: now_micros() });
+    reserved.put(Taught { subject, losses, label: Some(text), reward, time_micros: now_micros() });
     Ok(status)
+}
+
+/// A label as it is kept.
+fn text(label: &Value) -> Result<Box<RawValue>, FeedbackError> {
+    to_raw_value(label).map_err(|error| FeedbackError::Verdict(format!("label: {error}")))
+}
+
+/// The memory that a lesson takes besides its subject, in bytes.
+fn size(label: Option<&RawValue>, models: usize) -> usize {
+    size_of::<Taught>() + models * size_of::<Option<f64>>() + label.map_or(0, |label| label.get().len())
 }
 
 fn status(losses: &[Option<f64>]) -> Status {

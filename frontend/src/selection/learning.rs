@@ -11,7 +11,6 @@ use clipper_rpc::catalog::Revision;
 use clipper_rpc::names::{AppName, ModelName};
 use clipper_rpc::selection::{Change, Selection, StateChange, StateKey, Statistics, Uid};
 use clipper_selection::learner::{Learner, Lesson};
-use clipper_selection::log::Record;
 
 use super::Facilities;
 use super::decision_log::{ApplicationLog, Changed};
@@ -23,7 +22,9 @@ use crate::metrics::ApplicationMetrics;
 
 /// The most that is kept of what an application has learned and the store does not have, in bytes.
 const MOST_UNSENT_BYTES: usize = 32 << 20;
-/// The most states that are asked for at once.
+/// The most figures that one exchange says, and the most that it asks for: a few megabytes as text.
+const FIGURES: usize = 200_000;
+/// The most states of one application that are asked for at once.
 const STATES_ASKED: usize = 1_000;
 
 /// Owns what an application learns, since one revision.
@@ -51,6 +52,21 @@ pub struct Collected {
     pub load: Vec<StateKey>,
     /// Whether there is more of either.
     pub more: bool,
+}
+
+/// What one exchange has room for, of all applications together.
+#[derive(Debug, Clone, Copy)]
+pub struct Room {
+    /// The figures that may be said.
+    pub said: usize,
+    /// The figures that may be asked for.
+    pub asked: usize,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self { said: FIGURES, asked: FIGURES }
+    }
 }
 
 /// What the store has answered.
@@ -91,8 +107,6 @@ impl Learning {
             former => former,
         };
         let learner = Learner::new(&selection.policy, candidates);
-        let log = selection.log_decisions.then_some(facilities.log.as_ref()).flatten();
-        let log = log.map(|log| Arc::new(log.of(application.clone(), Arc::clone(metrics))));
         let (version, number) =
             former.as_ref().map_or((0, None), |former| (former.version, Some(former.states.number)));
         let kept = former.filter(|former| former.selection.since == selection.since);
@@ -102,15 +116,17 @@ impl Learning {
         };
         let shared = versioned(&learner, shared, version);
         let users = Arc::clone(&facilities.users);
-        if let Some(log) = &log {
-            log.configured(selection.clone(), candidates.to_vec(), Arc::clone(&shared));
-        }
+        let log = selection.log_decisions.then_some(facilities.log.as_ref()).flatten().map(|log| {
+            let (selection, candidates) = (selection.clone(), candidates.to_vec());
+            log.of(application.clone(), selection, candidates, Arc::clone(&shared), Arc::clone(metrics))
+        });
+        let log = log.map(Arc::new);
         let personal = selection.policy.is_personal();
         let states = States::new(shared, users, wanted, Arc::clone(lessons), log.clone(), personal);
         if kept.is_some() {
             carry_over(number, &states, &learner, &facilities.users);
         } else {
-            states.wanted.want(None);
+            let _ = states.wanted.want(None);
         }
         if let Some(number) = number {
             facilities.users.forget(number);
@@ -157,22 +173,15 @@ impl Learning {
         }
         self.publish(drafts);
         let dropped = self.unsent.shed();
-        self.metrics.feedback.drop_changes(dropped);
+        self.metrics.feedback.drop_changes(dropped.len());
+        dropped.into_iter().flatten().for_each(|uid| self.forget_unless_loaded(uid));
         self.count_unsent();
         more
     }
 
-    fn learn_from(&mut self, taught: &Taught, drafts: &mut Drafts) {
+    fn learn_from(&mut self, taught: &Arc<Taught>, drafts: &mut Drafts) {
         if let Some(log) = &self.log {
-            log.feedback(Record::Feedback {
-                time_micros: taught.time_micros,
-                query_id: taught.subject.query_id(),
-                uid: taught.subject.uid().cloned(),
-                label: taught.label.clone(),
-                reward: taught.reward,
-                losses: taught.losses.clone(),
-                outputs: taught.outputs_since(),
-            });
+            log.feedback(Arc::clone(taught));
         }
         let losses = self.losses(taught);
         let context = taught.subject.context();
@@ -199,6 +208,18 @@ impl Learning {
         }
     }
 
+    /// Forgets a user whose changes were dropped before its state was loaded: what is in memory
+    /// began from nothing.
+    fn forget_unless_loaded(&self, uid: Uid) {
+        let key = Some(uid);
+        if self.unsent.state(&key).is_none()
+            && self.states.wanted.forget(&key)
+            && let Some(uid) = &key
+        {
+            self.states.users.remove(self.states.number, uid);
+        }
+    }
+
     /// The losses in the order of today's candidates.
     fn losses(&self, taught: &Taught) -> Vec<Option<f64>> {
         let then = taught.subject.candidates();
@@ -211,8 +232,11 @@ impl Learning {
     }
 
     fn teach(&mut self, key: Option<Uid>, lesson: &Lesson<'_>, query_id: Option<u64>, drafts: &mut Drafts) {
-        if key.is_some() && !self.is_held(&key) && !self.unsent.has_base(&key) {
-            self.states.wanted.require(key.clone());
+        let is_known = self.is_held(&key) || self.unsent.has_base(&key);
+        // A user's state is not learned on without its stored part, unless that is to come.
+        if !is_known && !self.states.wanted.want(key.clone()) {
+            self.metrics.feedback.drop_changes(1);
+            return;
         }
         let draft = drafts.0.entry(key.clone()).or_insert_with(|| self.draft(&key));
         let change = self.learner.learn(&draft.statistics, lesson);
@@ -226,17 +250,16 @@ impl Learning {
         Self::changed(&mut self.version, self.log.as_deref(), key, query_id, change, draft);
     }
 
-    /// Takes part in an exchange: what it is to say, while no more than so many `figures` are said and asked for.
-    pub fn collect(&mut self, figures: &mut usize) -> Collected {
+    /// Takes part in an exchange: what it is to say, as far as there is room.
+    pub fn collect(&mut self, room: &mut Room) -> Collected {
         while self.learn(usize::MAX) {}
         let key = |uid| StateKey { application: self.application.clone(), since: self.selection.since, uid };
-        let changes = self.unsent.send(figures);
+        let changes = self.unsent.send(&mut room.said);
         let changes =
             changes.into_iter().map(|(uid, change)| StateChange { key: key(uid), change }).collect();
-        let typical = weight(&self.states.shared().statistics) / size_of::<f64>();
-        let typical = typical.max(1);
-        self.asked = self.states.wanted.ask((*figures / typical).clamp(1, STATES_ASKED));
-        *figures = figures.saturating_sub(self.asked.len() * typical);
+        let typical = weight(&self.states.shared().statistics) / size_of::<f64>() + 1;
+        self.asked = self.states.wanted.ask(room.asked.div_ceil(typical).min(STATES_ASKED));
+        room.asked = room.asked.saturating_sub(self.asked.len() * typical);
         let load = self.asked.iter().cloned().map(key).collect();
         Collected { changes, load, more: self.unsent.waits() || self.states.wanted.more() }
     }
@@ -287,7 +310,10 @@ impl Learning {
         if news.reset {
             let held = self.states.users.held(self.states.number);
             let missed = held.into_iter().map(|(uid, _)| Some(uid)).chain([None]);
-            self.states.wanted.want_anew(missed.filter(|key| !replaced.contains(key)));
+            for key in self.states.wanted.want_anew(missed.filter(|key| !replaced.contains(key))) {
+                self.unsent.forget_base(&key);
+                key.iter().for_each(|uid| self.states.users.remove(self.states.number, uid));
+            }
         }
         self.replace(replaced, &mut drafts);
         self.publish(drafts);
@@ -414,13 +440,13 @@ mod tests {
             let subject = Subject::Input { uid, context: None, candidates };
             let losses = losses.map(Some).to_vec();
             let taught = Taught { subject, losses, label: None, reward: 0.0, time_micros: 0 };
-            self.learning.lessons.reserve().unwrap().put(taught);
+            self.learning.lessons.reserve(0).unwrap().put(taught);
             self.learning.learn(usize::MAX);
         }
 
         /// One exchange. The answer may come late, when others have exchanged.
         fn send(&mut self, store: &mut Store) -> News {
-            let Collected { changes, load, .. } = self.learning.collect(&mut usize::MAX.clone());
+            let Collected { changes, load, .. } = self.learning.collect(&mut unlimited());
             let heard = store.changes[self.known..].iter().filter(|(by, _)| *by != self.number);
             let heard: Vec<_> = heard
                 .map(|(_, change)| change.clone())
@@ -471,6 +497,10 @@ mod tests {
         let (lessons, metrics) = (Arc::default(), Arc::new(ApplicationMetrics::new(Instant::now())));
         let application = "app".parse().unwrap();
         Learning::configure(former, application, selection, &names, facilities, &lessons, &metrics)
+    }
+
+    fn unlimited() -> Room {
+        Room { said: usize::MAX, asked: usize::MAX }
     }
 
     fn exp4() -> Policy {
@@ -572,7 +602,7 @@ mod tests {
     fn users_who_have_no_state_are_loaded_once() {
         let (mut store, mut side) = (Store::default(), Side::new(0, exp4()));
         assert!(side.own("new").is_none() && side.own("new").is_none());
-        let asked = side.learning.collect(&mut usize::MAX.clone()).load;
+        let asked = side.learning.collect(&mut unlimited()).load;
         assert_eq!(asked, [side.key(None), side.key(Some("new"))]);
         let loaded = asked.into_iter().map(|key| (key, Statistics::default())).collect();
         side.learning.take_in(News { loaded, ..News::default() });
@@ -631,9 +661,99 @@ mod tests {
                 unsent.add(&Uid::new(format!("u{user}")), || None, &change);
                 unsent.add(&None, || None, &change);
             }
-            dropped += unsent.shed();
+            dropped += unsent.shed().len();
         }
         assert!(dropped > 900 && unsent.states() < 100, "{dropped} {}", unsent.states());
         assert!(unsent.state(&None).is_some() && unsent.state(&Uid::new("u0")).is_some());
+    }
+
+    #[test]
+    fn feedback_on_a_user_for_whom_there_is_no_room_teaches_the_shared_state_alone() {
+        let mut side = Side::new(0, exp4());
+        let wanted = Arc::clone(&side.learning.states.wanted);
+        let refused = (0..200_000).find(|other| !wanted.want(Uid::new(format!("other {other}"))));
+        assert!(refused.is_some());
+        side.hear(Some("u"), [0.0, 1.0]);
+        assert_eq!(count(&side.shared(), "a"), 1.0);
+        assert!(!wanted.awaits(&Uid::new("u")) && side.own("u").is_none());
+        assert_eq!((side.learning.unsent.states(), side.learning.metrics.feedback.dropped_changes()), (1, 1));
+    }
+
+    #[test]
+    fn a_user_whose_changes_are_dropped_before_its_state_was_loaded_is_forgotten_and_loaded_later() {
+        let (mut store, mut side) = (Store::default(), Side::new(0, exp4()));
+        side.exchange(&mut store);
+        side.learning.unsent = Unsent::new(20_000);
+        (0..1000).for_each(|user| side.hear(Some(&format!("u{user}")), [0.0, 1.0]));
+        let wanted = Arc::clone(&side.learning.states.wanted);
+        let (waiting, held): (Vec<_>, Vec<_>) = (0..1000)
+            .filter_map(|user| Uid::new(format!("u{user}")))
+            .map(|uid| {
+                let is_held = side.learning.is_held(&Some(uid.clone()));
+                (wanted.awaits(&Some(uid)), is_held)
+            })
+            .unzip();
+        assert_eq!(waiting, held, "what began from nothing is in memory only while the rest is to come");
+        let waiting = waiting.iter().filter(|waits| **waits).count();
+        assert!((1..100).contains(&waiting), "{waiting}");
+        assert!(side.own("u0").is_none());
+        (0..2).for_each(|_| side.exchange(&mut store));
+        assert_eq!(side.own("u0"), Some(Statistics::default()));
+    }
+
+    #[test]
+    fn users_who_no_longer_fit_after_missed_changes_are_loaded_when_they_come_again() {
+        let (mut store, mut side) = (Store::default(), Side::new(0, exp4()));
+        side.hear(Some("u"), [0.0, 1.0]);
+        side.exchange(&mut store);
+        side.hear(Some("u"), [0.0, 1.0]);
+        let wanted = Arc::clone(&side.learning.states.wanted);
+        let refused = (0..200_000).find(|other| !wanted.want(Uid::new(format!("other {other}"))));
+        assert!(refused.is_some());
+        side.learning.take_in(News { reset: true, ..News::default() });
+        assert!(!side.learning.is_held(&Uid::new("u")) && !side.learning.unsent.has_base(&Uid::new("u")));
+        wanted.forget(&Uid::new("other 0"));
+        assert!(side.own("u").is_none());
+        while side.own("u").is_none() {
+            side.exchange(&mut store);
+        }
+        assert_eq!(count(&side.own("u").unwrap(), "a"), 2.0);
+    }
+
+    #[test]
+    fn what_one_exchange_says_and_asks_for_is_bounded_over_all_applications() {
+        let mut sides = [Side::new(0, exp4()), Side::new(1, exp4())];
+        let mut room = Room { said: 1, asked: 1 };
+        for side in &mut sides {
+            side.hear(None, [0.0, 1.0]);
+        }
+        let first = sides[0].learning.collect(&mut room);
+        assert_eq!((first.changes.len(), first.load.len()), (1, 1));
+        let second = sides[1].learning.collect(&mut room);
+        assert_eq!((second.changes.len(), second.load.len(), second.more), (0, 0, true));
+        let later = sides[1].learning.collect(&mut Room { said: 1, asked: 1 });
+        assert_eq!((later.changes.len(), later.load.len()), (1, 1));
+    }
+
+    #[test]
+    fn a_change_that_is_too_large_for_one_exchange_is_sent_in_parts() {
+        let affine = clipper_rpc::selection::Affine { scale: 1.0, add: vec![1.0; 100] };
+        let models = (0..10).map(|model| (format!("m{model}").parse().unwrap(), affine.clone()));
+        let change = Change(models.collect());
+        let mut unsent = Unsent::new(1 << 20);
+        unsent.add(&None, || Some(Statistics::default()), &change);
+        let expected = unsent.state(&None);
+        let mut stored = Statistics::default();
+        let mut parts = 0;
+        while unsent.waits() {
+            let sent = unsent.send(&mut 250);
+            assert!(sent.len() == 1 && sent[0].1.0.len() <= 3, "{sent:?}");
+            assert_eq!(unsent.state(&None), expected);
+            stored.apply(&sent[0].1);
+            unsent.arrive();
+            unsent.forget_stored();
+            parts += 1;
+        }
+        assert_eq!((parts, Some(stored), unsent.states()), (4, expected, 0));
     }
 }

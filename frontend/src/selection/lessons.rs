@@ -9,13 +9,17 @@ use actix::WeakRecipient;
 use actix::prelude::*;
 use clipper_rpc::names::ModelName;
 use clipper_rpc::selection::Uid;
+use clipper_selection::log::Record;
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::decisions::Decided;
 use crate::output_json::OutputJson;
 
-/// How many lessons of one application may wait.
-pub const CAPACITY: usize = 10_000;
+/// The most lessons of one application that may wait.
+const CAPACITY: usize = 10_000;
+/// The most memory that they take, in bytes, with the decisions that they are about.
+const MOST_BYTES: usize = 64 << 20;
 
 /// What one feedback says.
 pub struct Taught {
@@ -23,8 +27,9 @@ pub struct Taught {
     pub subject: Subject,
     /// The loss of each candidate of the subject, in [0, 1], where it is known.
     pub losses: Vec<Option<f64>>,
-    /// What would have been right, where it was said.
-    pub label: Option<Value>,
+    /// What would have been right, where it was said: as text, which takes less memory than the
+    /// value.
+    pub label: Option<Box<RawValue>>,
     /// The reward of the answer, in [0, 1].
     pub reward: f64,
     /// When it came: microseconds since 1970.
@@ -47,8 +52,30 @@ pub enum Subject {
 }
 
 impl Taught {
+    /// The feedback as it is logged.
+    pub fn record(&self) -> Record {
+        let label = self.label.as_ref().map(|label| {
+            serde_json::from_str(label.get()).expect("it was written from a value that had been read")
+        });
+        Record::Feedback {
+            time_micros: self.time_micros,
+            query_id: self.subject.query_id(),
+            uid: self.subject.uid().cloned(),
+            label,
+            reward: self.reward,
+            losses: self.losses.clone(),
+            outputs: self.outputs_since(),
+        }
+    }
+
+    /// The memory that it takes, in bytes, with the decision that it is about.
+    pub fn size(&self) -> usize {
+        let label = self.label.as_ref().map_or(0, |label| label.get().len());
+        size_of::<Self>() + size_of_val(self.losses.as_slice()) + label + self.subject.size()
+    }
+
     /// What is judged of what models answered after the answer, as it is logged.
-    pub fn outputs_since(&self) -> Vec<Value> {
+    fn outputs_since(&self) -> Vec<Value> {
         let Subject::Answer(decided) = &self.subject else { return Vec::new() };
         let judged = self.losses.iter().enumerate().map(|(model, loss)| {
             let output = loss.and_then(|_| decided.known_since(model));
@@ -60,6 +87,18 @@ impl Taught {
 }
 
 impl Subject {
+    /// The memory that it takes besides itself, in bytes.
+    pub fn size(&self) -> usize {
+        match self {
+            Self::Answer(decided) => decided.size(),
+            Self::Input { uid, context, candidates } => {
+                uid.as_ref().map_or(0, |uid| uid.as_str().len())
+                    + size_of_val(context.as_deref().unwrap_or_default())
+                    + size_of_val(candidates.as_slice())
+            }
+        }
+    }
+
     /// Of whom it is.
     pub fn uid(&self) -> Option<&Uid> {
         match self {
@@ -96,10 +135,12 @@ impl Subject {
 /// The lessons of one application that wait for its actor.
 #[derive(Default)]
 pub struct Lessons {
-    /// Those that wait and those that have a place.
+    /// The number of those that wait and of those that have a place,
     taken: AtomicUsize,
-    /// Held for a push or a swap.
-    waiting: Mutex<Vec<Taught>>,
+    /// and their size in bytes.
+    bytes: AtomicUsize,
+    /// Each with its size. Held for a push or a swap.
+    waiting: Mutex<Vec<(Arc<Taught>, usize)>>,
     /// Who is told that some wait; unset for a moment at the start.
     actor: OnceLock<WeakRecipient<LessonsWait>>,
 }
@@ -110,7 +151,10 @@ pub struct Lessons {
 pub struct LessonsWait;
 
 /// Room for one lesson.
-pub struct Reserved<'a>(&'a Lessons);
+pub struct Reserved<'a> {
+    lessons: &'a Lessons,
+    bytes: usize,
+}
 
 impl Lessons {
     /// Has an actor told when lessons wait. The first one to ask is the only one.
@@ -118,16 +162,19 @@ impl Lessons {
         let _ = self.actor.set(actor);
     }
 
-    /// Room for one lesson; none if too many wait.
-    pub fn reserve(&self) -> Option<Reserved<'_>> {
+    /// Room for one lesson of at most `bytes`; none if too many wait, or too much. One that is
+    /// larger than all room has a place while no other waits.
+    pub fn reserve(&self, bytes: usize) -> Option<Reserved<'_>> {
         // First counted, then compared: two that come at once cannot both take the last place.
         let before = self.taken.fetch_add(1, Ordering::Relaxed);
-        let reserved = Reserved(self);
-        (before < CAPACITY).then_some(reserved)
+        let bytes_before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let reserved = Reserved { lessons: self, bytes };
+        let fits = before < CAPACITY && (bytes_before == 0 || bytes_before + bytes <= MOST_BYTES);
+        fits.then_some(reserved)
     }
 
     /// The first of those that wait, at most so many; whether more do.
-    pub fn take(&self, most: usize) -> (Vec<Taught>, bool) {
+    pub fn take(&self, most: usize) -> (Vec<Arc<Taught>>, bool) {
         let mut waiting = self.lock();
         let most = most.min(waiting.len());
         let rest = waiting.split_off(most);
@@ -135,10 +182,11 @@ impl Lessons {
         let taken = std::mem::replace(&mut *waiting, rest);
         drop(waiting);
         self.taken.fetch_sub(taken.len(), Ordering::Relaxed);
-        (taken, more)
+        self.bytes.fetch_sub(taken.iter().map(|(_, bytes)| bytes).sum(), Ordering::Relaxed);
+        (taken.into_iter().map(|(taught, _)| taught).collect(), more)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Taught>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<(Arc<Taught>, usize)>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -146,10 +194,10 @@ impl Lessons {
 impl Reserved<'_> {
     /// Puts the lesson where it waits.
     pub fn put(self, taught: Taught) {
-        let lessons = self.0;
+        let (lessons, bytes) = (self.lessons, self.bytes);
         std::mem::forget(self);
         let mut waiting = lessons.lock();
-        waiting.push(taught);
+        waiting.push((Arc::new(taught), bytes));
         let first = waiting.len() == 1;
         drop(waiting);
         if first && let Some(actor) = lessons.actor.get().and_then(WeakRecipient::upgrade) {
@@ -160,7 +208,8 @@ impl Reserved<'_> {
 
 impl Drop for Reserved<'_> {
     fn drop(&mut self) {
-        self.0.taken.fetch_sub(1, Ordering::Relaxed);
+        self.lessons.taken.fetch_sub(1, Ordering::Relaxed);
+        self.lessons.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -182,14 +231,40 @@ mod tests {
     fn there_is_room_again_once_lessons_are_taken_or_given_up() {
         let lessons = Lessons::default();
         for _ in 0..CAPACITY {
-            lessons.reserve().unwrap().put(taught(1.0));
+            lessons.reserve(100).unwrap().put(taught(1.0));
         }
-        assert!(lessons.reserve().is_none());
+        assert!(lessons.reserve(100).is_none());
         let (taken, more) = lessons.take(1);
         assert!(taken.len() == 1 && more);
-        drop(lessons.reserve().unwrap());
-        lessons.reserve().unwrap().put(taught(1.0));
-        assert!(lessons.reserve().is_none());
+        drop(lessons.reserve(100).unwrap());
+        lessons.reserve(100).unwrap().put(taught(1.0));
+        assert!(lessons.reserve(100).is_none());
+    }
+
+    #[test]
+    fn lessons_wait_within_a_bound_in_bytes_too() {
+        let lessons = Lessons::default();
+        let large = MOST_BYTES / 4;
+        for _ in 0..4 {
+            lessons.reserve(large).unwrap().put(taught(1.0));
+        }
+        assert!(lessons.reserve(large).is_none() && lessons.reserve(1).is_none());
+        lessons.take(1);
+        drop(lessons.reserve(large).unwrap());
+        lessons.reserve(large).unwrap().put(taught(1.0));
+        lessons.take(usize::MAX);
+        lessons.reserve(2 * MOST_BYTES).unwrap().put(taught(1.0));
+        assert!(lessons.reserve(1).is_none(), "the largest waits alone");
+    }
+
+    #[test]
+    fn a_lesson_is_as_large_as_its_label_and_what_it_is_about() {
+        let label = serde_json::value::to_raw_value(&"x".repeat(10_000)).unwrap();
+        let labelled = Taught { label: Some(label), ..taught(1.0) };
+        assert!((10_000..10_500).contains(&labelled.size()), "{}", labelled.size());
+        let output = Output::text("x".repeat(20_000));
+        let subject = Subject::Answer(Arc::new(Decided { output, ..decided(1) }));
+        assert!(Taught { subject, ..taught(1.0) }.size() > 20_000);
     }
 
     #[test]
@@ -206,9 +281,9 @@ mod tests {
     fn lessons_are_taken_in_the_order_in_which_they_came() {
         let lessons = Lessons::default();
         for number in 0..5 {
-            lessons.reserve().unwrap().put(taught(f64::from(number)));
+            lessons.reserve(100).unwrap().put(taught(f64::from(number)));
         }
-        let rewards = |taken: Vec<Taught>| taken.iter().map(|taught| taught.reward).collect::<Vec<_>>();
+        let rewards = |taken: Vec<Arc<Taught>>| taken.iter().map(|taught| taught.reward).collect::<Vec<_>>();
         assert_eq!(rewards(lessons.take(2).0), [0.0, 1.0]);
         let (rest, more) = lessons.take(9);
         assert_eq!((rewards(rest), more), (vec![2.0, 3.0, 4.0], false));

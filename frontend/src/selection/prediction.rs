@@ -11,7 +11,8 @@ use clipper_rpc::input::Input;
 use smallvec::{SmallVec, smallvec};
 
 use super::Selector;
-use super::ballot::Ballot;
+use super::ballot::{Ballot, Stragglers};
+use super::decisions::{Decided, Listening};
 use super::request::Request;
 use crate::failure::Verdict;
 use crate::prediction::{Answer, Prediction, Predictor, Terms, TermsError, Timing, Turns, route, too_slow};
@@ -65,16 +66,31 @@ impl Predictor {
         for mut ballot in ballots {
             turns.next().await;
             let ended = ballot.close(&selector.selection, &self.alarms, deadline).await;
+            let place = (!ballot.stragglers.is_empty()).then(|| selector.decisions.listen());
+            if let Some(None) = place {
+                ballot.stragglers = Stragglers::default();
+                application.metrics.feedback.miss_outputs();
+            }
             let (prediction, decided) = request.conclude(&ballot, ended);
             predictions.push(prediction);
-            if !ballot.stragglers.is_empty() {
-                let (decisions, alarms) = (Arc::clone(&selector.decisions), Rc::clone(&self.alarms));
-                actix_rt::spawn(async move {
-                    decisions.add(&decided, ballot.stragglers.outputs(&alarms, deadline).await);
-                });
+            if let Some(Some(place)) = place {
+                self.listen(ballot.stragglers, &decided, place);
             }
         }
         Ok(predictions)
+    }
+
+    /// Adds what models answer after the answer to what was decided, unless that is forgotten by
+    /// then.
+    fn listen(&self, stragglers: Stragglers, decided: &Arc<Decided>, place: Listening) {
+        let (decided, deadline) = (Arc::downgrade(decided), decided.deadline);
+        let alarms = Rc::clone(&self.alarms);
+        actix_rt::spawn(async move {
+            let outputs = stragglers.outputs(&alarms, deadline).await;
+            if let Some(decided) = decided.upgrade() {
+                place.decisions().add(&decided, outputs);
+            }
+        });
     }
 
     /// Asks each model for the inputs for which it was chosen, together as far as they are to be kept so.
@@ -163,7 +179,7 @@ mod tests {
     use crate::queue::{Capacity, Queue, Readiness, Work};
     use crate::reply::{Delivery, Mailbox};
     use crate::selection::ballot::{Absence, Ended};
-    use crate::selection::decisions::{Decided, Decisions};
+    use crate::selection::decisions::{Decisions, LISTENING};
     use crate::selection::tests::facilities;
     use crate::view::{ModelView, VersionView};
 
@@ -260,8 +276,8 @@ mod tests {
 
         fn finish(&self, computations: &[Arc<Computation>], outcome: &crate::failure::Verdict) {
             assert!(!computations.is_empty(), "it was not asked");
-            let mut delivery = Delivery::default();
-            computations.iter().for_each(|computation| computation.finish(outcome, &mut delivery));
+            let (source, mut delivery) = (crate::cache::tests::source(), Delivery::default());
+            computations.iter().for_each(|computation| computation.answer(outcome, &source, &mut delivery));
             drop(delivery);
             self.predictor.mailbox.hand_out();
         }
@@ -284,6 +300,10 @@ mod tests {
         async fn while_they(&self, behave: impl FnOnce(&Self)) -> Prediction {
             let (prediction, ()) = tokio::join!(self.predict("x"), async { behave(self) });
             prediction
+        }
+
+        fn explain(&self, prediction: &Prediction) -> Value {
+            serde_json::from_str(&self.decisions.explain(prediction.query_id).unwrap()).unwrap()
         }
 
         fn decided(&self, prediction: &Prediction) -> Arc<Decided> {
@@ -378,7 +398,7 @@ mod tests {
         listened.await;
         assert_eq!((decided.known(0), decided.known(1)), (Some(&Output::text("dog")), decided.known(2)));
         assert_eq!(decided.outputs[0], None, "the answer was given without it");
-        let told = &fixture.decisions.explain(prediction.query_id).unwrap()["candidates"][0];
+        let told = &fixture.explain(&prediction)["candidates"][0];
         assert_eq!((&told["in_time"], &told["output"]), (&json!(false), &json!("dog")));
         assert_eq!(told["absence"], "it answered after the answer, which was certain without it");
     }
@@ -403,6 +423,40 @@ mod tests {
             assert_eq!(decided.known(2), None);
             assert_eq!(decided.deadline <= Instant::now(), !fails);
         }
+    }
+
+    #[actix::test]
+    async fn nobody_is_listened_to_for_long_however_long_the_objective_is() {
+        let fixture = Fixture::new(3, 2 * LONG, majority());
+        let mut held = Vec::new();
+        let prediction = fixture
+            .while_they(|models| {
+                held = models.take(2);
+                (0..2).for_each(|model| models.answer(model, "cat"));
+            })
+            .await;
+        let decided = fixture.decided(&prediction);
+        assert!(decided.since.get().is_none(), "it is listened to");
+        assert!(decided.deadline <= Instant::now() + LISTENING);
+    }
+
+    #[actix::test]
+    async fn where_too_many_are_listened_to_no_feedback_waits_and_it_is_counted() {
+        let fixture = Fixture::new(3, LONG, majority());
+        let places: Vec<_> = (0..20_000).map_while(|_| fixture.decisions.listen()).collect();
+        let mut held = Vec::new();
+        let prediction = fixture
+            .while_they(|models| {
+                held = models.take(2);
+                (0..2).for_each(|model| models.answer(model, "cat"));
+            })
+            .await;
+        let decided = fixture.decided(&prediction);
+        assert!(decided.since.get().is_some_and(Vec::is_empty), "nobody waits for it");
+        assert_eq!(decided.course.absences, [(2, Absence::Unneeded)]);
+        assert_eq!(fixture.application.metrics.feedback.missed_outputs(), 1);
+        drop(places);
+        assert!(fixture.decisions.listen().is_some());
     }
 
     #[actix::test]
@@ -468,8 +522,29 @@ mod tests {
             let Origin::Failure(failure) = &prediction.origin else { unreachable!() };
             let words = "the confidence of 0.6667 is below the application's threshold of 0.7";
             assert_eq!(failure.to_string(), words);
-            let told = fixture.decisions.explain(prediction.query_id).unwrap();
+            let told = fixture.explain(&prediction);
             assert_eq!((&told["combined"], &told["output"]), (&json!("cat"), &json!("default")));
+        }
+    }
+
+    #[actix::test]
+    async fn a_decision_holds_on_to_no_batch_even_where_the_models_output_was_not_given() {
+        let selection = json!({"policy": {"policy": "majority_vote"}, "confidence_threshold": 0.9});
+        let fixture = Fixture::new(2, LONG, selection);
+        let batch = bytes::Bytes::from(vec![0; 800]);
+        let output = Output::Numbers(InputType::Doubles, batch.slice(..8));
+        let prediction = fixture
+            .while_they(|models| {
+                models.finish(&models.take(0), &Ok(output.clone()));
+                models.answer(1, "cat");
+            })
+            .await;
+        assert_eq!(reason(&prediction), "low_confidence");
+        let decided = fixture.decided(&prediction);
+        assert_eq!(decided.course.unused, Some(output.clone()));
+        for kept in [decided.outputs[0].as_ref(), decided.course.unused.as_ref()] {
+            let Some(Output::Numbers(_, kept)) = kept else { panic!("{kept:?}") };
+            assert!(!batch.as_ptr_range().contains(&kept.as_ptr()), "it is a part of the batch");
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clipper_rpc::output::Output;
 use clipper_selection::combine::Combined;
@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 use tokio::sync::SetOnce;
 
 use super::ballot::{Absence, Ballot, Ended};
-use super::decisions::Decided;
+use super::decisions::{Decided, LISTENING};
 use super::explanation::Course;
 use super::{Read, Selector, rounded};
 use crate::failure::Failure;
@@ -79,8 +79,7 @@ impl Request<'_> {
         let Self { application, selector, terms, timing, read, .. } = self;
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let mut outputs = vec![None; selector.models.len()];
-        // Numbers that came in a batch would hold on to the whole of it.
-        ballot.outputs().for_each(|(model, output)| outputs[model] = Some(output.detached()));
+        ballot.outputs().for_each(|(model, output)| outputs[model] = Some(output.clone()));
         Decided {
             application: application.name.clone(),
             decision: Decision {
@@ -104,8 +103,8 @@ impl Request<'_> {
             },
             outputs,
             since: SetOnce::new_with(ballot.stragglers.is_empty().then(Vec::new)),
-            deadline: timing.deadline(),
-            output: output.detached(),
+            deadline: timing.deadline().min(Instant::now() + LISTENING),
+            output: output.clone(),
             course,
             judged: AtomicBool::new(false),
         }

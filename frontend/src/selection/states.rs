@@ -3,7 +3,8 @@
 //! There is another one whenever the policy or its candidates change, as what is prepared for choosing is prepared for those.
 //! Invariant: a query that reads from one `States` reads beliefs of one learner.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::iter;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -14,9 +15,10 @@ use tokio::sync::Notify;
 use super::decision_log::ApplicationLog;
 use super::decisions::Decided;
 use super::lessons::Lessons;
-use super::users::UserStates;
+use super::users::{UserStates, weight};
 
-/// How many users may wait to be loaded. Others are asked for when they come again.
+/// The most states of one application that may wait to be loaded. Users beyond it are asked for
+/// when they come again, and feedback on them teaches the shared state alone.
 const MOST_WANTED: usize = 100_000;
 
 /// The states of one application, since one revision.
@@ -44,17 +46,36 @@ pub struct Versioned {
 
 /// The states of an application that are to be loaded from the store.
 pub struct Wanted {
-    /// Held for a look-up; to collect or reload all, for a walk through it.
-    keys: Mutex<HashMap<Option<Uid>, Progress>>,
+    /// Held for a look-up or a change of a few keys, never for a walk through all of them:
+    /// predictions wait for it.
+    keys: Mutex<Keys>,
     /// Wakes the exchange.
     exchange: Arc<Notify>,
+}
+
+/// Invariant: a key is in `turns` if and only if its progress is [`Progress::Waits`] with that
+/// turn.
+#[derive(Default)]
+struct Keys {
+    progress: HashMap<Option<Uid>, Progress>,
+    /// The keys that wait, in the order in which they are asked for.
+    turns: BTreeMap<u64, Option<Uid>>,
+    /// The number of turns given to users so far.
+    last_turn: u64,
 }
 
 /// How far the loading of a state is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Progress {
-    Waits,
+    Waits { turn: u64 },
     Asked,
+}
+
+impl Versioned {
+    /// The memory that it takes, in bytes: its figures, and what is prepared of them. An estimate.
+    pub(super) fn size(&self) -> usize {
+        size_of::<Self>() + 2 * weight(&self.statistics)
+    }
 }
 
 impl States {
@@ -83,7 +104,8 @@ impl States {
         }
         let state = self.users.get(self.number, uid);
         if state.is_none() {
-            self.wanted.want(Some(uid.clone()));
+            // If there is no room it is asked for when the user comes again.
+            let _ = self.wanted.want(Some(uid.clone()));
         }
         state
     }
@@ -107,66 +129,139 @@ impl Wanted {
         Self { keys: Mutex::default(), exchange }
     }
 
-    /// Asks for a state, unless it is on its way or too many are.
-    pub fn want(&self, key: Option<Uid>) {
+    /// Asks for a state, unless it is on its way already. Returns false if too many states wait, so
+    /// that it is not asked for; the shared state always is.
+    pub fn want(&self, key: Option<Uid>) -> bool {
         let mut keys = self.lock();
-        if keys.len() >= MOST_WANTED || keys.contains_key(&key) {
-            return;
+        if keys.progress.contains_key(&key) {
+            return true;
         }
-        keys.insert(key, Progress::Waits);
-        drop(keys);
-        self.exchange.notify_one();
+        let room = keys.has_room_for(&key);
+        if room {
+            keys.wait(key);
+            drop(keys);
+            self.exchange.notify_one();
+        }
+        room
     }
 
-    /// Asks for a state, unless it is on its way, however many are.
-    pub(super) fn require(&self, key: Option<Uid>) {
-        self.lock().entry(key).or_insert(Progress::Waits);
+    /// Asks for states whether they are on their way or not. Returns those for which there is no
+    /// room.
+    pub(super) fn want_anew(&self, anew: impl IntoIterator<Item = Option<Uid>>) -> Vec<Option<Uid>> {
+        let mut refused = Vec::new();
+        for key in anew {
+            let mut keys = self.lock();
+            if keys.progress.contains_key(&key) || keys.has_room_for(&key) {
+                keys.wait(key);
+            } else {
+                refused.push(key);
+            }
+        }
         self.exchange.notify_one();
+        refused
     }
 
-    /// Asks for states however many there are, and whether they are on their way or not.
-    pub(super) fn want_anew(&self, anew: impl IntoIterator<Item = Option<Uid>>) {
-        self.lock().extend(anew.into_iter().map(|key| (key, Progress::Waits)));
-        self.exchange.notify_one();
+    /// Takes back the wish for a state. Returns whether it was to be loaded.
+    pub(super) fn forget(&self, key: &Option<Uid>) -> bool {
+        self.lock().remove(key)
     }
 
     /// Whether a state is yet to come, so that what is in memory of it is not all that is known.
     pub(super) fn awaits(&self, key: &Option<Uid>) -> bool {
-        self.lock().contains_key(key)
+        self.lock().progress.contains_key(key)
     }
 
-    /// At most so many states to ask for now, the shared one first.
+    /// Takes at most `most` states to ask for now, the shared one first.
     pub(super) fn ask(&self, most: usize) -> Vec<Option<Uid>> {
         let mut keys = self.lock();
-        let mut asked = Vec::new();
-        if let Some(progress @ Progress::Waits) = keys.get_mut(&None) {
-            *progress = Progress::Asked;
-            asked.push(None);
-        }
-        let waiting = keys.iter_mut().filter(|(_, progress)| **progress == Progress::Waits);
-        for (key, progress) in waiting.take(most.saturating_sub(asked.len())) {
-            *progress = Progress::Asked;
-            asked.push(key.clone());
-        }
-        asked
+        let next = || {
+            let (_, key) = keys.turns.pop_first()?;
+            keys.progress.insert(key.clone(), Progress::Asked);
+            Some(key)
+        };
+        iter::from_fn(next).take(most).collect()
     }
 
-    /// These have been asked for, and come or not: whoever is wanted again meanwhile still is.
+    /// Ends the loading of states that were asked for. One that was wanted anew meanwhile still is.
     pub(super) fn settle<'a>(&self, asked: impl IntoIterator<Item = &'a Option<Uid>>) {
         let mut keys = self.lock();
         for key in asked {
-            if keys.get(key) == Some(&Progress::Asked) {
-                keys.remove(key);
+            if keys.progress.get(key) == Some(&Progress::Asked) {
+                keys.progress.remove(key);
             }
         }
     }
 
     /// Whether some have not been asked for.
     pub(super) fn more(&self) -> bool {
-        self.lock().values().any(|progress| *progress == Progress::Waits)
+        !self.lock().turns.is_empty()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Option<Uid>, Progress>> {
+    fn lock(&self) -> MutexGuard<'_, Keys> {
         self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Keys {
+    fn has_room_for(&self, key: &Option<Uid>) -> bool {
+        key.is_none() || self.progress.len() < MOST_WANTED
+    }
+
+    /// Has a key wait for its turn. Users take turns; the shared state comes before all of them.
+    fn wait(&mut self, key: Option<Uid>) {
+        if matches!(self.progress.get(&key), Some(Progress::Waits { .. })) {
+            return;
+        }
+        self.last_turn += 1;
+        let turn = if key.is_none() { 0 } else { self.last_turn };
+        self.turns.insert(turn, key.clone());
+        self.progress.insert(key, Progress::Waits { turn });
+    }
+
+    fn remove(&mut self, key: &Option<Uid>) -> bool {
+        let removed = self.progress.remove(key);
+        if let Some(Progress::Waits { turn }) = removed {
+            self.turns.remove(&turn);
+        }
+        removed.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn user(number: usize) -> Option<Uid> {
+        Uid::new(format!("user {number}"))
+    }
+
+    #[test]
+    fn states_are_asked_for_in_the_order_in_which_they_were_wanted_and_the_shared_one_first() {
+        let wanted = Wanted::new(Arc::default());
+        for key in [user(2), user(1), None, user(2), user(3)] {
+            assert!(wanted.want(key));
+        }
+        assert!(wanted.forget(&user(1)) && !wanted.forget(&user(1)));
+        assert_eq!(wanted.ask(2), [None, user(2)]);
+        assert!(wanted.want(user(2)) && wanted.more());
+        assert_eq!(wanted.ask(9), [user(3)]);
+        assert!(wanted.want_anew([user(3)]).is_empty());
+        wanted.settle(&[None, user(2), user(3)]);
+        assert!(!wanted.awaits(&None) && !wanted.awaits(&user(2)));
+        assert_eq!(wanted.ask(9), [user(3)], "it was wanted anew after it was asked for");
+        wanted.settle(&[user(3)]);
+        assert!(!wanted.more() && !wanted.awaits(&user(3)));
+    }
+
+    #[test]
+    fn no_more_users_wait_than_there_is_room_for_however_they_are_wanted() {
+        let wanted = Wanted::new(Arc::default());
+        assert!((0..MOST_WANTED).all(|number| wanted.want(user(number))));
+        assert!(!wanted.want(user(MOST_WANTED)));
+        assert_eq!(wanted.want_anew([user(0), user(MOST_WANTED), None]), [user(MOST_WANTED)]);
+        assert!(wanted.awaits(&None), "there is always room for the shared state");
+        assert!(wanted.forget(&user(1)) && wanted.forget(&user(2)) && wanted.want(user(MOST_WANTED)));
+        let asked = wanted.ask(usize::MAX);
+        assert_eq!((asked.len(), &asked[0]), (MOST_WANTED, &None));
     }
 }

@@ -4,7 +4,7 @@
 //! the store will apply later, and every frontend arrives at what the store has. Invariant: a change is in exactly one of
 //! `base`, `on_its_way` and `waiting`, or it is counted as dropped.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use clipper_rpc::selection::{Affine, Change, Statistics, Uid};
 
@@ -17,6 +17,13 @@ const ENTRY_BYTES: usize = 256;
 pub struct Unsent {
     /// `None` is the shared state.
     states: HashMap<Option<Uid>, UnsentState>,
+    /// The states with changes that wait, in the order in which they are sent: no exchange looks at
+    /// the others.
+    turns: BTreeMap<u64, Option<Uid>>,
+    /// The number of turns given to users so far.
+    last_turn: u64,
+    /// The states of which something was sent, until [`Unsent::forget_stored`].
+    sent: Vec<Option<Uid>>,
     bytes: usize,
     most_bytes: usize,
 }
@@ -28,6 +35,8 @@ struct UnsentState {
     base: Option<Statistics>,
     on_its_way: Option<Change>,
     waiting: Change,
+    /// Its place in [`Unsent::turns`], while something waits.
+    turn: Option<u64>,
     /// How many changes make up `waiting`.
     lessons: u64,
     /// What is counted for it.
@@ -37,7 +46,8 @@ struct UnsentState {
 impl Unsent {
     /// Nothing yet, and never much more than `most_bytes`.
     pub fn new(most_bytes: usize) -> Self {
-        Self { states: HashMap::new(), bytes: 0, most_bytes }
+        let (states, turns) = (HashMap::new(), BTreeMap::new());
+        Self { states, turns, last_turn: 0, sent: Vec::new(), bytes: 0, most_bytes }
     }
 
     /// How many states have changes that are not stored.
@@ -47,7 +57,7 @@ impl Unsent {
 
     /// Whether changes wait to be sent.
     pub fn waits(&self) -> bool {
-        self.states.values().any(|state| !state.waiting.is_empty())
+        !self.turns.is_empty()
     }
 
     /// A state with what is not stored of it, if there is any; from nothing where the stored part is not known.
@@ -70,46 +80,76 @@ impl Unsent {
         state.waiting.then(change);
         state.lessons += 1;
         Self::count(&mut self.bytes, state);
+        self.take_turn(key);
     }
 
-    /// Drops what waits of the users of whom least was learned, if there is too much; how many users' it was.
-    pub fn shed(&mut self) -> usize {
+    /// Has a state with changes that wait be sent after all others that wait; the shared state
+    /// before them.
+    fn take_turn(&mut self, key: &Option<Uid>) {
+        let Some(state) = self.states.get_mut(key) else { return };
+        if state.waiting.is_empty() || state.turn.is_some() {
+            return;
+        }
+        self.last_turn += 1;
+        let turn = if key.is_none() { 0 } else { self.last_turn };
+        state.turn = Some(turn);
+        self.turns.insert(turn, key.clone());
+    }
+
+    /// Forgets what the store has of a state, as that has changed.
+    pub fn forget_base(&mut self, key: &Option<Uid>) {
+        if let Some(state) = self.states.get_mut(key) {
+            state.base = None;
+            Self::count(&mut self.bytes, state);
+        }
+    }
+
+    /// Drops what waits of the users of whom least was learned, if there is too much. Returns those
+    /// users.
+    pub fn shed(&mut self) -> Vec<Option<Uid>> {
+        let mut dropped = Vec::new();
         if self.bytes <= self.most_bytes {
-            return 0;
+            return dropped;
         }
         // A tenth at once, so that the search is not made for each change.
         let target = self.most_bytes - self.most_bytes / 10;
         let users = self.states.iter().filter(|(key, state)| key.is_some() && !state.waiting.is_empty());
         let mut users: Vec<_> = users.map(|(key, state)| (state.lessons, key.clone())).collect();
         users.sort_unstable();
-        let mut dropped = 0;
         for (_, key) in users {
             if self.bytes <= target {
                 break;
             }
             let state = self.states.get_mut(&key).expect("nobody has left meanwhile");
             (state.waiting, state.lessons) = (Change::default(), 0);
+            state.turn.take().map(|turn| self.turns.remove(&turn));
             Self::count(&mut self.bytes, state);
             if state.on_its_way.is_none() {
                 self.remove(&key);
             }
-            dropped += 1;
+            dropped.push(key);
         }
         dropped
     }
 
-    /// Sends what waits, the shared state's first, until so many `figures` are on their way; at least one change.
+    /// Sends what waits, the shared state's first, until `figures` are on their way. Only the first
+    /// model of a change may exceed them, so that nothing is too large to be sent; nothing is sent
+    /// where none are left.
     pub fn send(&mut self, figures: &mut usize) -> Vec<(Option<Uid>, Change)> {
-        let mut sent = Vec::new();
-        if let Some(state) = self.states.get_mut(&None) {
-            sent.extend(state.send(figures).map(|change| (None, change)));
-        }
-        for (key, state) in &mut self.states {
-            if *figures == 0 {
-                break;
+        let (mut sent, mut stay) = (Vec::new(), Vec::new());
+        while *figures > 0
+            && let Some((_, key)) = self.turns.pop_first()
+        {
+            let state = self.states.get_mut(&key).expect("a state is there while it has a turn");
+            state.turn = None;
+            if let Some(change) = state.send(figures) {
+                self.sent.push(key.clone());
+                sent.push((key.clone(), change));
             }
-            sent.extend(state.send(figures).map(|change| (key.clone(), change)));
+            stay.push(key);
         }
+        // What is still on its way, or did not fit.
+        stay.iter().for_each(|key| self.take_turn(key));
         sent
     }
 
@@ -129,7 +169,8 @@ impl Unsent {
 
     /// All that was on its way is stored.
     pub fn arrive(&mut self) {
-        for state in self.states.values_mut() {
+        for key in &self.sent {
+            let Some(state) = self.states.get_mut(key) else { continue };
             if let Some(change) = state.on_its_way.take() {
                 if let Some(base) = &mut state.base {
                     base.apply(&change);
@@ -154,9 +195,13 @@ impl Unsent {
 
     /// Forgets the states of which everything is stored.
     pub fn forget_stored(&mut self) {
-        let stored = self.states.iter().filter(|(_, state)| state.is_stored());
-        let stored: Vec<_> = stored.map(|(key, _)| key.clone()).collect();
-        stored.iter().for_each(|key| self.remove(key));
+        for key in std::mem::take(&mut self.sent) {
+            match self.states.get(&key) {
+                Some(state) if state.is_stored() => self.remove(&key),
+                Some(state) if state.on_its_way.is_some() => self.sent.push(key),
+                _ => {}
+            }
+        }
     }
 
     fn remove(&mut self, key: &Option<Uid>) {
@@ -191,9 +236,22 @@ impl UnsentState {
         if self.waiting.is_empty() || self.on_its_way.is_some() {
             return None;
         }
-        let change = std::mem::take(&mut self.waiting);
-        self.lessons = 0;
-        *figures_left = figures_left.saturating_sub(figures(&change));
+        let mut change = Change::default();
+        let mut waiting: Vec<_> = std::mem::take(&mut self.waiting.0).into_iter().collect();
+        // A change that is sent in parts begins with another model each time.
+        let first = self.lessons as usize % waiting.len();
+        waiting.rotate_left(first);
+        for (model, affine) in waiting {
+            if *figures_left == 0 {
+                self.waiting.0.insert(model, affine);
+                continue;
+            }
+            *figures_left = figures_left.saturating_sub(figures_of(&affine));
+            change.0.insert(model, affine);
+        }
+        if self.waiting.is_empty() {
+            self.lessons = 0;
+        }
         self.on_its_way = Some(change.clone());
         Some(change)
     }
@@ -201,5 +259,9 @@ impl UnsentState {
 
 /// How many figures a change has, each model counting for some more.
 fn figures(change: &Change) -> usize {
-    change.0.values().map(|Affine { add, .. }| 8 + add.len()).sum()
+    change.0.values().map(figures_of).sum()
+}
+
+fn figures_of(Affine { add, .. }: &Affine) -> usize {
+    8 + add.len()
 }

@@ -77,6 +77,11 @@ impl UserStates {
         self.states.insert((number, uid), state);
     }
 
+    /// Forgets the state of a user under a number.
+    pub fn remove(&self, number: u64, uid: &Uid) {
+        self.states.remove(&(number, uid.clone()));
+    }
+
     /// Everybody under a number.
     pub fn held(&self, number: u64) -> Vec<(Uid, Arc<Versioned>)> {
         let of_number = self.states.iter().filter(|((of, _), _)| *of == number);

@@ -10,7 +10,7 @@ use futures_util::future::{join_all, try_join_all};
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::{Instant, timeout_at};
 
-use super::deployments::{Deployments, all_gone};
+use super::deployments::Deployments;
 use super::lifecycle::Exit;
 use super::replica::{ReplicaHandle, Snapshot};
 use super::status::ReplicaState;
@@ -60,7 +60,7 @@ impl Change<'_> {
         self.all_ready(failed, patience).await?;
         self.kept = true;
         let surplus = self.deployments.table().truncate(&self.model, self.lock, num_replicas);
-        all_gone(surplus).await;
+        self.deployments.all_gone(surplus).await;
         Ok(())
     }
 
@@ -76,7 +76,7 @@ impl Change<'_> {
             let (model, deployments) = (self.model.clone(), self.deployments);
             drop(self);
             let leaving = deployments.table().leaving(|leaving| *leaving == model);
-            all_gone(leaving).await;
+            deployments.all_gone(leaving).await;
             deployments.forget_logs(&model).await;
         }
         grown
@@ -86,7 +86,7 @@ impl Change<'_> {
         let Self { deployments, model, lock, former, .. } = self;
         // What left just now may still be in the working directories that the new replicas will have.
         let leaving = deployments.table().leaving(|leaving| leaving == model);
-        if timeout_at(patience.deadline, all_gone(leaving)).await.is_err() {
+        if timeout_at(patience.deadline, deployments.all_gone(leaving)).await.is_err() {
             return Err(DeployError::Busy { model: model.clone(), waited: patience.timeout });
         }
         if num_replicas > NumReplicas::NONE {
@@ -99,8 +99,7 @@ impl Change<'_> {
             };
             deployment.spec.num_replicas = num_replicas;
             let numbers = former.unwrap_or_default().get()..num_replicas.get();
-            let new: Vec<_> =
-                numbers.map(|number| deployments.start_replica(&deployment.spec, number)).collect();
+            let new: Vec<_> = numbers.map(|number| deployments.start_replica(deployment, number)).collect();
             deployment.replicas.extend(new.iter().cloned());
             new
         };

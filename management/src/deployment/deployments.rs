@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use actix_rt::Arbiter;
+use clipper_rpc::catalog::Revision;
 use clipper_rpc::names::ModelId;
+use clipper_rpc::secret::Secret;
 use futures_util::future::join_all;
 use tokio::sync::{Mutex as AsyncMutex, Semaphore, watch};
 use tokio::time::timeout_at;
@@ -18,12 +20,15 @@ use tracing::{info, warn};
 use super::change::{Change, Patience};
 use super::leftovers;
 use super::logs;
+use super::model_files::{self, ModelFiles};
 use super::process::{absolute, located};
 use super::replica::{Host, ReplicaHandle};
 use super::{Config, DeployError, DeploymentSpec, DeploymentStatus, FrontendView, Frontends, NumReplicas};
 
 /// So many lines of a replica's log are answered at the most.
 const MOST_LOG_LINES: usize = 10_000;
+/// The most bytes of the logs in one answer. Replicas in excess are answered with a sentence instead.
+const MOST_LOG_BYTES: usize = 32 << 20;
 /// So many processes of replicas are being started at once, lest a large deployment take the host from the others.
 const STARTS_AT_ONCE: usize = 16;
 
@@ -49,6 +54,7 @@ pub(super) struct Shared {
 pub struct Running {
     model: ModelId,
     change: Arc<AsyncMutex<()>>,
+    files: Option<Arc<ModelFiles>>,
 }
 
 #[derive(Debug, Default)]
@@ -61,6 +67,10 @@ pub(super) struct Table {
 #[derive(Debug)]
 pub(super) struct Deployment {
     pub(super) spec: DeploymentSpec,
+    /// Registration token of its replicas.
+    pub(super) token: Secret,
+    /// Its copy of its artifact, if it has one.
+    pub(super) files: Option<Arc<ModelFiles>>,
     /// By number.
     pub(super) replicas: Vec<ReplicaHandle>,
     /// Held by whoever changes the number of replicas, until they are ready. Also tells this deployment from a later
@@ -79,11 +89,12 @@ impl Deployments {
             *program = located(program.as_ref()).into();
         }
         leftovers::kill_all(leftovers::REPLICA_OF, config.data_dir.as_os_str().as_encoded_bytes());
-        let left = config.data_dir.join("replicas");
-        if let Err(error) = std::fs::remove_dir_all(&left)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            warn!(path = %left.display(), %error, "working directories of former replicas cannot be removed");
+        for left in ["replicas", model_files::FOLDER].map(|folder| config.data_dir.join(folder)) {
+            if let Err(error) = std::fs::remove_dir_all(&left)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                warn!(path = %left.display(), %error, "directories of former replicas cannot be removed");
+            }
         }
         let starts = Arc::new(Semaphore::new(STARTS_AT_ONCE));
         let shared = Shared {
@@ -94,40 +105,61 @@ impl Deployments {
         Self { shared: Arc::new(shared) }
     }
 
-    /// Starts a deployment, and waits until every replica is ready.
+    /// Starts a deployment of the registration of its version that has this generation, and waits
+    /// until every replica is ready.
     ///
     /// # Errors
     /// If there is one of the same model already, or not every replica becomes ready within `timeout`. Nothing of
     /// it runs then; likewise if this future is dropped.
-    pub async fn deploy(&self, spec: DeploymentSpec, timeout: Duration) -> Result<Running, DeployError> {
+    pub async fn deploy(
+        &self,
+        spec: DeploymentSpec,
+        generation: Revision,
+        timeout: Duration,
+    ) -> Result<Running, DeployError> {
         let model = spec.model.clone();
         let num_replicas = spec.num_replicas;
-        let lock = Arc::default();
+        let spec = DeploymentSpec { num_replicas: NumReplicas::NONE, ..spec };
+        let deployment = self.prepared(spec, generation);
+        let (lock, files) = (Arc::clone(&deployment.change), deployment.files.clone());
         // Nobody else knows of it yet, so this does not wait.
-        let _held = AsyncMutex::lock(&lock).await;
+        let _held = lock.lock().await;
         {
             let mut table = self.table();
             if table.deployments.contains_key(&model) {
                 return Err(DeployError::AlreadyDeployed { model });
             }
-            let spec = DeploymentSpec { num_replicas: NumReplicas::NONE, ..spec };
-            let deployment = Deployment { spec, replicas: Vec::new(), change: Arc::clone(&lock) };
             table.deployments.insert(model.clone(), deployment);
         }
         let change =
             Change { deployments: self, model: model.clone(), lock: &lock, former: None, kept: false };
-        change.grow(num_replicas, Patience::new(timeout)).await?;
-        Ok(Running { model, change: Arc::clone(&lock) })
+        if let Err(error) = change.grow(num_replicas, Patience::new(timeout)).await {
+            if let Some(files) = files {
+                files.remove().await;
+            }
+            return Err(error);
+        }
+        Ok(Running { model, change: Arc::clone(&lock), files })
     }
 
-    /// Starts deployments that were there before management was, without waiting for them.
-    pub async fn restore(&self, specs: Vec<DeploymentSpec>) {
+    /// A deployment without replicas.
+    fn prepared(&self, spec: DeploymentSpec, generation: Revision) -> Deployment {
+        let config = &self.shared.host.config;
+        let token = config.container_key.registration_token(&spec.model, generation);
+        let files =
+            spec.artifact.as_ref().map(|id| ModelFiles::new(&config.data_dir, id, &spec.model, generation));
+        Deployment { spec, token, files: files.map(Arc::new), replicas: Vec::new(), change: Arc::default() }
+    }
+
+    /// Starts deployments that were there before management was, each of a generation of its
+    /// version, without waiting for them.
+    pub async fn restore(&self, deployed: Vec<(DeploymentSpec, Revision)>) {
         let mut table = self.table();
-        for spec in specs {
+        for (spec, generation) in deployed {
             info!(model = %spec.model, num_replicas = spec.num_replicas.get(), "deployment restored");
             let numbers = 0..spec.num_replicas.get();
-            let replicas = numbers.map(|number| self.start_replica(&spec, number)).collect();
-            let deployment = Deployment { spec, replicas, change: Arc::default() };
+            let mut deployment = self.prepared(spec, generation);
+            deployment.replicas = numbers.map(|number| self.start_replica(&deployment, number)).collect();
             // Another one of the same version may still be waiting to be stopped.
             table.remove(&deployment.spec.model);
             table.deployments.insert(deployment.spec.model.clone(), deployment);
@@ -174,6 +206,7 @@ impl Deployments {
             .map(|(model, deployment)| Running {
                 model: model.clone(),
                 change: Arc::clone(&deployment.change),
+                files: deployment.files.clone(),
             })
             .collect()
     }
@@ -190,7 +223,7 @@ impl Deployments {
     pub async fn halt(&self, halted: Vec<Running>) {
         let leaving = {
             let mut table = self.table();
-            for Running { model, change } in &halted {
+            for Running { model, change, .. } in &halted {
                 table.truncate(model, change, NumReplicas::NONE);
                 if let Some(deployment) = table.own(model, change) {
                     deployment.change = Arc::default();
@@ -198,22 +231,25 @@ impl Deployments {
             }
             table.leaving(|model| halted.iter().any(|halted| halted.model == *model))
         };
-        all_gone(leaving).await;
+        self.all_gone(leaving).await;
     }
 
     /// Stops deployments, unless they have been, and returns once their processes are gone.
     pub async fn stop(&self, stopped: Vec<Running>) {
         let leaving = {
             let mut table = self.table();
-            for Running { model, change } in &stopped {
+            for Running { model, change, .. } in &stopped {
                 if table.own(model, change).is_some() {
                     table.remove(model);
                 }
             }
             table.leaving(|model| stopped.iter().any(|stopped| stopped.model == *model))
         };
-        all_gone(leaving).await;
-        for Running { model, .. } in &stopped {
+        self.all_gone(leaving).await;
+        for Running { model, files, .. } in &stopped {
+            if let Some(files) = files {
+                files.remove().await;
+            }
             self.forget_logs(model).await;
         }
     }
@@ -260,9 +296,13 @@ impl Deployments {
             None => return Err(DeployError::NotDeployed { model }),
         };
         let mut logs = BTreeMap::new();
+        let mut room = MOST_LOG_BYTES;
         for handle in replicas.iter().filter(|handle| replica.is_none_or(|number| number == handle.number)) {
-            let name = format!("{model}:{}", handle.number);
-            logs.insert(name, handle.output.logged_lines(lines.min(MOST_LOG_LINES)).await);
+            let logged = match room {
+                0 => Vec::new(),
+                _ => handle.output.logged_lines(lines.min(MOST_LOG_LINES)).await,
+            };
+            logs.insert(format!("{model}:{}", handle.number), within(&mut room, logged));
         }
         match replica {
             Some(replica) if logs.is_empty() => {
@@ -276,7 +316,8 @@ impl Deployments {
     pub fn observe(&self, frontends: Vec<FrontendView>) {
         let frontends: Frontends = frontends.into();
         // Under the lock, so that a replica that is being started neither misses this nor sees it twice.
-        let table = self.table();
+        let mut table = self.table();
+        table.forget_gone();
         self.shared.frontends.send_replace(Arc::clone(&frontends));
         for replica in table.deployments.values().flat_map(|deployment| &deployment.replicas) {
             replica.observe(Arc::clone(&frontends));
@@ -293,8 +334,14 @@ impl Deployments {
             }
             table.leaving(|_| true)
         };
-        all_gone(leaving).await;
+        self.all_gone(leaving).await;
         self.shared.host.arbiter.stop();
+    }
+
+    /// Waits until the processes of replicas are gone, and forgets all that are.
+    pub(super) async fn all_gone(&self, replicas: Vec<ReplicaHandle>) {
+        join_all(replicas.into_iter().map(ReplicaHandle::gone)).await;
+        self.table().forget_gone();
     }
 
     pub(super) fn table(&self) -> MutexGuard<'_, Table> {
@@ -302,9 +349,9 @@ impl Deployments {
     }
 
     /// To be called under the table's lock.
-    pub(super) fn start_replica(&self, spec: &DeploymentSpec, number: u32) -> ReplicaHandle {
+    pub(super) fn start_replica(&self, deployment: &Deployment, number: u32) -> ReplicaHandle {
         let Shared { host, frontends, .. } = &*self.shared;
-        ReplicaHandle::start(host, spec, number, Arc::clone(&frontends.borrow()))
+        ReplicaHandle::start(host, deployment, number, Arc::clone(&frontends.borrow()))
     }
 }
 
@@ -342,13 +389,59 @@ impl Table {
         }
     }
 
+    fn forget_gone(&mut self) {
+        self.leaving.retain(|(_, replica)| !replica.is_gone());
+    }
+
     /// The replicas of some models that were told to stop and may not have yet.
     pub(super) fn leaving(&mut self, of: impl Fn(&ModelId) -> bool) -> Vec<ReplicaHandle> {
-        self.leaving.retain(|(_, replica)| !replica.is_gone());
+        self.forget_gone();
         self.leaving.iter().filter(|(model, _)| of(model)).map(|(_, replica)| replica.clone()).collect()
     }
 }
 
-pub(super) async fn all_gone(replicas: Vec<ReplicaHandle>) {
-    join_all(replicas.into_iter().map(ReplicaHandle::gone)).await;
+/// The last lines for which there is room, after a line that says how many are left out. Nothing fits after a log that
+/// did not.
+fn within(room: &mut usize, lines: Vec<String>) -> Vec<String> {
+    // What a line takes in an answer, beside its text.
+    const LINE_BYTES: usize = 32;
+    let mut left = *room;
+    let fitting = lines.iter().rev().take_while(|line| {
+        let fits = left.checked_sub(line.len() + LINE_BYTES);
+        left = fits.unwrap_or_default();
+        fits.is_some()
+    });
+    let left_out = lines.len() - fitting.count();
+    let is_full = *room == 0;
+    *room = left;
+    match left_out {
+        0 if is_full => {
+            vec![format!("[left out: an answer has at most {MOST_LOG_BYTES} bytes; ask for one replica]")]
+        }
+        0 => lines,
+        _ => {
+            let notice = format!("[{left_out} lines left out: an answer has at most {MOST_LOG_BYTES} bytes]");
+            std::iter::once(notice).chain(lines.into_iter().skip(left_out)).collect()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logs_in_excess_are_left_out_oldest_first_and_that_is_said() {
+        let lines = || vec!["a".repeat(68); 5];
+        let mut room = 1000;
+        assert_eq!(within(&mut room, lines()), lines());
+        assert_eq!(within(&mut room, lines()), lines());
+        assert_eq!(room, 0);
+        let excess = within(&mut room, Vec::new());
+        assert_eq!(excess, ["[left out: an answer has at most 33554432 bytes; ask for one replica]"]);
+        let mut room = 250;
+        let excess = within(&mut room, lines());
+        assert_eq!(excess[0], "[3 lines left out: an answer has at most 33554432 bytes]");
+        assert_eq!((excess.len(), room), (3, 0));
+    }
 }

@@ -8,6 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use clipper_rpc::names::ModelId;
+use clipper_rpc::printable::Printable;
 use tokio::fs;
 use tracing::warn;
 
@@ -29,7 +30,8 @@ pub(super) async fn last_lines(log: &Path, count: usize) -> Vec<String> {
     text.extend(fs::read(log).await.unwrap_or_default());
     let text = String::from_utf8_lossy(&text);
     let lines: Vec<&str> = text.lines().rev().take(count).collect();
-    lines.into_iter().rev().map(str::to_owned).collect()
+    // Versions before this one logged lines as they came.
+    lines.into_iter().rev().map(|line| Printable(line).to_string()).collect()
 }
 
 /// Removes the logs of a version.

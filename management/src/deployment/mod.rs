@@ -9,6 +9,8 @@
 //! - `leftovers.rs`: processes that outlived their guard.
 //! - `output.rs`: what replicas print; `logs.rs`: the files that it is kept in.
 //! - [`Artifacts`] (`artifact.rs`): uploaded model files.
+//! - `environment.rs`: the variables of a deployment.
+//! - `model_files.rs`: each deployment's own copy of its artifact.
 //! - `spec.rs`, `status.rs`, `error.rs`: what is asked for, what is, and why not.
 
 use std::collections::HashSet;
@@ -17,8 +19,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use clipper_rpc::secret::Secret;
+
 pub use artifact::{ArtifactError, ArtifactId, Artifacts, MalformedArtifactId};
 pub use deployments::{Deployments, Running};
+pub use environment::{Environment, ExportedEnvironment, Withheld};
 pub use error::DeployError;
 pub use spec::{
     ContainerKind, DeploymentSpec, NoProgram, NumReplicas, Run, TooManyReplicas, UnknownContainerKind, Words,
@@ -28,10 +33,12 @@ pub use status::{DeploymentStatus, ReplicaState, ReplicaStatus};
 mod artifact;
 mod change;
 mod deployments;
+mod environment;
 mod error;
 mod leftovers;
 mod lifecycle;
 mod logs;
+mod model_files;
 mod output;
 mod process;
 mod replica;
@@ -41,12 +48,14 @@ mod status;
 /// How replicas are run.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Holds `artifacts`, `logs` and `replicas`.
+    /// Holds `artifacts`, `logs`, `models` and `replicas`.
     pub data_dir: PathBuf,
     /// The interpreter of Python container kinds, where a deployment names none.
     pub python: PathBuf,
     /// A program and its arguments that run [`crate::guard::main`]; a replica's command follows them.
     pub guard: Vec<OsString>,
+    /// Key from which the replicas' registration tokens are derived.
+    pub container_key: Secret,
     /// How long a replica that is told to end may take before it is killed.
     pub grace: Duration,
     /// How long a replica may run without being connected to any frontend before it is started anew.
@@ -59,11 +68,12 @@ pub struct Config {
 
 impl Config {
     /// The defaults for all that can have one.
-    pub fn new(data_dir: PathBuf, python: PathBuf, guard: Vec<OsString>) -> Self {
+    pub fn new(data_dir: PathBuf, python: PathBuf, guard: Vec<OsString>, container_key: Secret) -> Self {
         Self {
             data_dir,
             python,
             guard,
+            container_key,
             grace: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(60),
             frontend_timeout: Duration::from_secs(5),
@@ -78,7 +88,7 @@ pub struct FrontendView {
     /// Where containers reach it, as `host:port`.
     pub rpc_address: String,
     /// The instances that are connected to it.
-    pub instances: HashSet<String>,
+    pub instances: Arc<HashSet<String>>,
 }
 
 /// Every frontend that there is.

@@ -2,12 +2,17 @@
 //!
 //! Standard output and standard error arrive together, through one pipe. Invariant: memory is bounded by
 //! [`TAIL_LINES`] lines of [`LINE_BYTES`], disk by two files of the stated limit (or one line, if that is longer).
+//! Escaped characters come on top of these: `\u{0}` takes five bytes for one.
+//!
+//! Lines are made [`Printable`] as they arrive: neither the file nor an answer holds characters that
+//! control a terminal.
 
 use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use clipper_rpc::printable::Printable;
 use tokio::fs::{self, File, OpenOptions};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tracing::warn;
@@ -49,7 +54,7 @@ impl Output {
         if remembered.len() == count { remembered } else { logs::last_lines(&self.path, count).await }
     }
 
-    /// The last lines in memory, to be quoted on a terminal: short, and without what would control it.
+    /// The last lines in memory, cut to a length that can be quoted.
     pub(super) fn quoted_lines(&self, count: usize) -> Vec<String> {
         self.last_lines(count).iter().map(|line| quoted(line)).collect()
     }
@@ -99,19 +104,10 @@ impl Output {
 }
 
 fn quoted(line: &str) -> String {
-    let mut characters = line.chars();
-    let mut quoted = String::new();
-    for character in characters.by_ref().take(QUOTED_CHARS) {
-        if character.is_control() && character != '\t' {
-            quoted.extend(character.escape_default());
-        } else {
-            quoted.push(character);
-        }
+    match line.char_indices().nth(QUOTED_CHARS) {
+        Some((end, _)) => format!("{} ...", &line[..end]),
+        None => line.to_owned(),
     }
-    if characters.next().is_some() {
-        quoted.push_str(" ...");
-    }
-    quoted
 }
 
 /// Cuts bytes into lines.
@@ -147,7 +143,7 @@ impl Lines {
     fn take(&mut self) -> String {
         let line = std::mem::take(&mut self.pending);
         let line = line.strip_suffix(b"\n").unwrap_or(&line);
-        String::from_utf8_lossy(line.strip_suffix(b"\r").unwrap_or(line)).into_owned()
+        Printable(String::from_utf8_lossy(line.strip_suffix(b"\r").unwrap_or(line))).to_string()
     }
 }
 
@@ -244,11 +240,21 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_quoted_line_is_short_and_controls_no_terminal() {
+    async fn what_would_control_a_terminal_is_neither_kept_nor_logged() {
         let folder = tempfile::tempdir().unwrap();
         let output = output(&folder, 10_000);
-        output.capture(&b"\x1b[31mred\x07\tend"[..]).await;
-        assert_eq!(output.quoted_lines(1), ["\\u{1b}[31mred\\u{7}\tend"]);
+        output.capture("\x1b[31mred\x07\tend\rover\u{2028}there\r\n".as_bytes()).await;
+        let line = "\\u{1b}[31mred\\u{7}\tend\\rover\\u{2028}there";
+        assert_eq!(output.last_lines(9), [line]);
+        assert_eq!(output.quoted_lines(9), [line]);
+        let file = std::fs::read_to_string(folder.path().join("logs/0.log")).unwrap();
+        assert_eq!(file, format!("{line}\n"));
+    }
+
+    #[tokio::test]
+    async fn a_quoted_line_is_short() {
+        let folder = tempfile::tempdir().unwrap();
+        let output = output(&folder, 10_000);
         output.capture("é".repeat(401).as_bytes()).await;
         assert_eq!(output.quoted_lines(1), ["é".repeat(400) + " ..."]);
         output.capture("é".repeat(400).as_bytes()).await;

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clipper_rpc::names::ModelId;
+use clipper_rpc::secret::Secret;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -25,16 +26,28 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 use tracing::warn;
 
+use super::deployments::Deployment;
 use super::leftovers;
 use super::lifecycle::Exit;
 use super::logs;
+use super::model_files::ModelFiles;
 use super::output::Output;
-use super::{Config, DeploymentSpec};
+use super::{Config, DeploymentSpec, Environment};
 use crate::guard::{self, Report};
 
 /// How long to wait for the last output of a process that is gone. Only where a guard cannot reach every descendant
 /// may one hold on to the pipe.
 const LAST_OUTPUT: Duration = Duration::from_secs(1);
+
+/// Variables that may hold the cluster's tokens, or name their files. No model gets those of management.
+const TOKEN_VARIABLES: [&str; 6] = [
+    "CLIPPER_ADMIN_TOKEN",
+    "CLIPPER_ADMIN_TOKEN_FILE",
+    "CLIPPER_CLUSTER_TOKEN",
+    "CLIPPER_CLUSTER_TOKEN_FILE",
+    "CLIPPER_CONTAINER_TOKEN",
+    "CLIPPER_CONTAINER_TOKEN_FILE",
+];
 
 /// All that stays the same from one process of a replica to the next.
 #[derive(Debug)]
@@ -46,21 +59,24 @@ pub(super) struct Launch {
     data_dir: PathBuf,
     guard: Vec<OsString>,
     command: Vec<OsString>,
+    /// The deployment's copy of its artifact, to be made before a process starts.
+    files: Option<Arc<ModelFiles>>,
     model_path: Option<PathBuf>,
     input_type: &'static str,
-    environment: Vec<(String, String)>,
+    environment: Environment,
+    token: Secret,
     grace: Duration,
     starts: Arc<Semaphore>,
 }
 
 impl Launch {
-    pub(super) fn new(config: &Config, spec: &DeploymentSpec, number: u32, starts: Arc<Semaphore>) -> Self {
-        let DeploymentSpec { model, input_type, run, environment, artifact, model_data_path, python, .. } =
-            spec;
+    pub(super) fn new(config: &Config, deployment: &Deployment, number: u32, starts: Arc<Semaphore>) -> Self {
+        let Deployment { spec, token, files, .. } = deployment;
+        let DeploymentSpec { model, input_type, run, environment, model_data_path, python, .. } = spec;
         let folder =
             |kind: &str| config.data_dir.join(kind).join(model.name.as_str()).join(model.version.as_str());
         let python = located(python.as_deref().unwrap_or(&config.python));
-        let artifact = artifact.as_ref().map(|id| config.data_dir.join("artifacts").join(id.as_str()));
+        let copied = files.as_ref().map(|files| files.folder().to_owned());
         Self {
             model: model.clone(),
             number,
@@ -69,9 +85,11 @@ impl Launch {
             data_dir: config.data_dir.clone(),
             guard: config.guard.clone(),
             command: run.command_line(&python),
-            model_path: artifact.or_else(|| model_data_path.as_deref().map(absolute)),
+            files: files.clone(),
+            model_path: copied.or_else(|| model_data_path.as_deref().map(absolute)),
             input_type: input_type.as_str(),
-            environment: environment.clone().into_iter().collect(),
+            environment: environment.clone(),
+            token: token.clone(),
             grace: config.grace,
             starts,
         }
@@ -111,6 +129,9 @@ impl Launch {
             .env("CLIPPER_REPLICA", self.number.to_string())
             .env("PYTHONUNBUFFERED", "1")
             .env_remove("CLIPPER_MODEL_PATH");
+        for variable in TOKEN_VARIABLES {
+            command.env_remove(variable);
+        }
         if let Some(path) = &self.model_path {
             command.env("CLIPPER_MODEL_PATH", path);
         }
@@ -122,8 +143,12 @@ impl Launch {
                 .env("CLIPPER_PORT", port)
                 .env("CLIPPER_FRONTENDS", others.join(","));
         }
-        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
-        command.env(leftovers::REPLICA_OF, &self.data_dir);
+        command.envs(self.environment.iter());
+        command
+            .env(leftovers::REPLICA_OF, &self.data_dir)
+            .env("CLIPPER_TOKEN", self.token.reveal())
+            // A replica that was told two tokens would not start.
+            .env_remove("CLIPPER_TOKEN_FILE");
         Ok(command)
     }
 }
@@ -138,6 +163,15 @@ pub(super) async fn run(
     mut terminate: oneshot::Receiver<()>,
     started: impl FnOnce(u32),
 ) -> Exit {
+    if let Some(files) = &launch.files {
+        let provided = tokio::select! {
+            provided = files.provide() => provided,
+            _ = &mut terminate => return Exit::NotStarted("it was stopped before its files were copied".to_owned()),
+        };
+        if let Err(error) = provided {
+            return Exit::NotStarted(format!("the model's files cannot be copied: {error}"));
+        }
+    }
     // Held until the guard has reported.
     let permit = tokio::select! {
         permit = launch.starts.acquire() => permit,

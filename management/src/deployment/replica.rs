@@ -12,11 +12,12 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use tracing::{info, warn};
 use uuid::Uuid;
 
+use super::deployments::Deployment;
 use super::lifecycle::{Exit, Lifecycle, Order, Seen};
 use super::output::Output;
 use super::process::{self, Launch};
 use super::status::{ReplicaState, ReplicaStatus};
-use super::{Config, DeploymentSpec, Frontends};
+use super::{Config, Frontends};
 
 /// How many of its last lines a replica's status shows.
 const STATUS_LINES: usize = 20;
@@ -56,9 +57,9 @@ pub(super) struct ReplicaHandle {
 
 impl ReplicaHandle {
     /// Starts a replica.
-    pub(super) fn start(host: &Host, spec: &DeploymentSpec, number: u32, frontends: Frontends) -> Self {
+    pub(super) fn start(host: &Host, deployment: &Deployment, number: u32, frontends: Frontends) -> Self {
         let Host { arbiter, config, starts } = host;
-        let launch = Launch::new(config, spec, number, Arc::clone(starts));
+        let launch = Launch::new(config, deployment, number, Arc::clone(starts));
         let output = Output::new(launch.log_file.clone(), config.log_bytes);
         let lifecycle = Lifecycle::new(config.connect_timeout);
         let (sender, snapshots) = watch::channel(Snapshot {

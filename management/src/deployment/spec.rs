@@ -1,6 +1,5 @@
 //! What to run: the description of a deployment, as management's store keeps it.
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -10,11 +9,13 @@ use clipper_rpc::input::InputType;
 use clipper_rpc::names::ModelId;
 use serde::{Deserialize, Serialize};
 
-use super::ArtifactId;
+use super::{ArtifactId, Environment};
 
 /// A deployment: the replicas that serve one version of a model, and how each is run.
+///
+/// `E` is the form of its environment: an export may withhold values.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DeploymentSpec {
+pub struct DeploymentSpec<E = Environment> {
     /// What the replicas serve.
     pub model: ModelId,
     /// The type of inputs that they take.
@@ -25,7 +26,7 @@ pub struct DeploymentSpec {
     pub run: Run,
     /// Added to management's own environment and the `CLIPPER_*` variables.
     #[serde(default)]
-    pub environment: BTreeMap<String, String>,
+    pub environment: E,
     /// The uploaded files that `CLIPPER_MODEL_PATH` names. Takes precedence over `model_data_path`.
     #[serde(default)]
     pub artifact: Option<ArtifactId>,
@@ -35,6 +36,31 @@ pub struct DeploymentSpec {
     /// The interpreter of a Python container kind, if not management's default.
     #[serde(default)]
     pub python: Option<PathBuf>,
+}
+
+impl<E> DeploymentSpec<E> {
+    /// The same deployment with another form of its environment.
+    ///
+    /// # Errors
+    /// If `form` has none for it.
+    pub fn with_environment<F, X>(
+        self,
+        form: impl FnOnce(E) -> Result<F, X>,
+    ) -> Result<DeploymentSpec<F>, X> {
+        let Self { model, input_type, num_replicas, run, environment, artifact, model_data_path, python } =
+            self;
+        let environment = form(environment)?;
+        Ok(DeploymentSpec {
+            model,
+            input_type,
+            num_replicas,
+            run,
+            environment,
+            artifact,
+            model_data_path,
+            python,
+        })
+    }
 }
 
 /// A number of replicas: at most [`NumReplicas::MAX`], which is more than a host has use for, and fewer than it has

@@ -81,9 +81,13 @@ impl IntoResponses for Refused {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
         let refusals = [
             ("400", "The body does not fit, or what it asks for cannot be done; nothing has changed"),
+            ("408", "The body came too slowly; nothing has changed"),
             ("413", "The body is too long; nothing has changed"),
             ("500", "Management could not do this, for a reason of its own"),
-            ("503", "The catalog cannot be written, or management is shutting down"),
+            (
+                "503",
+                "The catalog cannot be written, management is shutting down, or there is no room; try again",
+            ),
         ];
         let response = |description: &str| {
             let content = ContentBuilder::new().schema(Some(Ref::from_schema_name(ErrorBody::name())));

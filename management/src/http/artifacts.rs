@@ -5,25 +5,36 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
 use actix_web::{post, web};
-use futures_util::StreamExt;
 use serde::Serialize;
 use tokio::fs::File;
 use tokio::io::AsyncWriteExt;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::answer::Refused;
 use super::error::ApiError;
+use super::pace::{Pace, Paced};
 use crate::admin::Admin;
 use crate::deployment::{ArtifactError, ArtifactId};
+
+/// The most uploads in progress.
+const MAX_UPLOADS: usize = 4;
+/// The slowest pace at which an upload may arrive.
+const UPLOAD_PACE: Pace =
+    Pace { grace: Duration::from_secs(30), idle: Duration::from_secs(30), bytes_per_second: 64 << 10 };
 
 /// Where uploads are kept until they are unpacked.
 #[derive(Debug, Clone)]
 pub(crate) struct Uploads {
     folder: PathBuf,
     max_bytes: u64,
+    /// Uploads that may begin.
+    room: Arc<Semaphore>,
 }
 
 impl Uploads {
@@ -33,15 +44,18 @@ impl Uploads {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => std::fs::create_dir(&folder)?,
         }
-        Ok(Self { folder, max_bytes })
+        Ok(Self { folder, max_bytes, room: Arc::new(Semaphore::new(MAX_UPLOADS)) })
     }
 
-    async fn receive(&self, mut body: web::Payload) -> Result<Upload, ApiError> {
-        let upload = Upload(self.folder.join(Uuid::new_v4().to_string()));
-        let mut file = File::create(&upload.0).await.map_err(unwritable)?;
+    async fn receive(&self, body: web::Payload) -> Result<Upload, ApiError> {
+        let room = Arc::clone(&self.room).try_acquire_owned();
+        let room = room.map_err(|_| ApiError::Uploads { most: MAX_UPLOADS })?;
+        let path = self.folder.join(Uuid::new_v4().to_string());
+        let mut file = File::create(&path).await.map_err(unwritable)?;
+        let upload = Upload { path, _room: room };
+        let mut body = Paced::new(body.into_inner(), UPLOAD_PACE);
         let mut length = 0;
-        while let Some(chunk) = body.next().await {
-            let chunk = chunk.map_err(|error| ApiError::Incomplete { what: error.to_string() })?;
+        while let Some(chunk) = body.next().await? {
             length += chunk.len() as u64;
             if length > self.max_bytes {
                 return Err(ApiError::TooLarge { limit: self.max_bytes });
@@ -59,11 +73,14 @@ fn unwritable(error: io::Error) -> ApiError {
 }
 
 /// The file of one upload.
-struct Upload(PathBuf);
+struct Upload {
+    path: PathBuf,
+    _room: OwnedSemaphorePermit,
+}
 
 impl Drop for Upload {
     fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_file(&self.0) {
+        if let Err(error) = std::fs::remove_file(&self.path) {
             tracing::warn!(%error, "the file of an upload stays until the next start");
         }
     }
@@ -90,8 +107,9 @@ pub(super) async fn add_artifact(
     body: web::Payload,
 ) -> Result<web::Json<StoredArtifact>, ApiError> {
     let upload = uploads.receive(body).await?;
+    admin.remove_unused_artifacts().await;
     let artifacts = admin.artifacts.clone();
-    let added = web::block(move || artifacts.add(&upload.0)).await;
+    let added = web::block(move || artifacts.add(&upload.path)).await;
     let added = added.map_err(|error| ApiError::Internal { what: error.to_string() })?;
     match added {
         Ok(artifact) => Ok(web::Json(StoredArtifact { artifact })),
@@ -99,7 +117,8 @@ pub(super) async fn add_artifact(
         Err(
             error @ (ArtifactError::Unreadable(_)
             | ArtifactError::Refused { .. }
-            | ArtifactError::TooLarge { .. }),
+            | ArtifactError::TooLarge { .. }
+            | ArtifactError::Full { .. }),
         ) => Err(ApiError::Artifact { what: error.to_string() }),
     }
 }

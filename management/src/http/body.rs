@@ -6,22 +6,35 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
 
 use actix_web::dev::Payload;
-use actix_web::error::PayloadError;
-use actix_web::{FromRequest, HttpRequest, web};
-use futures_util::StreamExt;
+use actix_web::{FromRequest, HttpMessage, HttpRequest, web};
+use clipper_rpc::excerpt::excerpt;
 use serde::de::{DeserializeOwned, IntoDeserializer};
 use serde::{Deserialize, Deserializer};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use utoipa::PartialSchema;
 
 use super::error::ApiError;
+use super::pace::{Pace, Paced};
 
 /// The most bytes of an ordinary body; far more than any needs.
 const MAX_BODY_BYTES: usize = 1 << 20;
 
+/// The most bytes of all bodies of requests in progress.
+const ALL_BODIES_BYTES: usize = 256 << 20;
+/// Room for bodies is counted in units of this number of bytes.
+const ROOM_UNIT: usize = 4096;
+/// Longer bodies are parsed on a thread of their own, so that other requests do not wait for that.
+const INLINE_BYTES: usize = 512 << 10;
+/// The slowest pace at which a body may arrive.
+const BODY_PACE: Pace =
+    Pace { grace: Duration::from_secs(10), idle: Duration::from_secs(10), bytes_per_second: 64 << 10 };
+
 /// The longest body of a type, if it is not an ordinary one.
-pub(super) trait RequestBody: DeserializeOwned + PartialSchema + 'static {
+pub(super) trait RequestBody: DeserializeOwned + PartialSchema + Send + 'static {
     const MAX_BYTES: usize = MAX_BODY_BYTES;
 }
 
@@ -32,22 +45,69 @@ impl<T: RequestBody> FromRequest for Body<T> {
     type Error = ApiError;
     type Future = Pin<Box<dyn Future<Output = Result<Self, ApiError>>>>;
 
-    fn from_request(_: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let payload = payload.take();
-        Box::pin(async move { parse(&read(payload, T::MAX_BYTES).await?).map(Self) })
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let request = request.clone();
+        let room = request.app_data::<web::Data<BodyRoom>>().map(|room| room.get_ref().clone());
+        let payload = Paced::new(payload.take(), BODY_PACE);
+        Box::pin(async move {
+            let (bytes, held) = read(payload, T::MAX_BYTES, &room.unwrap_or_default()).await?;
+            let body = if bytes.len() > INLINE_BYTES {
+                let parsed = web::block(move || parse(&bytes)).await;
+                parsed.map_err(|error| ApiError::Internal { what: error.to_string() })?
+            } else {
+                parse(&bytes)
+            };
+            // Until the request is answered, or its handler lets go of the room.
+            request.extensions_mut().insert(held);
+            body.map(Self)
+        })
     }
 }
 
-async fn read(mut payload: Payload, limit: usize) -> Result<web::BytesMut, ApiError> {
+/// Memory for the bodies of all requests in progress, in units of [`ROOM_UNIT`].
+#[derive(Debug, Clone)]
+pub(super) struct BodyRoom(Arc<Semaphore>);
+
+/// A part of a [`BodyRoom`], until it is dropped.
+#[derive(Debug)]
+pub(super) struct HeldRoom(#[expect(dead_code, reason = "is given back when dropped")] OwnedSemaphorePermit);
+
+impl Default for BodyRoom {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(ALL_BODIES_BYTES / ROOM_UNIT)))
+    }
+}
+
+impl BodyRoom {
+    /// Never waits, as those that have room might be waiting for more of it, too.
+    fn hold(&self, units: usize) -> Result<OwnedSemaphorePermit, ApiError> {
+        let units = u32::try_from(units).map_err(|_| ApiError::NoRoom { most: ALL_BODIES_BYTES })?;
+        let held = Arc::clone(&self.0).try_acquire_many_owned(units);
+        held.map_err(|_| ApiError::NoRoom { most: ALL_BODIES_BYTES })
+    }
+}
+
+/// Gives back the room of a request's body, for a handler that keeps nothing of the body and waits.
+pub(super) fn release_room(request: &HttpRequest) {
+    drop(request.extensions_mut().remove::<HeldRoom>());
+}
+
+async fn read(
+    mut payload: Paced,
+    limit: usize,
+    room: &BodyRoom,
+) -> Result<(web::BytesMut, HeldRoom), ApiError> {
     let mut bytes = web::BytesMut::new();
-    while let Some(chunk) = payload.next().await {
-        let chunk = chunk.map_err(|error: PayloadError| ApiError::Incomplete { what: error.to_string() })?;
-        if bytes.len() + chunk.len() > limit {
+    let mut held = room.hold(1)?;
+    while let Some(chunk) = payload.next().await? {
+        let length = bytes.len() + chunk.len();
+        if length > limit {
             return Err(ApiError::TooLarge { limit: limit as u64 });
         }
+        held.merge(room.hold((length / ROOM_UNIT + 1).saturating_sub(held.num_permits()))?);
         bytes.extend_from_slice(&chunk);
     }
-    Ok(bytes)
+    Ok((bytes, HeldRoom(held)))
 }
 
 fn parse<T: RequestBody>(bytes: &[u8]) -> Result<T, ApiError> {
@@ -99,14 +159,17 @@ fn explained<T: RequestBody>(path: &str, error: &serde_json::Error) -> ApiError 
     let position = format!(" at line {} column {}", error.line(), error.column());
     let what = text.strip_suffix(&position).unwrap_or(&text);
     if !SERDE.iter().any(|beginning| what.starts_with(beginning)) {
-        return ApiError::Value { sentence: what.to_owned() };
+        return ApiError::Value { sentence: excerpt(what).into_owned() };
     }
     // An unknown field is its own path; `.` is the body as a whole.
-    let at =
-        if path == "." || what.starts_with("unknown field ") { String::new() } else { format!("{path}: ") };
+    let at = if path == "." || what.starts_with("unknown field ") {
+        String::new()
+    } else {
+        format!("{}: ", excerpt(path))
+    };
     misfit::<T>(match what.rsplit_once(", expected ") {
-        Some((found, expected)) => format!("{at}{found}, expected {}", in_json(expected)),
-        None => format!("{at}{what}"),
+        Some((found, expected)) => format!("{at}{}, expected {}", excerpt(found), in_json(expected)),
+        None => format!("{at}{}", excerpt(what)),
     })
 }
 
@@ -122,5 +185,56 @@ pub(super) fn in_json(expected: &str) -> &str {
         "a map" => "an object",
         _ if expected.starts_with("struct ") => "an object",
         _ => expected,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::FromRequest;
+    use actix_web::test::TestRequest;
+
+    use super::*;
+    use crate::http::answer::Empty;
+
+    async fn body(room: &BodyRoom, bytes: Vec<u8>) -> (HttpRequest, Result<Body<Empty>, ApiError>) {
+        let request = TestRequest::post().app_data(web::Data::new(room.clone())).set_payload(bytes);
+        let (request, mut payload) = request.to_http_parts();
+        let body = Body::from_request(&request, &mut payload).await;
+        (request, body)
+    }
+
+    #[actix_rt::test]
+    async fn a_body_takes_room_until_its_request_is_answered_or_its_handler_lets_go() {
+        let room = BodyRoom(Arc::new(Semaphore::new(3)));
+        let long = || [vec![b' '; ROOM_UNIT], b"{}".to_vec()].concat();
+        let (first, parsed) = body(&room, long()).await;
+        assert!(parsed.is_ok());
+        assert_eq!(room.0.available_permits(), 1);
+        let (_, refused) = body(&room, long()).await;
+        let sentence =
+            "The bodies of requests in progress take up the 268435456 bytes that are allowed; try again";
+        assert_eq!(refused.err().unwrap().to_string(), sentence);
+        assert_eq!(room.0.available_permits(), 1);
+        release_room(&first);
+        assert_eq!(room.0.available_permits(), 3);
+        let (second, parsed) = body(&room, long()).await;
+        assert!(parsed.is_ok());
+        drop((first, second));
+        assert_eq!(room.0.available_permits(), 3);
+    }
+
+    #[actix_rt::test]
+    async fn a_long_body_is_parsed_on_another_thread_and_little_of_it_is_repeated() {
+        let room = BodyRoom::default();
+        let long = [vec![b' '; INLINE_BYTES], b"{}".to_vec()].concat();
+        assert!(body(&room, long).await.1.is_ok());
+        for (json, says) in [
+            (format!(r#"{{"{}": 1}}"#, "x".repeat(800 << 10)), "unknown field `xxx"),
+            (format!(r#""{}""#, "x".repeat(800 << 10)), r#"invalid type: string "xxx"#),
+        ] {
+            let refused = body(&room, json.into_bytes()).await.1.err().unwrap().to_string();
+            assert!(refused.contains(says) && refused.contains("Expected"), "{refused}");
+            assert!(refused.len() < 1000, "{}", refused.len());
+        }
     }
 }

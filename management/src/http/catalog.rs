@@ -1,5 +1,6 @@
 //! The catalog as a whole: its feed for frontends, with their exchange beside it, and export and import for people.
 
+use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr};
 
 use actix_web::{HttpRequest, get, post, web};
@@ -8,14 +9,15 @@ use clipper_rpc::selection::{ExchangeRequest, ExchangeResponse};
 use clipper_server::hangup::hung_up;
 use serde::{Deserialize, Serialize};
 use utoipa::openapi::{ObjectBuilder, RefOr, Schema};
-use utoipa::{PartialSchema, ToSchema};
+use utoipa::{IntoParams, PartialSchema, ToSchema};
 
 use super::answer::{Refused, Sentence, Spoken, counted};
-use super::body::{Body, RequestBody};
-use super::error::ApiError;
+use super::body::{Body, RequestBody, release_room};
+use super::error::{ApiError, ErrorBody};
 use crate::admin::Admin;
-use crate::deployment::DeploymentSpec;
+use crate::deployment::{DeploymentSpec, Environment, ExportedEnvironment, Withheld};
 use crate::deployments;
+use crate::refusal::Refusal;
 
 /// The version of the form of exports.
 const EXPORT_VERSION: u32 = 1;
@@ -32,8 +34,8 @@ impl PartialSchema for FollowBody {
 }
 
 impl RequestBody for FollowBody {
-    /// A frontend names all of its containers.
-    const MAX_BYTES: usize = 64 << 20;
+    /// A frontend names all of its containers: 10,000 with the longest names take some 5 MB.
+    const MAX_BYTES: usize = 8 << 20;
 }
 
 /// Waits for news of the catalog, for ten seconds at most. For frontends.
@@ -48,6 +50,7 @@ pub(super) async fn follow(
     request: HttpRequest,
     Body(FollowBody(body)): Body<FollowBody>,
 ) -> Result<web::Json<FollowResponse>, ApiError> {
+    release_room(&request);
     let caller = request.peer_addr().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |address| address.ip());
     tokio::select! {
         answer = admin.follow.follow(body, caller) => Ok(web::Json(answer?)),
@@ -67,8 +70,8 @@ impl PartialSchema for ExchangeBody {
 }
 
 impl RequestBody for ExchangeBody {
-    /// What was learned of a user with `linucb` may take 300 kB a model.
-    const MAX_BYTES: usize = 256 << 20;
+    /// What was learned with `linucb` may take 300 kB a model.
+    const MAX_BYTES: usize = 64 << 20;
 }
 
 /// Stores what a frontend has learned, and tells it what others have; at once. For frontends.
@@ -100,30 +103,73 @@ pub(super) struct Export {
     #[schema(value_type = Vec<Object>)]
     models: Vec<Model>,
     #[schema(value_type = Vec<Object>)]
-    deployments: Vec<DeploymentSpec>,
+    deployments: Vec<DeploymentSpec<ExportedEnvironment>>,
 }
 
 impl RequestBody for Export {
-    const MAX_BYTES: usize = 256 << 20;
+    const MAX_BYTES: usize = 64 << 20;
 }
 
-/// Shows the whole catalog with its deployments.
-#[utoipa::path(responses((status = 200, body = Export, description = "The catalog")), tag = "catalog")]
+/// Parts of the catalog that are exported on request only.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ExportOptions {
+    /// `environment` includes the values of the deployments' environments, which are secrets.
+    #[serde(default)]
+    #[param(value_type = Option<String>, example = "environment")]
+    include: Option<Secrets>,
+}
+
+/// What is secret in a catalog.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Secrets {
+    Environment,
+}
+
+/// Shows the whole catalog with its deployments. Names alone are shown of their environments, unless their
+/// values are asked for.
+#[utoipa::path(
+    params(ExportOptions),
+    responses(
+        (status = 200, body = Export, description = "The catalog"),
+        (status = 400, body = ErrorBody, description = "There is no such part of the catalog"),
+    ),
+    tag = "catalog"
+)]
 #[get("/admin/export")]
-pub(super) async fn export(admin: web::Data<Admin>) -> web::Json<Export> {
+pub(super) async fn export(
+    admin: web::Data<Admin>,
+    request: HttpRequest,
+) -> Result<web::Json<Export>, ApiError> {
+    let options = web::Query::<ExportOptions>::from_query(request.query_string());
+    let options = options.map_err(|_| {
+        let sentence =
+            format!("expected no option, or include=environment, not '{}'", request.query_string());
+        ApiError::Value { sentence }
+    })?;
+    let exported = match options.include {
+        Some(Secrets::Environment) => ExportedEnvironment::values,
+        None => ExportedEnvironment::names,
+    };
     let mut catalog = admin.catalog();
     let revision = catalog.revision;
     // What is still being deployed is not part of the catalog yet.
     let pending = deployments::abandon_all(&catalog);
     std::sync::Arc::make_mut(&mut catalog).apply(&pending);
     let snapshot = catalog.snapshot();
-    web::Json(Export {
+    let specs = catalog.deployments.values().map(|deployment| deployment.spec.clone());
+    let Ok(deployments) = specs
+        .map(|spec| spec.with_environment(|environment| Ok::<_, Infallible>(exported(environment))))
+        .collect();
+    Ok(web::Json(Export {
         version: EXPORT_VERSION,
         revision,
         applications: snapshot.applications,
         models: snapshot.models,
-        deployments: catalog.deployments.values().map(|deployment| deployment.spec.clone()).collect(),
-    })
+        deployments,
+    }))
 }
 
 /// Takes over an export into an empty catalog, and starts its deployments.
@@ -133,8 +179,9 @@ pub(super) async fn import(admin: web::Data<Admin>, Body(body): Body<Export>) ->
     let Export { version, applications, models, deployments: specs, .. } = body;
     if version != EXPORT_VERSION {
         let what = format!("it has version {version}, expected {EXPORT_VERSION}");
-        return Err(crate::refusal::Refusal::ImportInconsistent { what }.into());
+        return Err(Refusal::ImportInconsistent { what }.into());
     }
+    let specs = specs.into_iter().map(complete).collect::<Result<Vec<_>, _>>()?;
     let said = Sentence(format!(
         "Successfully imported {}, {} and {}",
         counted(applications.len() as u64, "application"),
@@ -144,4 +191,13 @@ pub(super) async fn import(admin: web::Data<Admin>, Body(body): Body<Export>) ->
     let stored = specs.clone();
     admin.import(specs, move |catalog| deployments::import(catalog, applications, models, stored)).await?;
     Ok(said)
+}
+
+/// A deployment of an export, if its environment has its values.
+fn complete(exported: DeploymentSpec<ExportedEnvironment>) -> Result<DeploymentSpec, Refusal> {
+    let model = exported.model.clone();
+    exported.with_environment(|environment| {
+        Environment::try_from(environment)
+            .map_err(|Withheld(variable)| Refusal::EnvironmentWithheld { model, variable })
+    })
 }

@@ -98,7 +98,7 @@ impl NewDeployment {
             input_type: self.input_type,
             num_replicas: self.num_replicas.unwrap_or(NumReplicas::ONE),
             run,
-            environment: self.environment.unwrap_or_default(),
+            environment: self.environment.unwrap_or_default().into(),
             artifact: self.artifact,
             model_data_path: self.model_data_path,
             python: self.python,

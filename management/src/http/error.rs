@@ -6,7 +6,9 @@ use clipper_rpc::catalog::FollowError;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::access::AccessError;
 use crate::error::{EditError, StoreError};
+use crate::follow::FollowRefusal;
 use crate::refusal::Refusal;
 use crate::selection_state::StateError;
 
@@ -30,6 +32,17 @@ pub(super) enum ApiError {
     Incomplete { what: String },
     #[error("The body is longer than {limit} bytes")]
     TooLarge { limit: u64 },
+    #[error(
+        "The body is too slow: {received} bytes came; expected {bytes_per_second} bytes a second and no pause of \
+         {idle} s"
+    )]
+    TooSlow { received: u64, idle: u64, bytes_per_second: u64 },
+    #[error("The bodies of requests in progress take up the {most} bytes that are allowed; try again")]
+    NoRoom { most: usize },
+    #[error("{most} uploads are in progress, which is the most that are allowed; try again")]
+    Uploads { most: usize },
+    #[error(transparent)]
+    Access(#[from] AccessError),
     #[error(transparent)]
     Refused(#[from] Refusal),
     #[error("{what}")]
@@ -59,17 +72,34 @@ impl From<EditError> for ApiError {
     }
 }
 
+impl From<FollowRefusal> for ApiError {
+    fn from(error: FollowRefusal) -> Self {
+        match error {
+            FollowRefusal::Refused(refusal) => Self::Refused(refusal),
+            FollowRefusal::Unavailable(error) => Self::Follow(error),
+        }
+    }
+}
+
 impl ApiError {
     fn kind(&self) -> &'static str {
         match self {
             Self::Json { .. } => "Json error",
-            Self::Incomplete { .. } | Self::TooLarge { .. } => "Body error",
-            Self::Value { .. } | Self::Refused(_) => "Request error",
+            Self::Incomplete { .. } | Self::TooLarge { .. } | Self::TooSlow { .. } => "Body error",
+            Self::Access(AccessError::Door(_)) => "Forbidden",
+            Self::Access(AccessError::Token(_)) => "Unauthorized",
+            Self::Access(AccessError::ContentType { .. }) => "Unsupported content type",
+            Self::Value { .. }
+            | Self::Refused(_)
+            | Self::States(StateError::Over { .. } | StateError::TooManyStates { .. }) => "Request error",
             Self::Artifact { .. } => "Artifact error",
             Self::Missing { .. } | Self::NotFound { .. } => "Not found",
             Self::Method { .. } => "Method not allowed",
-            Self::States(StateError::Over { .. }) => "Request error",
-            Self::Store(_) | Self::States(_) | Self::Follow(_) => "Unavailable",
+            Self::Store(_)
+            | Self::States(_)
+            | Self::Follow(_)
+            | Self::NoRoom { .. }
+            | Self::Uploads { .. } => "Unavailable",
             Self::Internal { .. } => "Internal error",
         }
     }
@@ -82,12 +112,21 @@ impl ResponseError for ApiError {
             | Self::Value { .. }
             | Self::Incomplete { .. }
             | Self::Refused(_)
+            | Self::States(StateError::TooManyStates { .. })
             | Self::Artifact { .. } => StatusCode::BAD_REQUEST,
+            Self::Access(AccessError::Door(_)) => StatusCode::FORBIDDEN,
+            Self::Access(AccessError::Token(_)) => StatusCode::UNAUTHORIZED,
+            Self::Access(AccessError::ContentType { .. }) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Missing { .. } | Self::NotFound { .. } => StatusCode::NOT_FOUND,
             Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::States(StateError::Over { .. }) => StatusCode::CONFLICT,
-            Self::Store(_) | Self::States(_) | Self::Follow(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Store(_)
+            | Self::States(_)
+            | Self::Follow(_)
+            | Self::NoRoom { .. }
+            | Self::Uploads { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::TooSlow { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::Internal { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -97,7 +136,18 @@ impl ResponseError for ApiError {
         if let Self::Method { allowed, .. } = self {
             response.insert_header((header::ALLOW, *allowed));
         }
-        if matches!(self, Self::TooLarge { .. } | Self::Incomplete { .. }) {
+        if matches!(self, Self::Access(AccessError::Token(_))) {
+            response.insert_header((header::WWW_AUTHENTICATE, "Bearer"));
+        }
+        let is_cut_off = matches!(
+            self,
+            Self::TooLarge { .. }
+                | Self::Incomplete { .. }
+                | Self::TooSlow { .. }
+                | Self::NoRoom { .. }
+                | Self::Uploads { .. }
+        );
+        if is_cut_off {
             // The rest of the body is still coming; nothing after it could be told from it.
             response.force_close();
         }

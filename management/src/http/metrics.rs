@@ -1,8 +1,10 @@
 //! What management counts, for Prometheus and as the original's JSON.
 //!
-//! Everything is read off the present state when it is asked for.
+//! Everything is read off the present state when it is asked for, but not more often than once in [`MAX_AGE`]: anyone may
+//! ask, and to count takes work in proportion to the catalog.
 
 use std::fmt;
+use std::time::Duration;
 
 use actix_web::{HttpRequest, HttpResponse, get, web};
 use clipper_server::process::Process;
@@ -10,6 +12,8 @@ use clipper_server::{Connections, Families, Form, Report, text};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::registry::Registry;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use crate::admin::Admin;
 use crate::deployment::ReplicaState;
@@ -22,13 +26,32 @@ const STATES: [(ReplicaState, &str); 4] = [
     (ReplicaState::Failed, "failed"),
 ];
 
+/// The age up to which counts are answered again.
+const MAX_AGE: Duration = Duration::from_secs(1);
+
+/// The last counts and when they were made. Held while they are made anew, so that other requests wait for them.
+#[derive(Debug, Default)]
+pub(super) struct LastCounts(Mutex<Option<(Instant, Counts)>>);
+
+impl LastCounts {
+    async fn get(&self, count: impl Future<Output = Counts>) -> Counts {
+        let mut last = self.0.lock().await;
+        match &*last {
+            Some((made, counts)) if made.elapsed() < MAX_AGE => counts.clone(),
+            _ => last.insert((Instant::now(), count.await)).1.clone(),
+        }
+    }
+}
+
 /// How many there are of everything.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Counts {
     /// The name, the meaning and the number of what there is one of.
-    lone: [(&'static str, &'static str, u64); 6],
+    lone: [(&'static str, &'static str, u64); 7],
     /// The replicas by state.
     replicas: [(&'static str, u64); 4],
+    /// Changes of what is learned that were not stored.
+    left_out: u64,
 }
 
 impl Counts {
@@ -47,8 +70,10 @@ impl Counts {
                 ("frontends", "Frontends that follow this management", frontends),
                 ("containers", "Containers connected to frontends", containers),
                 ("catalog_revision", "The number of the catalog's state", catalog.revision),
+                ("selection_users", "Users of whom something is learned", admin.follow.states.users()),
             ],
             replicas: STATES.map(|(state, name)| (name, in_state(state))),
+            left_out: admin.follow.states.left_out(),
         }
     }
 
@@ -60,6 +85,7 @@ impl Counts {
         for (state, count) in self.replicas {
             report.counter(format!("management:replicas:{state}"), count);
         }
+        report.counter("management:selection_changes_left_out".into(), self.left_out);
         report
     }
 }
@@ -75,12 +101,23 @@ impl Collector for Counts {
             "Replicas of deployments on this host, by state",
             None,
             self.replicas.map(|(state, count)| ([("state", state)], count)),
+        )?;
+        families.lone_counter(
+            "clipper_management_selection_changes_left_out",
+            "Changes of what is learned that were not stored: of too many users, or not admissible",
+            None,
+            self.left_out,
         )
     }
 }
 
-async fn answer(admin: &Admin, connections: &Connections, request: &HttpRequest) -> HttpResponse {
-    let counts = Counts::of(admin).await;
+async fn answer(
+    admin: &Admin,
+    last: &LastCounts,
+    connections: &Connections,
+    request: &HttpRequest,
+) -> HttpResponse {
+    let counts = last.get(Counts::of(admin)).await;
     let form = Form::asked_by(request);
     form.answer(match form {
         Form::Text => {
@@ -105,10 +142,11 @@ async fn answer(admin: &Admin, connections: &Connections, request: &HttpRequest)
 #[get("/metrics")]
 pub(super) async fn metrics(
     admin: web::Data<Admin>,
+    last: web::Data<LastCounts>,
     connections: web::Data<Connections>,
     request: HttpRequest,
 ) -> HttpResponse {
-    answer(&admin, &connections, &request).await
+    answer(&admin, &last, &connections, &request).await
 }
 
 /// Reports the same as `/metrics`, where the original Clipper did.
@@ -122,8 +160,30 @@ pub(super) async fn metrics(
 #[get("/admin/metrics")]
 pub(super) async fn admin_metrics(
     admin: web::Data<Admin>,
+    last: web::Data<LastCounts>,
     connections: web::Data<Connections>,
     request: HttpRequest,
 ) -> HttpResponse {
-    answer(&admin, &connections, &request).await
+    answer(&admin, &last, &connections, &request).await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn counts_are_made_once_a_second_however_many_ask() {
+        let (last, made) = (LastCounts::default(), AtomicU64::new(0));
+        let count = || async {
+            tokio::task::yield_now().await;
+            let left_out = 1 + made.fetch_add(1, Ordering::Relaxed);
+            Counts { lone: [("", "", 0); 7], replicas: [("", 0); 4], left_out }
+        };
+        let asked = futures_util::future::join_all((0..100).map(|_| last.get(count()))).await;
+        assert!(asked.iter().all(|counts| counts.left_out == 1));
+        tokio::time::advance(MAX_AGE).await;
+        assert_eq!(last.get(count()).await.left_out, 2);
+    }
 }

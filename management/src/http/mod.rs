@@ -2,26 +2,31 @@
 //!
 //! # Layout
 //! - `applications`, `selection`, `models`, `deployments`, `artifacts`, `catalog`, `status`, `metrics`: the handlers.
-//! - `body`: how bodies are read; `batching`, `selection_body`: the values in them that have two forms; `answer`: how
-//!   answers are said; `error`: how refusals are.
+//! - `body`, `pace`: how bodies are read, and how fast they must arrive; `batching`, `selection_body`: the values in
+//!   them that have two forms; `answer`: how answers are said; `error`: how refusals are; `description`: what the
+//!   description says of access.
 //!
 //! Paths stand once, at the handlers; the description at `/openapi.json` is generated from them and also tells
 //! a wrong method (405) from a wrong path (404).
 
 use std::net::TcpListener;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use actix_web::dev::Server;
+use actix_web::body::BoxBody;
+use actix_web::dev::{Server, ServiceRequest};
 use actix_web::http::Method;
+use actix_web::middleware::{Next, from_fn};
 use actix_web::{App, HttpRequest, HttpResponse, get, web};
-use clipper_server::Connections;
+use clipper_rpc::excerpt::excerpt;
+use clipper_server::{Connections, Serving};
 use utoipa::OpenApi;
 use utoipa::openapi::path::PathItem;
 
 pub(crate) use artifacts::Uploads;
 use error::ApiError;
 
+use crate::access::Access;
 use crate::admin::Admin;
 
 mod answer;
@@ -31,13 +36,17 @@ mod batching;
 mod body;
 mod catalog;
 mod deployments;
+mod description;
 mod error;
 mod metrics;
 mod models;
+mod pace;
 mod selection;
 mod selection_body;
 mod status;
 
+/// The most connections of one worker. Idle ones are closed after some seconds, and slow requests end.
+const MAX_CONNECTIONS: usize = 1024;
 /// Admin calls are rare and short; two threads keep one that is slow from delaying the rest.
 const WORKERS: usize = 2;
 /// How long requests may take to be answered once management is to stop.
@@ -105,7 +114,8 @@ interface! {
 }
 
 /// Built once: every request for something that is not there is looked up in it.
-static DESCRIPTION: LazyLock<utoipa::openapi::OpenApi> = LazyLock::new(Interface::openapi);
+static DESCRIPTION: LazyLock<utoipa::openapi::OpenApi> =
+    LazyLock::new(|| description::with_access(Interface::openapi()));
 
 /// Describes this interface.
 #[utoipa::path(responses((status = 200, body = Object, description = "OpenAPI 3.1")), tag = "status")]
@@ -116,7 +126,7 @@ async fn openapi_json() -> web::Json<&'static utoipa::openapi::OpenApi> {
 
 /// Whatever no handler takes.
 async fn unknown(request: HttpRequest) -> Result<HttpResponse, ApiError> {
-    let path = request.path().to_owned();
+    let path = excerpt(request.path()).into_owned();
     match DESCRIPTION.paths.paths.iter().find(|(template, _)| is_of(&path, template)) {
         Some((_, item)) => {
             let method = request.method().to_string();
@@ -139,18 +149,43 @@ fn allowed(item: &PathItem) -> &'static Method {
 }
 
 /// Serves the interface on a listener; the server runs once it is polled.
-pub(crate) fn server(listener: TcpListener, admin: Admin, uploads: Uploads) -> std::io::Result<Server> {
+///
+/// Access is checked before a request is routed, and before any of its body is read, so that no call is
+/// without the check.
+pub(crate) fn server(
+    listener: TcpListener,
+    access: Access,
+    admin: Admin,
+    uploads: Uploads,
+) -> std::io::Result<Server> {
+    let access = Arc::new(access);
     let admin = web::Data::new(admin);
     let uploads = web::Data::new(uploads);
     let connections = Connections::default();
     let counted = connections.clone();
+    let body_room = web::Data::new(body::BodyRoom::default());
+    let last_counts = web::Data::new(metrics::LastCounts::default());
     let application = move || {
+        let access = Arc::clone(&access);
+        let check = move |request: ServiceRequest, next: Next<BoxBody>| {
+            // The path as the routes see it.
+            let path = request.match_info().unprocessed();
+            let checked = access.check(request.request().head(), path).map_err(ApiError::from);
+            async move {
+                checked?;
+                next.call(request).await
+            }
+        };
         App::new()
+            .wrap(from_fn(check))
             .app_data(admin.clone())
             .app_data(uploads.clone())
+            .app_data(body_room.clone())
+            .app_data(last_counts.clone())
             .app_data(web::Data::new(connections.clone()))
             .configure(routes)
             .default_service(web::to(unknown))
     };
-    clipper_server::serve(listener, WORKERS, DRAIN, counted, application)
+    let serving = Serving { workers: WORKERS, max_connections: MAX_CONNECTIONS, drain: DRAIN };
+    clipper_server::serve(listener, serving, counted, application)
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use actix_web::http::header::ContentType;
 use actix_web::{HttpResponse, get, post, web};
 use clipper_rpc::catalog::Application;
+use clipper_rpc::excerpt::excerpt;
 use clipper_rpc::names::{AppName, ModelName};
 use clipper_rpc::selection::{Policy, StateKey, Statistics};
 use clipper_selection::learner::Learner;
@@ -204,11 +205,12 @@ pub(super) async fn explain(
     path: web::Path<(String, String)>,
 ) -> Result<HttpResponse, ApiError> {
     let (app, query) = path.into_inner();
+    let (app, query) = (excerpt(&app), excerpt(&query));
     let Some(query_id) = query.parse().ok().filter(|query_id| *query_id < SEEDS) else {
         let sentence = format!("query_id must be a whole number from 0 to below 2^53; it is '{query}'");
         return Err(ApiError::Value { sentence });
     };
-    if !admin.catalog().applications.contains_key(app.as_str()) {
+    if !admin.catalog().applications.contains_key(&*app) {
         return Err(ApiError::Missing { sentence: format!("No application with name '{app}' exists.") });
     }
     let unexplained = |why: NoExplanation| ApiError::Missing {

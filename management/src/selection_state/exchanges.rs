@@ -6,15 +6,23 @@
 //! more) with `reset`.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use clipper_rpc::selection::{Change, ExchangeRequest, ExchangeResponse, StateChange, StateKey, Statistics};
+use clipper_rpc::selection::{ExchangeRequest, ExchangeResponse, StateKey, Statistics};
 
 use super::StateError;
-use super::peers::{Explained, Peers};
+use super::admission::Admission;
+use super::peers::{Explained, Peers, size_of_state};
 use super::ring::Ring;
 use super::store::{Runs, StateStore};
 use crate::catalog::Catalog;
+
+/// The most states that one exchange may ask for.
+const MAX_LOADED: usize = 100_000;
+/// The most memory that the states in one answer take. The frontend asks again for those that are left out.
+const LOADED_BYTES: usize = 32 << 20;
 
 /// Everything that exchanges need.
 pub(super) struct Exchanges {
@@ -22,14 +30,28 @@ pub(super) struct Exchanges {
     runs: Runs,
     ring: Ring,
     peers: Peers,
+    /// The most users with a state on disk. The changes of any other go to the shared state alone.
+    max_users: u64,
+    counts: Arc<Counts>,
     /// Whether something was written since the last sync.
     written: bool,
 }
 
+/// Numbers for the metrics.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    /// Users with a state on disk.
+    pub(super) users: AtomicU64,
+    /// Changes that were left out, because there are too many users or they were not admissible.
+    pub(super) left_out: AtomicU64,
+}
+
 impl Exchanges {
     /// Begins a run of management.
-    pub(super) fn new(store: StateStore, runs: Runs) -> Self {
-        Self { store, runs, ring: Ring::new(), peers: Peers::default(), written: false }
+    pub(super) fn new(store: StateStore, runs: Runs, max_users: u64, counts: Arc<Counts>) -> Self {
+        counts.users.store(runs.users(), Ordering::Relaxed);
+        let (ring, peers) = (Ring::new(), Peers::default());
+        Self { store, runs, ring, peers, max_users, counts, written: false }
     }
 
     /// Makes an exchange, whose changes are not yet durable.
@@ -40,11 +62,14 @@ impl Exchanges {
         now: Instant,
     ) -> Result<ExchangeResponse, StateError> {
         let &ExchangeRequest { frontend, number, .. } = request;
+        if request.load.len() > MAX_LOADED {
+            return Err(StateError::TooManyStates { found: request.load.len(), most: MAX_LOADED });
+        }
         let stored = self.runs.last(frontend);
         if let Some(last) = stored.max(self.peers.last(frontend)).filter(|last| number < *last) {
             return Err(StateError::Over { number, last });
         }
-        self.peers.hear(request, now);
+        self.peers.hear(request, now)?;
         if let Some(response) = self.peers.answered(frontend, number) {
             return Ok(response.clone());
         }
@@ -53,10 +78,20 @@ impl Exchanges {
             self.apply(request, catalog)?;
         }
         self.peers.forward(&request.forward);
-        let mut loaded = Vec::with_capacity(request.load.len());
-        let mut keys = HashSet::with_capacity(request.load.len());
-        for key in request.load.iter().filter(|key| keys.insert(*key)) {
-            loaded.push((key.clone(), self.store.read(key)?.unwrap_or_default()));
+        let admission = Admission::new(catalog);
+        let mut loaded = Vec::new();
+        let mut keys = HashSet::new();
+        let mut room = LOADED_BYTES;
+        for key in &request.load {
+            if room == 0 {
+                break;
+            }
+            if keys.insert(key) {
+                let stored = if admission.is_learned(key) { self.store.read(key)? } else { None };
+                let state = stored.unwrap_or_default();
+                room = room.saturating_sub(size_of_state(key, &state));
+                loaded.push((key.clone(), state));
+            }
         }
         // Changes of others may have come between this exchange's and now: only what is stored has them in order.
         let heard = if applied { None } else { self.ring.since(request.known, frontend, &keys) };
@@ -74,31 +109,62 @@ impl Exchanges {
 
     /// Stores the changes of a request, and tells others of them.
     fn apply(&mut self, request: &ExchangeRequest, catalog: &Catalog) -> Result<(), StateError> {
-        let mut states: HashMap<StateKey, Statistics> = HashMap::with_capacity(request.changes.len());
-        let changes: Vec<&StateChange> = request
-            .changes
-            .iter()
-            .filter(|it| is_learned(&it.key, catalog) && is_sound(&it.change))
-            .collect();
-        for StateChange { key, change } in &changes {
-            let state = match states.entry(key.clone()) {
-                std::collections::hash_map::Entry::Occupied(state) => state.into_mut(),
-                std::collections::hash_map::Entry::Vacant(state) => {
-                    state.insert(self.store.read(key)?.unwrap_or_default())
-                }
+        let mut admission = Admission::new(catalog);
+        let mut states: HashMap<StateKey, Statistics> = HashMap::new();
+        let mut changes = Vec::new();
+        let mut room = self.max_users.saturating_sub(self.runs.users());
+        for sent in request.changes.iter().filter(|sent| admission.is_learned(&sent.key)).collect::<Vec<_>>()
+        {
+            let stored = match states.remove(&sent.key) {
+                Some(state) => Some(state),
+                None => self.store.read(&sent.key)?,
             };
-            state.apply(change);
+            let is_new_user = stored.is_none() && sent.key.uid.is_some();
+            if is_new_user && room == 0 {
+                admission.left_out += 1;
+                continue;
+            }
+            let mut state = stored.unwrap_or_default();
+            let admitted = admission.admit(sent, &state);
+            if let Some(admitted) = admitted {
+                state.apply(&admitted.change);
+                admission.prune(&sent.key, &mut state);
+                room -= u64::from(is_new_user);
+                changes.push(admitted);
+            } else if is_new_user {
+                continue;
+            }
+            states.insert(sent.key.clone(), state);
         }
+        self.count_left_out(admission.left_out, request);
         if changes.is_empty() {
             // There is nothing that could be applied twice, and so nothing to remember.
             return Ok(());
         }
         self.store.write(&mut self.runs, (request.frontend, request.number), &states)?;
+        self.counts.users.store(self.runs.users(), Ordering::Relaxed);
         self.written = true;
         for change in changes {
-            self.ring.push(request.frontend, change.clone());
+            self.ring.push(request.frontend, change);
         }
         Ok(())
+    }
+
+    #[cfg(test)]
+    pub(super) fn counted(&self) -> (u64, u64) {
+        (self.counts.users.load(Ordering::Relaxed), self.counts.left_out.load(Ordering::Relaxed))
+    }
+
+    fn count_left_out(&self, left_out: usize, request: &ExchangeRequest) {
+        if left_out > 0 && self.counts.left_out.fetch_add(left_out as u64, Ordering::Relaxed) == 0 {
+            tracing::warn!(
+                frontend = %request.frontend,
+                left_out,
+                users = self.runs.users(),
+                max_users = self.max_users,
+                "some changes are not stored; the metrics count all that follow"
+            );
+        }
     }
 
     /// Makes what was written durable, if anything was.
@@ -124,25 +190,11 @@ impl Exchanges {
         });
         let Some((application, since)) = gone else { return Ok(true) };
         self.written = true;
-        if self.store.sweep(application, *since)? {
+        let is_swept = self.store.sweep(&mut self.runs, application, *since)?;
+        self.counts.users.store(self.runs.users(), Ordering::Relaxed);
+        if is_swept {
             tracing::info!(%application, since, "what was learned for it is removed");
         }
         Ok(false)
     }
-}
-
-/// Whether a state is that of an application as it is.
-fn is_learned(key: &StateKey, catalog: &Catalog) -> bool {
-    let application = catalog.applications.get(&key.application);
-    application.is_some_and(|application| application.selection.since == key.since)
-}
-
-/// Whether a change leaves numbers where there were numbers. No policy makes another; one that came all the same would
-/// spoil a state for good.
-fn is_sound(change: &Change) -> bool {
-    let sound = change.0.values().all(|it| it.scale.is_finite() && it.add.iter().all(|add| add.is_finite()));
-    if !sound {
-        tracing::error!(?change, "a change that is not a number is ignored");
-    }
-    sound
 }

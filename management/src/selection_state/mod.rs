@@ -4,6 +4,7 @@
 //! - [`store`]: the states on disk, and which exchange of each frontend they already contain.
 //! - [`ring`]: the recent changes, from which frontends hear what others learned.
 //! - [`peers`]: the frontends that exchange, and what waits for each.
+//! - [`admission`]: what changes may add.
 //! - [`exchanges`]: one exchange, from request to answer.
 //!
 //! One thread owns all of it and takes orders one after the other, so that to read a state, change it and write it is
@@ -15,6 +16,7 @@
 //! Invariant: a change that a frontend was told to be stored is on disk, once.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -23,12 +25,12 @@ use clipper_rpc::selection::{ExchangeRequest, ExchangeResponse, StateKey, Statis
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use self::exchanges::Exchanges;
+use self::exchanges::{Counts, Exchanges};
 use self::store::StateStore;
 use crate::error::OpenError;
 use crate::feed::Feed;
 
-mod bounded;
+mod admission;
 mod exchanges;
 mod peers;
 mod ring;
@@ -52,6 +54,20 @@ pub enum StateError {
         number: u64,
         /// Of the last one.
         last: u64,
+    },
+    /// There are too many frontends.
+    #[error("{most} frontends exchange already, which is the most that are allowed")]
+    Crowded {
+        /// The most that are allowed.
+        most: usize,
+    },
+    /// An exchange asks for too much at once.
+    #[error("An exchange asks for {found} states; at most {most} are allowed")]
+    TooManyStates {
+        /// The states that were asked for.
+        found: usize,
+        /// The most that are allowed.
+        most: usize,
     },
     /// The store was closed.
     #[error("what is learned is not stored any more, as management is shutting down")]
@@ -78,6 +94,7 @@ pub enum NoExplanation {
 #[derive(Debug, Clone)]
 pub struct SelectionStates {
     orders: mpsc::Sender<Order>,
+    counts: Arc<Counts>,
 }
 
 #[derive(Debug)]
@@ -93,26 +110,38 @@ enum Order {
 type Answer<T> = oneshot::Sender<Result<T, StateError>>;
 
 impl SelectionStates {
-    /// Opens or creates the database in a data directory that is locked, and starts the thread.
+    /// Opens or creates the database in a data directory that is locked, and starts the thread. States of their own
+    /// are kept for at most `max_users`.
     ///
     /// # Errors
     /// One clear line: see [`OpenError`].
-    pub async fn open(directory: PathBuf, feed: Arc<Feed>) -> Result<Self, OpenError> {
-        tokio::task::spawn_blocking(move || Self::open_blocking(&directory, feed))
+    pub async fn open(directory: PathBuf, feed: Arc<Feed>, max_users: u64) -> Result<Self, OpenError> {
+        tokio::task::spawn_blocking(move || Self::open_blocking(&directory, feed, max_users))
             .await
             .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
     }
 
-    fn open_blocking(directory: &Path, feed: Arc<Feed>) -> Result<Self, OpenError> {
+    fn open_blocking(directory: &Path, feed: Arc<Feed>, max_users: u64) -> Result<Self, OpenError> {
         let (store, runs) = StateStore::open(directory, feed.store())?;
-        let mut states =
-            StatesThread { exchanges: Exchanges::new(store, runs), feed, swept: None, failed: None };
+        let counts = Arc::<Counts>::default();
+        let exchanges = Exchanges::new(store, runs, max_users, Arc::clone(&counts));
+        let mut states = StatesThread { exchanges, feed, swept: None, failed: None };
         let (orders, received) = mpsc::channel();
         thread::Builder::new()
             .name("clipper-states".into())
             .spawn(move || states.run(&received))
             .map_err(|error| OpenError::unreadable(directory, error))?;
-        Ok(Self { orders })
+        Ok(Self { orders, counts })
+    }
+
+    /// Users with a state on disk.
+    pub(crate) fn users(&self) -> u64 {
+        self.counts.users.load(Ordering::Relaxed)
+    }
+
+    /// Changes that were not stored since management started.
+    pub(crate) fn left_out(&self) -> u64 {
+        self.counts.left_out.load(Ordering::Relaxed)
     }
 
     /// Stores what a frontend has learned, and returns what others have. A dropped call may still be carried out.

@@ -9,7 +9,7 @@ use std::mem::size_of;
 use clipper_rpc::selection::{ExchangePosition, StateChange, StateKey};
 use uuid::Uuid;
 
-use super::bounded::{Bounded, Bounds};
+use crate::bounded::{Bounded, Bounds};
 
 /// How many changes are kept, and how much memory they may take, roughly. A frontend that is further behind reads its
 /// states anew, which is right at any distance.
@@ -71,7 +71,7 @@ impl Ring {
 }
 
 /// How much memory a change takes, roughly.
-fn size_of_change(change: &StateChange) -> usize {
+pub(super) fn size_of_change(change: &StateChange) -> usize {
     let uid = change.key.uid.as_ref().map_or(0, |uid| uid.as_str().len());
     let models = change.change.0.values().map(|affine| 128 + size_of::<f64>() * affine.add.len());
     size_of::<Entry>() + uid + models.sum::<usize>()

@@ -11,6 +11,7 @@
 //! |---|---|
 //! | `application 0x00 since (u64) 0x00 piece (u32)` | the shared state |
 //! | `application 0x00 since (u64) 0x01 user piece (u32)` | a user's; of a name above 255 bytes, `0x02` and its SHA-256 |
+//! | `0x00` | the number of users' states (u64), absent in a database of an older Clipper |
 //! | `0x00` and 16 bytes of a frontend's run | the number of its last exchange (u64), and its place among all (u64) |
 //!
 //! Numbers are big-endian, so that the states of an application are beside each other. A state is the MessagePack of its
@@ -42,6 +43,8 @@ const IDENTITY_FILE: &str = "clipper.store";
 const RUNS: usize = 1024;
 /// The longest name of a user that is part of a key.
 const MAX_USER_BYTES: usize = 255;
+/// The key of the number of users' states.
+const USERS_KEY: [u8; 1] = [0];
 /// How many pieces are removed at a time, in some milliseconds.
 const SWEPT: usize = 1000;
 
@@ -51,12 +54,14 @@ pub(super) struct StateStore {
     states: sled::Tree,
 }
 
-/// The last exchange of each run of a frontend, as on disk.
+/// The last exchange of each run of a frontend, and the number of users' states, as on disk.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Runs {
     last: HashMap<Uuid, Exchanged>,
     /// How many exchanges there were in all.
     exchanges: u64,
+    /// Users of all applications with a state of their own.
+    users: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -70,6 +75,11 @@ impl Runs {
     /// The number of a frontend's last exchange.
     pub(super) fn last(&self, frontend: Uuid) -> Option<u64> {
         Some(self.last.get(&frontend)?.number)
+    }
+
+    /// The number of users' states.
+    pub(super) fn users(&self) -> u64 {
+        self.users
     }
 
     /// The run that is forgotten next, once there are too many.
@@ -111,8 +121,13 @@ impl StateStore {
 
     fn runs(&self) -> Result<Runs, String> {
         let mut runs = Runs::default();
+        let mut users = None;
         for entry in self.states.scan_prefix([0]) {
             let (key, value) = entry.map_err(database::failed)?;
+            if key == USERS_KEY {
+                users = Some(number(&value).ok_or("the number of users is unreadable")?);
+                continue;
+            }
             let frontend = key.get(1..).and_then(|bytes| Uuid::from_slice(bytes).ok());
             let number = |range| number(value.get(range)?);
             let (Some(frontend), Some(last), Some(place)) = (frontend, number(0..8), number(8..16)) else {
@@ -121,7 +136,20 @@ impl StateStore {
             runs.last.insert(frontend, Exchanged { number: last, place });
             runs.exchanges = runs.exchanges.max(place + 1);
         }
+        runs.users = match users {
+            Some(users) => users,
+            None => self.count_users()?,
+        };
         Ok(runs)
+    }
+
+    /// Counts the states of users, which takes a walk through all keys: done once, for a database of an older Clipper.
+    fn count_users(&self) -> Result<u64, String> {
+        let mut users = 0;
+        for key in self.states.range([1]..).keys() {
+            users += u64::from(begins_user(&key.map_err(database::failed)?));
+        }
+        Ok(users)
     }
 
     /// What is learned; `None` where nothing is.
@@ -152,8 +180,12 @@ impl StateStore {
     ) -> Result<(), StateError> {
         let mut batch = sled::Batch::default();
         for (key, statistics) in states {
-            self.put(&mut batch, &key_of(key), statistics)?;
+            let bytes = key_of(key);
+            let is_there = self.states.contains_key(piece_key(&bytes, 0)).map_err(failed)?;
+            runs.users += u64::from(key.uid.is_some() && !is_there);
+            self.put(&mut batch, &bytes, statistics)?;
         }
+        batch.insert(&USERS_KEY, &runs.users.to_be_bytes());
         let place = runs.exchanges;
         runs.exchanges += 1;
         runs.last.insert(frontend, Exchanged { number, place });
@@ -209,13 +241,21 @@ impl StateStore {
     }
 
     /// Removes some of the states of an application since a revision; whether none are left.
-    pub(super) fn sweep(&self, application: &AppName, since: Revision) -> Result<bool, StateError> {
+    pub(super) fn sweep(
+        &self,
+        runs: &mut Runs,
+        application: &AppName,
+        since: Revision,
+    ) -> Result<bool, StateError> {
         let mut batch = sled::Batch::default();
         let mut removed = 0;
         for key in self.states.scan_prefix(prefix(application, since)).keys().take(SWEPT) {
-            batch.remove(key.map_err(failed)?);
+            let key = key.map_err(failed)?;
+            runs.users = runs.users.saturating_sub(u64::from(begins_user(&key)));
+            batch.remove(key);
             removed += 1;
         }
+        batch.insert(&USERS_KEY, &runs.users.to_be_bytes());
         self.states.apply_batch(batch).map_err(failed)?;
         Ok(removed < SWEPT)
     }
@@ -257,6 +297,12 @@ fn run_key(frontend: Uuid) -> Vec<u8> {
 
 fn prefix(application: &AppName, since: Revision) -> Vec<u8> {
     [application.as_str().as_bytes(), &[0], &since.to_be_bytes()].concat()
+}
+
+/// Whether a key is that of the first piece of a user's state.
+fn begins_user(key: &[u8]) -> bool {
+    let application = key.iter().position(|byte| *byte == 0).unwrap_or(key.len());
+    key.get(application + 1 + size_of::<Revision>()).is_some_and(|tag| *tag > 0) && key.ends_with(&[0; 4])
 }
 
 /// The key of a state, but for the number of the piece.
@@ -364,9 +410,24 @@ mod tests {
         all.insert(1, ("app".into(), 3));
         assert_eq!(learned(), all);
         let application = "app".parse().unwrap();
-        assert_eq!([(); 3].map(|()| store.sweep(&application, 3).unwrap()), [false, false, true]);
+        assert_eq!([(); 3].map(|()| store.sweep(&mut runs, &application, 3).unwrap()), [false, false, true]);
         assert_eq!(learned(), others);
-        assert_eq!(runs, store.runs().unwrap());
+        assert_eq!((runs.users(), &runs), (4, &store.runs().unwrap()));
+    }
+
+    #[test]
+    fn users_are_counted_once_however_long_their_states_and_also_in_an_older_database() {
+        let directory = tempfile::tempdir().unwrap();
+        let (store, mut runs) = open(&directory);
+        let long = "u".repeat(10_000);
+        for figures in [1, 5000, 0] {
+            let states = [None, Some("a"), Some("a\0\0\0\0\0"), Some(&*long)]
+                .map(|user| (key(user), statistics(&vec![0.1; figures])));
+            write(&store, &mut runs, 1, &states);
+            assert_eq!((runs.users(), store.count_users().unwrap()), (3, 3));
+        }
+        store.states.remove(USERS_KEY).unwrap();
+        assert_eq!(store.runs().unwrap(), runs);
     }
 
     #[test]

@@ -13,6 +13,8 @@ use super::*;
 use crate::applications::tests::app;
 use crate::catalog::{Catalog, Edit};
 
+/// The most users in these tests.
+const MAX_USERS: u64 = 5000;
 /// The revision since which the application of these tests learns.
 const SINCE: u64 = 7;
 
@@ -49,8 +51,8 @@ pub(super) fn request(frontend: u64, number: u64) -> ExchangeRequest {
 }
 
 fn application(name: &str, since: u64) -> Application {
-    let selection = Selection { policy: Policy::Mean {}, since, ..Selection::default() };
-    Application { selection, ..app(name, &[]) }
+    let selection = Selection { policy: Policy::Exp3Ix {}, since, ..Selection::default() };
+    Application { selection, ..app(name, &["m", "count"]) }
 }
 
 fn catalog(applications: Vec<Application>) -> Catalog {
@@ -83,7 +85,7 @@ impl Fixture {
             before.sync().unwrap();
         }
         let (store, runs) = StateStore::open(self.directory.path(), Uuid::nil()).unwrap();
-        self.exchanges = Some(Exchanges::new(store, runs));
+        self.exchanges = Some(Exchanges::new(store, runs, MAX_USERS, Arc::default()));
     }
 
     fn exchange(&mut self, request: &ExchangeRequest) -> ExchangeResponse {
@@ -182,6 +184,35 @@ fn what_is_no_state_of_an_application_as_it_is_is_ignored() {
     let response = fixture.exchange(&ExchangeRequest { changes: changes.clone(), ..request(1, 1) });
     assert_eq!(response.position.sequence, 0);
     assert!(changes.iter().all(|it| fixture.stored(&it.key).is_none()));
+}
+
+#[test]
+fn a_new_user_beyond_the_bound_is_not_stored_and_those_that_are_known_still_learn() {
+    let mut fixture = Fixture::new();
+    let learned = |users: std::ops::Range<u64>| -> Vec<_> {
+        users.map(|user| change(key(Some(&format!("u{user}"))), 1.0, &[1.0])).collect()
+    };
+    let mut changes = learned(0..MAX_USERS + 10);
+    changes.push(change(key(None), 1.0, &[2.0]));
+    fixture.exchange(&ExchangeRequest { changes, ..request(1, 1) });
+    let counted = |fixture: &Fixture| fixture.exchanges.as_ref().unwrap().counted();
+    assert_eq!(counted(&fixture), (MAX_USERS, 10));
+    assert_eq!(fixture.stored(&key(Some("u5003"))), None);
+    fixture.restart();
+    let changes = learned(MAX_USERS - 1..MAX_USERS + 1);
+    let known = fixture.exchange(&ExchangeRequest { changes, ..request(1, 2) });
+    assert_eq!(known.position.sequence, 1);
+    assert_eq!(counted(&fixture), (MAX_USERS, 1));
+    assert_eq!(fixture.stored(&key(Some("u4999"))), Some(statistics(&[2.0])));
+    assert_eq!(fixture.stored(&key(None)), Some(statistics(&[2.0])));
+}
+
+#[test]
+fn an_exchange_asks_for_a_bounded_number_of_states() {
+    let mut fixture = Fixture::new();
+    let load = vec![key(None); 100_001];
+    let refused = fixture.try_exchange(&ExchangeRequest { load, ..request(1, 1) }).unwrap_err();
+    assert_eq!(refused.to_string(), "An exchange asks for 100001 states; at most 100000 are allowed");
 }
 
 /// What a frontend holds and does, as `rpc/src/selection.rs` has it.
@@ -319,7 +350,7 @@ proptest! {
 
 async fn opened(directory: &Path, applications: Vec<Application>) -> (SelectionStates, Arc<Feed>) {
     let feed = Arc::new(Feed::new(Uuid::nil(), catalog(applications)));
-    (SelectionStates::open(directory.into(), feed.clone()).await.unwrap(), feed)
+    (SelectionStates::open(directory.into(), feed.clone(), MAX_USERS).await.unwrap(), feed)
 }
 
 #[tokio::test]

@@ -8,7 +8,8 @@ use std::path::Path;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use clipper_management::{Config, Management, OpenError};
+use clipper_management::{Access, Config, Management, OpenError, Tokens};
+use clipper_server::door::Door;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -20,7 +21,15 @@ pub(crate) fn config(data_dir: &Path) -> Config {
         python: "python3".into(),
         guard: vec![env!("CARGO_BIN_EXE_clipper-test-guard").into()],
         max_artifact_bytes: 100_000,
+        access: access(Tokens::default()),
+        artifacts_bytes: 10_000_000,
+        selection_users: 1_000_000,
     }
+}
+
+/// Access with these tokens, and without further hosts and origins.
+pub(crate) fn access(tokens: Tokens) -> Access {
+    Access::new(Door::of_management(Vec::new(), Vec::new()), tokens)
 }
 
 pub(crate) struct Server {
@@ -35,11 +44,14 @@ impl Server {
     }
 
     pub(crate) async fn open(data_dir: &Path) -> Result<Self, OpenError> {
+        Self::open_with(config(data_dir)).await
+    }
+
+    pub(crate) async fn open_with(config: Config) -> Result<Self, OpenError> {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = Client::new(&format!("http://{}", listener.local_addr().unwrap()));
         let (stop, stopped) = oneshot::channel();
         let (opened, has_opened) = oneshot::channel();
-        let config = config(data_dir);
         let thread = thread::spawn(move || {
             actix_rt::System::new().block_on(async move {
                 match Management::open(config).await {
@@ -91,8 +103,15 @@ impl Client {
         (response.status(), response.text().await.unwrap())
     }
 
+    /// A request that posts JSON, or the archive of `add_artifact`.
+    pub(crate) fn posting(&self, path: &str, body: impl Into<reqwest::Body>) -> reqwest::RequestBuilder {
+        let is_archive = path.ends_with("/add_artifact");
+        let content_type = if is_archive { "application/x-tar" } else { "application/json" };
+        self.http.post(format!("{}{path}", self.base)).header("content-type", content_type).body(body)
+    }
+
     pub(crate) async fn post_text(&self, path: &str, body: impl Into<reqwest::Body>) -> (StatusCode, String) {
-        let response = self.http.post(format!("{}{path}", self.base)).body(body).send().await.unwrap();
+        let response = self.posting(path, body).send().await.unwrap();
         (response.status(), response.text().await.unwrap())
     }
 

@@ -20,6 +20,36 @@ pub enum CodecError {
     /// The header names no known message for this direction.
     #[error("unknown message type '{0}'")]
     UnknownType(String),
+    /// The header has more values than its message needs.
+    #[error("the header has more than {most} values")]
+    TooManyValues {
+        /// The most that are read.
+        most: usize,
+    },
+    /// The message is larger than anything that was asked for.
+    #[error("the message has {found} bytes; at most {most} are read {unless}")]
+    TooLong {
+        /// Its size in bytes.
+        found: usize,
+        /// The most that are read.
+        most: usize,
+        /// The condition under which more would be read.
+        unless: &'static str,
+    },
+    /// A batch was answered that the container does not hold.
+    #[error("it answered batch {id}, which it does not hold")]
+    NotHeld {
+        /// The batch.
+        id: u64,
+    },
+    /// A batch was answered with another number of outputs than it has inputs.
+    #[error("it answered a batch of {expected} inputs with {found} outputs")]
+    Outputs {
+        /// The number of inputs.
+        expected: usize,
+        /// The number of outputs that the message claims.
+        found: u64,
+    },
     /// A required field is absent.
     #[error("'{message}' lacks the field '{field}'")]
     MissingField {

@@ -9,10 +9,11 @@ use rmp_serde::decode::Error;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::item::{Array, Item};
+use super::item::{Array, ErrorText, Item};
 use super::{CodecError, Frames};
 use crate::excerpt::excerpt;
 use crate::input::{InputBatch, InputType};
+use crate::message::Register;
 use crate::output::{Element, OutputBatch};
 
 /// How deeply an unknown field of a header may nest.
@@ -49,7 +50,7 @@ pub(super) struct Header<'a> {
     #[serde(borrow, skip_serializing_if = "Option::is_none")]
     pub(super) outputs: Option<Array<Item<'a>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) errors: Option<BTreeMap<u32, String>>,
+    pub(super) errors: Option<BTreeMap<u32, ErrorText>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) labels: Option<Array<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -62,8 +63,8 @@ pub(super) struct Header<'a> {
     pub(super) sdk: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) instance: Option<String>,
-    #[serde(borrow, skip_serializing_if = "Option::is_none")]
-    pub(super) message: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) message: Option<ErrorText>,
     #[serde(borrow, skip_serializing_if = "Option::is_none")]
     pub(super) reason: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -81,24 +82,25 @@ impl<'a> Header<'a> {
         Self { kind: kind.into(), ..Self::default() }
     }
 
-    pub(super) fn parse(header: &'a [u8]) -> Result<Self, CodecError> {
-        match header.first() {
-            Some(0x80..=0x8f | 0xde | 0xdf) => {}
-            _ => return Err(CodecError::NotAMap),
-        }
-        let mut deserializer = rmp_serde::Deserializer::from_read_ref(header);
-        deserializer.set_max_depth(MAX_DEPTH);
-        let parsed = Self::deserialize(&mut deserializer)
-            .map_err(|error| CodecError::Header(excerpt(&error.to_string()).into_owned()))?;
-        match IgnoredAny::deserialize(&mut deserializer) {
-            Err(Error::InvalidMarkerRead(end)) if end.kind() == ErrorKind::UnexpectedEof => Ok(parsed),
-            _ => Err(CodecError::Trailing),
-        }
-    }
-
     pub(super) fn encode(&self, payload: Option<Bytes>) -> Frames {
         let header = rmp_serde::to_vec_named(self).expect("a header of plain fields always serialises");
         Frames { header: header.into(), payload }
+    }
+
+    /// The contents of a `register`.
+    pub(super) fn take_register(&mut self) -> Result<Register, CodecError> {
+        const MESSAGE: &str = "register";
+        Ok(Register {
+            protocol: require(self.protocol, MESSAGE, "protocol")?,
+            model: require(self.model.take(), MESSAGE, "model")?.into_owned(),
+            version: require(self.version.take(), MESSAGE, "version")?.into_owned(),
+            input_type: require(self.input_type.take(), MESSAGE, "input_type")?.parse()?,
+            token: self.token.take(),
+            max_batch_size: self.max_batch_size,
+            replica: self.replica,
+            sdk: self.sdk.take(),
+            instance: self.instance.take(),
+        })
     }
 
     /// The inputs of a `predict` or `feedback`.
@@ -186,7 +188,7 @@ impl<'a> Header<'a> {
         let count = self.count.unwrap_or_default();
         match errors.last_key_value() {
             Some((&index, _)) if u64::from(index) >= count => Err(CodecError::ErrorIndex { index, count }),
-            _ => Ok(errors),
+            _ => Ok(errors.into_iter().map(|(index, text)| (index, text.0)).collect()),
         }
     }
 
@@ -215,6 +217,22 @@ impl<'a> Header<'a> {
                 Some(data.clone())
             }
         }
+    }
+}
+
+/// Reads a header: all its fields, or those alone that `T` has.
+pub(super) fn parse<'a, T: Deserialize<'a>>(header: &'a [u8]) -> Result<T, CodecError> {
+    match header.first() {
+        Some(0x80..=0x8f | 0xde | 0xdf) => {}
+        _ => return Err(CodecError::NotAMap),
+    }
+    let mut deserializer = rmp_serde::Deserializer::from_read_ref(header);
+    deserializer.set_max_depth(MAX_DEPTH);
+    let parsed = T::deserialize(&mut deserializer)
+        .map_err(|error| CodecError::Header(excerpt(&error.to_string()).into_owned()))?;
+    match IgnoredAny::deserialize(&mut deserializer) {
+        Err(Error::InvalidMarkerRead(end)) if end.kind() == ErrorKind::UnexpectedEof => Ok(parsed),
+        _ => Err(CodecError::Trailing),
     }
 }
 

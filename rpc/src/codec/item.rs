@@ -8,6 +8,7 @@ use bytes::Bytes;
 use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
 use serde::ser::{Serialize, SerializeSeq, Serializer};
 
+use crate::excerpt::error_text;
 use crate::output::Element;
 
 /// An element of `inputs` or `outputs`, borrowed from the frame.
@@ -83,6 +84,22 @@ impl<'de: 'a, 'a> Deserialize<'de> for Item<'a> {
         }
 
         deserializer.deserialize_any(ItemVisitor)
+    }
+}
+
+/// An error text of a container, cut if it is too long to keep.
+#[derive(Debug, Clone)]
+pub(super) struct ErrorText(pub(super) String);
+
+impl Serialize for ErrorText {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for ErrorText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        <&str>::deserialize(deserializer).map(|text| Self(error_text(text).into_owned()))
     }
 }
 

@@ -3,18 +3,32 @@
 //! Header maps are one flat struct, read without an intermediate value: strings and outputs are borrowed from the
 //! frame until they are known to fit. Invariant: whatever bytes arrive, decoding ends in a message or a
 //! [`CodecError`], and allocates in proportion to the bytes that arrived, never to a number that they claim.
+//!
+//! Containers are not trusted. What one sends is read with knowledge of the batches that it holds: a header may have
+//! as many values as their answers need and no more, because a value of one byte takes dozens in memory. A peer that
+//! has not registered is read for the type of its message alone, unless that is `register`.
 
+mod budget;
 mod error;
 mod header;
 mod item;
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 
 pub use self::error::CodecError;
-use self::header::{Header, expect_count, require};
-use self::item::Array;
+use self::header::{Header, expect_count, parse, require};
+use self::item::{Array, ErrorText};
 use crate::excerpt::excerpt;
-use crate::message::{Feedback, FromContainer, Predict, Prediction, Register, Registered, ToContainer};
+use crate::message::{Feedback, FromContainer, Introduction, Predict, Prediction, Registered, ToContainer};
+
+/// The largest message that is read of a peer of which nothing was asked, in bytes.
+const MOST_BYTES_UNASKED: usize = 64 << 10;
+/// The most values in the header of a message that holds no outputs, unknown fields included.
+const MOST_VALUES_UNASKED: usize = 256;
+/// The most values for each input of a batch: its output, and the two of its error.
+const VALUES_PER_INPUT: usize = 3;
 
 /// A message as it travels, without the empty frame in front.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,7 +38,27 @@ pub struct Frames {
     /// Raw little-endian numbers.
     pub payload: Option<Bytes>,
 }
+
 impl Frames {
+    /// The bytes of both frames.
+    pub fn size(&self) -> usize {
+        self.header.len() + self.payload.as_ref().map_or(0, Bytes::len)
+    }
+
+    /// Checks the size of a message of which nothing was asked.
+    fn expect_small(&self, unless: &'static str) -> Result<(), CodecError> {
+        let found = self.size();
+        if found > MOST_BYTES_UNASKED {
+            return Err(CodecError::TooLong { found, most: MOST_BYTES_UNASKED, unless });
+        }
+        Ok(())
+    }
+
+    /// Checks the number of values in the header.
+    fn expect_values(&self, most: usize) -> Result<(), CodecError> {
+        if budget::fits(&self.header, most) { Ok(()) } else { Err(CodecError::TooManyValues { most }) }
+    }
+
     /// Takes the frames of a multipart message apart, after any routing frames.
     ///
     /// # Errors
@@ -61,14 +95,17 @@ impl FromContainer {
                 let mut header = Header {
                     id: Some(prediction.id),
                     elapsed_micros: Some(prediction.elapsed_micros),
-                    errors: (!prediction.errors.is_empty()).then(|| prediction.errors.clone()),
+                    errors: (!prediction.errors.is_empty()).then(|| {
+                        let errors = prediction.errors.iter();
+                        errors.map(|(&index, text)| (index, ErrorText(text.clone()))).collect()
+                    }),
                     ..Header::of("prediction")
                 };
                 let payload = header.put_outputs(&prediction.outputs);
                 header.encode(payload)
             }
             Self::Error { id, message } => {
-                Header { id: Some(*id), message: Some(message.as_str().into()), ..Header::of("error") }
+                Header { id: Some(*id), message: Some(ErrorText(message.clone())), ..Header::of("error") }
                     .encode(None)
             }
             Self::FeedbackAck { id } => Header { id: Some(*id), ..Header::of("feedback_ack") }.encode(None),
@@ -76,16 +113,41 @@ impl FromContainer {
         }
     }
 
-    /// Reads a message.
+    /// Reads a message of a container that holds the batches `held`, given by their ids and numbers of inputs.
     ///
     /// # Errors
-    /// If the frames are no message from a container, or one whose counts and lengths do not add up.
-    pub fn decode(frames: &Frames) -> Result<Self, CodecError> {
-        let mut header = Header::parse(&frames.header)?;
+    /// If the frames are no message from a container, one whose counts and lengths do not add up, one that is larger
+    /// than the answers to the batches can be, or the answer to another batch.
+    pub fn decode(
+        frames: &Frames,
+        held: impl Iterator<Item = (u64, usize)> + Clone,
+    ) -> Result<Self, CodecError> {
+        let Some(most_inputs) = held.clone().map(|(_, inputs)| inputs).max() else {
+            frames.expect_small("while it holds no batch")?;
+            return Self::decode_within(frames, MOST_VALUES_UNASKED, held);
+        };
+        Self::decode_within(frames, MOST_VALUES_UNASKED + VALUES_PER_INPUT * most_inputs, held)
+    }
+
+    fn decode_within(
+        frames: &Frames,
+        most_values: usize,
+        mut held: impl Iterator<Item = (u64, usize)>,
+    ) -> Result<Self, CodecError> {
+        frames.expect_values(most_values)?;
+        let mut header: Header<'_> = parse(&frames.header)?;
         if header.kind == "prediction" {
             let message = "prediction";
+            let id = require(header.id, message, "id")?;
+            let Some((_, expected)) = held.find(|&(held, _)| held == id) else {
+                return Err(CodecError::NotHeld { id });
+            };
+            let found = require(header.count, message, "count")?;
+            if found != expected as u64 {
+                return Err(CodecError::Outputs { expected, found });
+            }
             return Ok(Self::Prediction(Prediction {
-                id: require(header.id, message, "id")?,
+                id,
                 elapsed_micros: require(header.elapsed_micros, message, "elapsed_micros")?,
                 outputs: header.take_outputs(frames.payload.clone())?,
                 errors: header.take_errors()?,
@@ -93,27 +155,42 @@ impl FromContainer {
         }
         header.no_payload(frames.payload.as_ref())?;
         match &*header.kind {
-            "register" => {
-                let message = "register";
-                Ok(Self::Register(Register {
-                    protocol: require(header.protocol, message, "protocol")?,
-                    model: require(header.model, message, "model")?.into_owned(),
-                    version: require(header.version, message, "version")?.into_owned(),
-                    input_type: require(header.input_type, message, "input_type")?.parse()?,
-                    token: header.token,
-                    max_batch_size: header.max_batch_size,
-                    replica: header.replica,
-                    sdk: header.sdk,
-                    instance: header.instance,
-                }))
-            }
+            "register" => Ok(Self::Register(header.take_register()?)),
             "heartbeat" => Ok(Self::Heartbeat),
             "error" => Ok(Self::Error {
                 id: require(header.id, "error", "id")?,
-                message: require(header.message, "error", "message")?.into_owned(),
+                message: require(header.message, "error", "message")?.0,
             }),
             "feedback_ack" => Ok(Self::FeedbackAck { id: require(header.id, "feedback_ack", "id")? }),
             "goodbye" => Ok(Self::Goodbye),
+            other => Err(CodecError::UnknownType(excerpt(other).into_owned())),
+        }
+    }
+}
+
+impl Introduction {
+    /// Reads a message of a peer that has not registered.
+    ///
+    /// # Errors
+    /// If the frames are no message, or a large one.
+    pub fn decode(frames: &Frames) -> Result<Self, CodecError> {
+        /// The one field that tells what to read.
+        #[derive(serde::Deserialize)]
+        struct Type<'a> {
+            #[serde(rename = "type", borrow, default)]
+            kind: Cow<'a, str>,
+        }
+
+        frames.expect_small("before a container has registered")?;
+        frames.expect_values(MOST_VALUES_UNASKED)?;
+        match &*parse::<Type<'_>>(&frames.header)?.kind {
+            "register" => {
+                let mut header: Header<'_> = parse(&frames.header)?;
+                header.no_payload(frames.payload.as_ref())?;
+                Ok(Self::Register(header.take_register()?))
+            }
+            "goodbye" => Ok(Self::Goodbye),
+            "heartbeat" | "prediction" | "error" | "feedback_ack" => Ok(Self::Other),
             other => Err(CodecError::UnknownType(excerpt(other).into_owned())),
         }
     }
@@ -168,7 +245,7 @@ impl ToContainer {
     /// # Errors
     /// If the frames are no message from a frontend, or one whose counts and lengths do not add up.
     pub fn decode(frames: &Frames) -> Result<Self, CodecError> {
-        let mut header = Header::parse(&frames.header)?;
+        let mut header: Header<'_> = parse(&frames.header)?;
         match &*header.kind {
             "predict" => {
                 let message = "predict";

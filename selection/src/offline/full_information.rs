@@ -241,7 +241,7 @@ impl Study {
                     .outputs
                     .iter()
                     .zip(&choice.weights)
-                    .filter_map(|(output, weight)| Some(Vote { weight: *weight, output: output.as_ref()? }))
+                    .filter_map(|(output, weight)| Some(Vote::new(*weight, output.as_ref()?)))
                     .collect();
                 let cost = match votes.as_slice() {
                     [] => NO_ANSWER,

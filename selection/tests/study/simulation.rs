@@ -100,7 +100,7 @@ impl Simulation {
                 let votes: Vec<Vote<'_>> = answers
                     .iter()
                     .zip(&choice.weights)
-                    .map(|(answer, weight)| Vote { weight: *weight, output: &self.labels[*answer] })
+                    .map(|(answer, weight)| Vote::new(*weight, &self.labels[*answer]))
                     .collect();
                 combine(OutputKind::Labels, &votes).output
             }

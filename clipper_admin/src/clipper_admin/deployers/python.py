@@ -6,12 +6,14 @@ Invariant: what cannot be served is refused before the cluster hears of it.
 from __future__ import annotations
 
 import importlib
+import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Callable
 
 from ..exceptions import ClipperException
 from ..function_check import check_function, saved_function
+from ..tokens import without_tokens
 
 if TYPE_CHECKING:
     from ..clipper_connection import ClipperConnection
@@ -179,7 +181,12 @@ def _install(packages: Sequence[str], python: str | None) -> None:
             "pkgs_to_install needs an interpreter of this host: install the packages where the cluster runs"
         )
     pip = subprocess.run(
-        [python, "-m", "pip", "install", "--quiet", *packages], capture_output=True, text=True, check=False
+        [python, "-m", "pip", "install", "--quiet", *packages],
+        capture_output=True,
+        text=True,
+        check=False,
+        # The set-up of a package is anybody's program.
+        env=without_tokens(os.environ),
     )
     if pip.returncode:
         raise ClipperException(f"pip could not install {', '.join(packages)}:\n{pip.stderr.strip()}")

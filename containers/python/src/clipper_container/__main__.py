@@ -27,6 +27,7 @@ _OPTIONS = {
     "input_type": ("CLIPPER_INPUT_TYPE", "bytes, ints, floats, doubles or strings"),
     "frontends": ("CLIPPER_FRONTENDS", "frontends to begin with: host:port, separated by commas"),
     "model_path": ("CLIPPER_MODEL_PATH", "the folder that holds the model's files"),
+    "token_file": ("CLIPPER_TOKEN_FILE", "a file with the token that admits this container"),
 }
 
 

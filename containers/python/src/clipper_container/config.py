@@ -71,7 +71,7 @@ class Config:
         max_batch_size: how many inputs the model can take at once; None for no limit.
         replica: the replica number to ask for.
         instance: a name unique to this process, by which whoever started it recognises it.
-        token: the secret that admits this container; never shown.
+        token: the secret that admits this container where a frontend listens beyond loopback; never shown.
     """
 
     model_name: str
@@ -118,7 +118,7 @@ class Config:
             model_path=Path(values["CLIPPER_MODEL_PATH"]) if "CLIPPER_MODEL_PATH" in values else None,
             replica=_replica(values.get("CLIPPER_REPLICA")),
             instance=values.get("CLIPPER_INSTANCE"),
-            token=values.get("CLIPPER_TOKEN"),
+            token=_token(values.get("CLIPPER_TOKEN"), values.get("CLIPPER_TOKEN_FILE")),
         )
 
 
@@ -141,6 +141,25 @@ def _replica(text: str | None) -> int | None:
     if not (text.isascii() and text.isdigit()):
         raise ConfigError(f"CLIPPER_REPLICA: {text!r} is not a non-negative integer")
     return int(text)
+
+
+def _token(given: str | None, file: str | None) -> str | None:
+    """Returns the token that a variable holds, or that is the only content of a file."""
+    if file is None:
+        return given
+    if given is not None:
+        raise ConfigError("CLIPPER_TOKEN_FILE: CLIPPER_TOKEN gives a token, too; set one of them")
+    try:
+        token = Path(file).read_text(encoding="ascii").strip()
+    except OSError as error:
+        raise ConfigError(f"CLIPPER_TOKEN_FILE: cannot read {file}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        token = ""
+    if not token or not token.isprintable() or " " in token:
+        raise ConfigError(
+            f"CLIPPER_TOKEN_FILE: {file} holds no token; expected visible ASCII characters without spaces"
+        )
+    return token
 
 
 def _frontends(values: Mapping[str, str]) -> Iterable[Address]:

@@ -186,13 +186,13 @@ class Container:
 
     def _open(self, session: Session) -> None:
         # A fresh socket has a fresh routing id: the frontend can never take it for its predecessor.
-        socket = self._context.socket(zmq.DEALER)
-        socket.setsockopt(zmq.MAXMSGSIZE, codec.MAX_MESSAGE_BYTES)
-        socket.setsockopt(zmq.IPV6, int(":" in session.address.host))
-        self._sockets[session] = socket
-        self._listening[socket] = session
-        self._poller.register(socket, zmq.POLLIN)
         try:
+            socket = self._context.socket(zmq.DEALER)
+            self._sockets[session] = socket
+            self._listening[socket] = session
+            self._poller.register(socket, zmq.POLLIN)
+            socket.setsockopt(zmq.MAXMSGSIZE, codec.MAX_MESSAGE_BYTES)
+            socket.setsockopt(zmq.IPV6, int(":" in session.address.host))
             socket.connect(endpoint_of(session.address))
         except zmq.ZMQError as error:
             self._carry_out(session.fail(self._clock(), str(error)), session)

@@ -78,6 +78,11 @@ class Register(NamedTuple):
     instance: str | None = None
     protocol: int = PROTOCOL_VERSION
 
+    def __repr__(self) -> str:
+        """Shows everything but the token."""
+        fields = {**self._asdict(), "token": self.token and "hidden"}
+        return f"Register({', '.join(f'{name}={value!r}' for name, value in fields.items())})"
+
 
 class Prediction(NamedTuple):
     """Answers a batch: one output per input, in order; `errors` says by index why an output is missing."""

@@ -7,14 +7,14 @@ use std::collections::VecDeque;
 
 /// How much a [`Bounded`] queue holds.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Bounds {
-    pub(super) count: usize,
-    pub(super) bytes: usize,
+pub(crate) struct Bounds {
+    pub(crate) count: usize,
+    pub(crate) bytes: usize,
 }
 
 /// See the module's documentation.
 #[derive(Debug)]
-pub(super) struct Bounded<T> {
+pub(crate) struct Bounded<T> {
     bounds: Bounds,
     /// Oldest first, each with the memory that it takes, roughly.
     items: VecDeque<(usize, T)>,
@@ -22,12 +22,12 @@ pub(super) struct Bounded<T> {
 }
 
 impl<T> Bounded<T> {
-    pub(super) fn new(bounds: Bounds) -> Self {
+    pub(crate) fn new(bounds: Bounds) -> Self {
         Self { bounds, items: VecDeque::new(), bytes: 0 }
     }
 
     /// Adds an item of some size; how many were dropped for it.
-    pub(super) fn push(&mut self, item: T, bytes: usize) -> usize {
+    pub(crate) fn push(&mut self, item: T, bytes: usize) -> usize {
         self.items.push_back((bytes, item));
         self.bytes += bytes;
         let mut dropped = 0;
@@ -41,17 +41,22 @@ impl<T> Bounded<T> {
         dropped
     }
 
-    pub(super) fn len(&self) -> usize {
+    /// The memory that the items take, roughly.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(crate) fn len(&self) -> usize {
         self.items.len()
     }
 
     /// The items but for the first few, oldest first.
-    pub(super) fn skip(&self, first: usize) -> impl Iterator<Item = &T> {
+    pub(crate) fn skip(&self, first: usize) -> impl Iterator<Item = &T> {
         self.items.range(first.min(self.items.len())..).map(|(_, item)| item)
     }
 
     /// Takes out the oldest items until so many bytes are taken; at least one, if there is any.
-    pub(super) fn take(&mut self, most_bytes: usize) -> Vec<T> {
+    pub(crate) fn take(&mut self, most_bytes: usize) -> Vec<T> {
         let (mut taken, mut bytes) = (Vec::new(), 0);
         while bytes < most_bytes
             && let Some((size, item)) = self.items.pop_front()
