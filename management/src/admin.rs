@@ -94,17 +94,20 @@ impl Admin {
         detached(async move {
             admin.check_artifacts(std::slice::from_ref(&spec)).await?;
             let (id, num_replicas) = (spec.model.clone(), spec.num_replicas);
-            let begun = spec.clone();
+            let (begun, deployments) = (spec.clone(), admin.deployments.clone());
+            // The deployment takes its place in the same step in which its version appears, so that
+            // whoever deletes or stops the version finds it.
             let decide = move |catalog: &Catalog| {
-                let edit = deployments::begin(catalog, begun, version)?;
-                Ok((catalog.after(&edit), edit))
+                let edit = deployments::begin(catalog, begun.clone(), version)?;
+                let generation = catalog.after(&edit).generation(&begun.model);
+                Ok((deployments.begin(begun, generation)?, edit))
             };
-            let generation = admin.change_with(decide).await?.generation(&id);
+            let begun = admin.change_with(decide).await?;
             let before = admin.catalog();
             if let Some(artifact) = &spec.artifact {
                 admin.artifacts.claim(artifact);
             }
-            let outcome = match admin.deployments.deploy(spec, generation, timeout).await {
+            let outcome = match begun.complete(timeout).await {
                 Ok(running) => {
                     let ready = id.clone();
                     let completed = admin

@@ -38,18 +38,19 @@ impl Patience {
 }
 
 /// A change of the number of a deployment's replicas, which is taken back unless every one becomes ready.
-pub(super) struct Change<'a> {
-    pub(super) deployments: &'a Deployments,
+#[derive(Debug)]
+pub(super) struct Change {
+    pub(super) deployments: Deployments,
     pub(super) model: ModelId,
     /// Held by the caller.
-    pub(super) lock: &'a Arc<AsyncMutex<()>>,
+    pub(super) lock: Arc<AsyncMutex<()>>,
     /// How many replicas there were; `None` for a deployment that is new.
     pub(super) former: Option<NumReplicas>,
     /// Whether it is not to be taken back.
     pub(super) kept: bool,
 }
 
-impl Change<'_> {
+impl Change {
     /// Stops replicas, once those that stay are ready where they had failed.
     pub(super) async fn shrink(
         mut self,
@@ -59,7 +60,7 @@ impl Change<'_> {
         let failed = self.retried(num_replicas).await;
         self.all_ready(failed, patience).await?;
         self.kept = true;
-        let surplus = self.deployments.table().truncate(&self.model, self.lock, num_replicas);
+        let surplus = self.deployments.table().truncate(&self.model, &self.lock, num_replicas);
         self.deployments.all_gone(surplus).await;
         Ok(())
     }
@@ -73,7 +74,7 @@ impl Change<'_> {
         let grown = self.try_grow(num_replicas, patience).await;
         self.kept = grown.is_ok();
         if !self.kept {
-            let (model, deployments) = (self.model.clone(), self.deployments);
+            let (model, deployments) = (self.model.clone(), self.deployments.clone());
             drop(self);
             let leaving = deployments.table().leaving(|leaving| *leaving == model);
             deployments.all_gone(leaving).await;
@@ -109,7 +110,7 @@ impl Change<'_> {
 
     /// Has those of the first `count` replicas that have failed try again. Returns them.
     async fn retried(&self, count: NumReplicas) -> Vec<ReplicaHandle> {
-        let failed: Vec<_> = match self.deployments.table().own(&self.model, self.lock) {
+        let failed: Vec<_> = match self.deployments.table().own(&self.model, &self.lock) {
             Some(deployment) => {
                 let stay = deployment.replicas.iter().take(count.get() as usize);
                 stay.filter(|replica| replica.has_failed()).cloned().collect()
@@ -163,7 +164,7 @@ impl Change<'_> {
     }
 }
 
-impl Drop for Change<'_> {
+impl Drop for Change {
     fn drop(&mut self) {
         if self.kept {
             return;
@@ -171,10 +172,10 @@ impl Drop for Change<'_> {
         let mut table = self.deployments.table();
         match self.former {
             Some(count) => {
-                table.truncate(&self.model, self.lock, count);
+                table.truncate(&self.model, &self.lock, count);
             }
             None => {
-                if table.own(&self.model, self.lock).is_some() {
+                if table.own(&self.model, &self.lock).is_some() {
                     table.remove(&self.model);
                 }
             }

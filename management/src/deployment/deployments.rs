@@ -13,7 +13,7 @@ use clipper_rpc::catalog::Revision;
 use clipper_rpc::names::ModelId;
 use clipper_rpc::secret::Secret;
 use futures_util::future::join_all;
-use tokio::sync::{Mutex as AsyncMutex, Semaphore, watch};
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, Semaphore, watch};
 use tokio::time::timeout_at;
 use tracing::{info, warn};
 
@@ -78,6 +78,36 @@ pub(super) struct Deployment {
     change: Arc<AsyncMutex<()>>,
 }
 
+/// A deployment that is in its place and has no replicas yet. Dropping it frees the place.
+#[derive(Debug)]
+pub struct BegunDeployment {
+    change: Change,
+    /// Others that change the number of replicas wait.
+    held: OwnedMutexGuard<()>,
+    num_replicas: NumReplicas,
+    files: Option<Arc<ModelFiles>>,
+}
+
+impl BegunDeployment {
+    /// Starts the replicas, and waits until every one is ready.
+    ///
+    /// # Errors
+    /// If not every replica becomes ready within `timeout`, or the deployment was stopped. Nothing of it is
+    /// left then; likewise if this future is dropped.
+    pub async fn complete(self, timeout: Duration) -> Result<Running, DeployError> {
+        let Self { change, held, num_replicas, files } = self;
+        let (model, lock) = (change.model.clone(), Arc::clone(&change.lock));
+        let grown = change.grow(num_replicas, Patience::new(timeout)).await;
+        if grown.is_err()
+            && let Some(files) = &files
+        {
+            files.remove().await;
+        }
+        drop(held);
+        grown.map(|()| Running { model, change: lock, files })
+    }
+}
+
 impl Deployments {
     /// Begins with no deployments and no frontends, and clears away the processes and working directories that an
     /// earlier management may have left. Must be called within an actix system. Blocks for as long as that takes.
@@ -105,25 +135,18 @@ impl Deployments {
         Self { shared: Arc::new(shared) }
     }
 
-    /// Starts a deployment of the registration of its version that has this generation, and waits
-    /// until every replica is ready.
+    /// Takes the place of a deployment of this generation of its version. From now on the deployment
+    /// can be stopped; it has no replicas until it is completed.
     ///
     /// # Errors
-    /// If there is one of the same model already, or not every replica becomes ready within `timeout`. Nothing of
-    /// it runs then; likewise if this future is dropped.
-    pub async fn deploy(
-        &self,
-        spec: DeploymentSpec,
-        generation: Revision,
-        timeout: Duration,
-    ) -> Result<Running, DeployError> {
+    /// If there is one of the same model already.
+    pub fn begin(&self, spec: DeploymentSpec, generation: Revision) -> Result<BegunDeployment, DeployError> {
         let model = spec.model.clone();
         let num_replicas = spec.num_replicas;
         let spec = DeploymentSpec { num_replicas: NumReplicas::NONE, ..spec };
         let deployment = self.prepared(spec, generation);
         let (lock, files) = (Arc::clone(&deployment.change), deployment.files.clone());
-        // Nobody else knows of it yet, so this does not wait.
-        let _held = lock.lock().await;
+        let held = Arc::clone(&lock).try_lock_owned().expect("nobody else knows of the lock yet");
         {
             let mut table = self.table();
             if table.deployments.contains_key(&model) {
@@ -131,15 +154,22 @@ impl Deployments {
             }
             table.deployments.insert(model.clone(), deployment);
         }
-        let change =
-            Change { deployments: self, model: model.clone(), lock: &lock, former: None, kept: false };
-        if let Err(error) = change.grow(num_replicas, Patience::new(timeout)).await {
-            if let Some(files) = files {
-                files.remove().await;
-            }
-            return Err(error);
-        }
-        Ok(Running { model, change: Arc::clone(&lock), files })
+        let change = Change { deployments: self.clone(), model, lock, former: None, kept: false };
+        Ok(BegunDeployment { change, held, num_replicas, files })
+    }
+
+    /// Begins a deployment and completes it.
+    ///
+    /// # Errors
+    /// If it cannot begin, or cannot be completed within `timeout`. Nothing of it is left then; likewise if
+    /// this future is dropped.
+    pub async fn deploy(
+        &self,
+        spec: DeploymentSpec,
+        generation: Revision,
+        timeout: Duration,
+    ) -> Result<Running, DeployError> {
+        self.begin(spec, generation)?.complete(timeout).await
     }
 
     /// A deployment without replicas.
@@ -190,7 +220,13 @@ impl Deployments {
             Some(deployment) => deployment.spec.num_replicas,
             None => return Err(DeployError::Stopped { model }),
         };
-        let change = Change { deployments: self, model, lock: &lock, former: Some(former), kept: false };
+        let change = Change {
+            deployments: self.clone(),
+            model,
+            lock: Arc::clone(&lock),
+            former: Some(former),
+            kept: false,
+        };
         if num_replicas > former {
             change.grow(num_replicas, patience).await
         } else {

@@ -22,7 +22,7 @@ use std::time::Duration;
 use clipper_rpc::secret::Secret;
 
 pub use artifact::{ArtifactError, ArtifactId, Artifacts, MalformedArtifactId};
-pub use deployments::{Deployments, Running};
+pub use deployments::{BegunDeployment, Deployments, Running};
 pub use environment::{Environment, ExportedEnvironment, Withheld};
 pub use error::DeployError;
 pub use spec::{
