@@ -219,7 +219,9 @@ impl Predictor {
         let deadline = timing.deadline();
         let version = match route(application, terms.version.as_ref())? {
             Ok(version) => version,
-            Err(failure) => return Ok(self.defaults(application, inputs.len(), &failure).await),
+            Err(failure) => {
+                return Ok(Box::pin(self.defaults(application, inputs.len(), &failure)).await);
+            }
         };
         let inputs = inputs.into_iter();
         let answers = self.ask(version, inputs, application.cache, terms.keep_together, deadline).await;

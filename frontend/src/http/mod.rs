@@ -97,13 +97,17 @@ pub(crate) async fn serve(
     request: HttpRequest,
     payload: web::Payload,
 ) -> actix_web::Result<HttpResponse> {
-    let door = &worker.state.door;
-    let admitted = admit(door, &request);
-    if !door.names_origins() {
-        admitted?;
-        return route(&worker, &request, payload).await;
+    if worker.state.door.names_origins() {
+        // Boxed, or it would make every request's future as large as its own.
+        return Ok(Box::pin(serve_pages(worker, request, payload)).await);
     }
-    let (answered, page) = match admitted {
+    admit(&worker.state.door, &request)?;
+    route(&worker, &request, payload).await
+}
+
+/// Answers a request where some origins are named, whose pages can read the answer.
+async fn serve_pages(worker: Rc<Worker>, request: HttpRequest, payload: web::Payload) -> HttpResponse {
+    let (answered, page) = match admit(&worker.state.door, &request) {
         Ok(Some(_)) if cors::is_preflight(request.head()) => (Ok(cors::preflight(request.head())), true),
         Ok(page) => (route(&worker, &request, payload).await, page.is_some()),
         Err(refused) => (Err(refused.into()), false),
@@ -111,7 +115,7 @@ pub(crate) async fn serve(
     // Refusals are shared, too, so that the page can read what is wrong.
     let mut answer = answered.unwrap_or_else(HttpResponse::from_error);
     cors::share(&mut answer, request.headers().get(ORIGIN).filter(|_| page));
-    Ok(answer)
+    answer
 }
 
 /// Lets a request in, or not. Returns the origin of the page that it is from, if that is a named one.

@@ -159,7 +159,8 @@ fn refusal(predictions: &[Prediction], refuses: bool) -> Option<ApiError> {
 /// Returns once the client has hung up. What takes no longer than [`WATCHED_AFTER`] is not worth the watch.
 pub(super) async fn client_gone(request: &HttpRequest, alarms: &Alarms, arrived: Instant) {
     alarms.at(arrived + WATCHED_AFTER).await;
-    hung_up(request).await;
+    // Boxed, as few requests come so far.
+    Box::pin(hung_up(request)).await;
 }
 
 /// The body of a request that `arrived` then, and what it counts for.
