@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 # Holds for what builds the packages, too.
 export PIP_CONSTRAINT := $(abspath constraints.txt)
 
-.PHONY: quickstart test check-rust check-python test-rust test-python bench lock clean
+.PHONY: quickstart test check-rust check-python test-rust test-python bench lock clean nginx
 
 quickstart: $(VENV)
 	@echo "==> Building Clipper (some minutes the first time)"
@@ -29,7 +29,7 @@ check-rust:
 	RUSTDOCFLAGS="--deny warnings" cargo doc --workspace --no-deps --document-private-items --locked
 
 # The containers of the cluster's tests are built before the tests that start them.
-test-rust: $(VENV)/tests
+test-rust: $(VENV)/tests | nginx
 	cargo build --workspace --bins --examples --locked
 	CLIPPER_TEST_PYTHON=$(abspath $(BIN)/python) cargo test --workspace --locked
 
@@ -57,6 +57,12 @@ $(VENV):
 	    echo "==> Installing python3-venv"; \
 	    $$(test "$$(id -u)" = 0 || echo sudo) sh -c 'apt-get update -q && apt-get install -qy python3-venv' && \
 	    $(PYTHON) -m venv $(VENV); }
+
+# A proxy that the cluster's tests put in front of frontends. They start one of their own, and need no root.
+nginx:
+	@PATH="$$PATH:/usr/sbin:/usr/local/sbin"; command -v nginx >/dev/null || { \
+	    echo "==> Installing nginx"; \
+	    $$(test "$$(id -u)" = 0 || echo sudo) sh -c 'apt-get update -q && apt-get install -qy nginx'; }
 
 # What the tests of the Python packages need; the packages themselves are used from their folders.
 $(VENV)/tests: constraints.txt containers/python/pyproject.toml clipper_admin/pyproject.toml | $(VENV)

@@ -5,10 +5,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use clipper_frontend::cache::{Claim, Key, PredictionCache, Source};
-use clipper_frontend::computation::Waiter;
-use clipper_frontend::metrics::ModelMetrics;
-use clipper_frontend::reply::{Delivery, Mailbox};
+use clipper_frontend::parts::ModelMetrics;
+use clipper_frontend::parts::Waiter;
+use clipper_frontend::parts::{Claim, Key, PredictionCache, Source};
+use clipper_frontend::parts::{Delivery, Mailbox};
 use clipper_rpc::input::Input;
 use clipper_rpc::output::Output;
 use criterion::{Criterion, criterion_group, criterion_main};

@@ -5,7 +5,7 @@
 use std::hint::black_box;
 use std::time::Duration;
 
-use clipper_frontend::batching::{Controller, Observation};
+use clipper_frontend::parts::{Controller, Observation};
 use clipper_rpc::catalog::{Batching, BatchingStrategy};
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 
@@ -19,10 +19,12 @@ const STRATEGIES: [(&str, BatchingStrategy); 4] = [
 /// A batch of a model that takes 20 ms, and 0.2 ms for each input.
 fn answered(size: usize) -> Observation {
     let model_time = Duration::from_micros(20_000 + 200 * size as u64);
+    let round_trip = model_time + Duration::from_micros(300);
     Observation {
         size,
         model_time,
-        round_trip: model_time + Duration::from_micros(300),
+        round_trip,
+        latency: round_trip,
         budget: Duration::from_millis(100),
         behind: false,
     }

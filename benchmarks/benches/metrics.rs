@@ -5,7 +5,7 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use clipper_frontend::metrics::{ApplicationMetrics, Histogram, Outcome, ReplicaMetrics};
+use clipper_frontend::parts::{ApplicationMetrics, Histogram, Outcome, ReplicaMetrics};
 use criterion::{Criterion, criterion_group, criterion_main};
 
 fn record(criterion: &mut Criterion) {

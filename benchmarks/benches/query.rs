@@ -4,7 +4,7 @@
 
 use std::hint::black_box;
 
-use clipper_frontend::query::Query;
+use clipper_frontend::Query;
 use clipper_rpc::input::InputType;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use std::sync::Arc;
 
-use clipper_frontend::batching::Controller;
-use clipper_frontend::computation::{Computation, Waiter};
-use clipper_frontend::queue::{Capacity, Entry, Queue, Readiness, Work};
-use clipper_frontend::reply::{Delivery, Mailbox};
+use clipper_frontend::Capacity;
+use clipper_frontend::parts::Controller;
+use clipper_frontend::parts::{Computation, Waiter};
+use clipper_frontend::parts::{Delivery, Mailbox};
+use clipper_frontend::parts::{Entry, Queue, Readiness, Work};
 use clipper_rpc::catalog::{Batching, BatchingStrategy};
 use clipper_rpc::input::{Input, InputType};
 use clipper_rpc::names::ModelId;

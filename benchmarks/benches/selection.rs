@@ -28,7 +28,7 @@ fn learned(policy: &Policy, models: usize) -> (Learner, Statistics) {
 
 /// A choice and a combination.
 fn select(learner: &Learner, shared: &Beliefs, own: Option<&Beliefs>, outputs: &[Output], query_id: u64) {
-    let Ok(choice) = learner.choose(shared, own, None, 1, query_id) else { return };
+    let Ok(choice) = learner.choose(shared, own, &[], None, 1, query_id) else { return };
     match choice.asked {
         Asked::One(model) => {
             drop(black_box((outputs[model].clone(), learner.mean_reward(shared, own, model))));

@@ -16,6 +16,8 @@ use clipper_benchmarks::load::{self, Arrivals, InputKind, Inputs, Pace, Plan, Sh
 use clipper_benchmarks::report::progress::Progress;
 use clipper_benchmarks::report::{Report, plot, table};
 use clipper_benchmarks::search::{self, Search};
+use clipper_frontend::Query;
+use clipper_rpc::input::InputType;
 use serde::Serialize;
 
 use crate::signals::Shutdown;
@@ -277,12 +279,15 @@ fn print(text: &str) -> anyhow::Result<()> {
     writeln!(std::io::stdout(), "{text}").context("cannot print the result")
 }
 
-/// The lines of a file, each of which must be JSON.
+/// The lines of a file. Each must be JSON, or a list of numbers as Clipper reads it: `NaN` and the infinities may be among them.
 fn read_inputs(file: &Path) -> anyhow::Result<Vec<String>> {
     let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
     let mut inputs = Vec::new();
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        serde_json::from_str::<serde::de::IgnoredAny>(line)
+        let numbers = || Query::parse(format!("{{\"input\":{line}}}").as_bytes(), InputType::Doubles, 1);
+        let json = serde_json::from_str::<serde::de::IgnoredAny>(line);
+        json.or_else(|error| numbers().map(|_| serde::de::IgnoredAny).map_err(|_| error))
             .with_context(|| format!("{}, line {}: expected a JSON value", file.display(), number + 1))?;
         inputs.push(line.trim().to_owned());
     }
@@ -424,6 +429,8 @@ mod tests {
         let file = directory.path().join("inputs");
         std::fs::write(&file, "[1, 2]\n\n\"x\"\n").unwrap();
         assert_eq!(read_inputs(&file).unwrap(), ["[1, 2]", "\"x\""]);
+        std::fs::write(&file, "\u{feff}[NaN, -Infinity, null]\n\"x\"\n").unwrap();
+        assert_eq!(read_inputs(&file).unwrap(), ["[NaN, -Infinity, null]", "\"x\""]);
         std::fs::write(&file, "[1, 2]\n[3,\n").unwrap();
         assert!(format!("{:#}", read_inputs(&file).unwrap_err()).contains("line 2: expected a JSON value"));
         std::fs::write(&file, "\n").unwrap();

@@ -3,6 +3,7 @@
 //! Reads the settings, starts what they name, and turns signals into an orderly end. Whatever goes wrong is one line on
 //! standard error and a non-zero exit.
 
+mod backup;
 mod bench;
 mod log;
 mod offline;
@@ -14,6 +15,7 @@ mod tokens;
 use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clipper_rpc::printable::Printable;
 use clipper_server::private_directory::UMASK;
@@ -24,6 +26,9 @@ use self::settings::Settings;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Time for a process to end after an error.
+const AFTER_ERROR: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
@@ -37,10 +42,11 @@ fn main() -> ExitCode {
         Ok(settings) => settings,
         Err(error) => return fail(&error),
     };
-    if settings.role.is_server() {
+    if settings.role.keeps_secrets() {
         // Before anything is created: see `private_directory`. Guards and models inherit it.
         umask(UMASK);
-    } else {
+    }
+    if !settings.role.is_server() {
         settings.log.log_file = None;
     }
     let has_log_file = settings.log.log_file.is_some();
@@ -51,6 +57,9 @@ fn main() -> ExitCode {
     match actix_rt::System::new().block_on(roles::run(settings.role)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
+            // What other threads still wait for, such as a disk, does not keep the process. Without a thread for the limit
+            // it does.
+            let _ = signals::end_within(AFTER_ERROR);
             if has_log_file {
                 error!("{error:#}");
             }

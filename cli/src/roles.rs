@@ -9,9 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use clipper_frontend::queue::Capacity;
-use clipper_frontend::selection::decision_log::DecisionLogConfig;
-use clipper_frontend::{Frontend, ManagementClient};
+
+use clipper_frontend::{Capacity, DecisionLogConfig, Frontend, ManagementClient};
 use clipper_management::{Access, Management, Tokens};
 use clipper_server::door::Door;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -20,43 +19,50 @@ use tempfile::NamedTempFile;
 use tokio::sync::oneshot;
 use tracing::{debug, warn};
 
-use crate::settings::{FrontendSettings, HostSettings, ManagementSettings, Role};
+use crate::settings::{FrontendSettings, HttpSettings, ManagementSettings, Role, ShutdownSettings};
 use crate::signals::Shutdown;
-use crate::{bench, offline, tokens};
+use crate::{backup, bench, offline, tokens};
 
 /// The first argument of a process that guards another; its command follows.
 pub const GUARD: &str = "guard";
+
+/// The most time that a frontend's requests have to finish at shutdown.
+const LONGEST_DRAIN: Duration = Duration::from_secs(30);
 
 /// Runs a role until a signal asks for its end.
 ///
 /// # Errors
 /// If it cannot start, or fails.
 pub async fn run(role: Role) -> anyhow::Result<()> {
-    let shutdown = || Shutdown::on_signals().context("cannot receive signals");
+    let on_signals = |limit| Shutdown::on_signals(limit).context("cannot receive signals");
     match role {
         // A signal ends them at once: they leave nothing behind.
         Role::Replay { replay } => offline::replay::run(&replay),
         Role::Evaluate { evaluate } => offline::evaluate::run(&evaluate),
         Role::Export { export } => offline::export::run(&export),
-        Role::Start { management, frontend, hosts } => {
+        Role::Backup { backup } => backup::back_up(backup).await,
+        Role::Restore { restore } => backup::bring_back(&restore),
+        Role::Start { management, frontend, http, shutdown } => {
             allow_connections();
-            run_cluster(management, frontend, hosts, shutdown()?).await
+            let signals = on_signals(Some(shutdown.limit()))?;
+            run_cluster(management, frontend, http, shutdown, signals).await
         }
-        Role::Management { management, hosts } => {
+        Role::Management { management, http, shutdown } => {
             allow_connections();
-            run_management(management, hosts, shutdown()?).await
+            run_management(management, http, on_signals(Some(shutdown.limit()))?).await
         }
-        Role::Frontend { management_url, cluster_token_file, frontend, hosts } => {
+        Role::Frontend { management_url, cluster_token_file, frontend, http, shutdown } => {
             allow_connections();
             let token = tokens::CLUSTER.read(cluster_token_file.as_deref())?;
-            run_frontend(ManagementClient::new(&management_url, token)?, frontend.config(hosts)?, shutdown()?)
-                .await
+            let management = ManagementClient::new(&management_url, token)?;
+            let signals = on_signals(Some(shutdown.limit()))?;
+            run_frontend(management, frontend.config(http, shutdown)?, signals).await
         }
-        Role::Bench { bench } => bench::run(*bench, shutdown()?).await,
+        Role::Bench { bench } => bench::run(*bench, on_signals(None)?).await,
     }
 }
 
-/// Lets the process have as many file descriptors as it may: a connection of a client takes two, and many systems allow 1,024
+/// Lets the process have as many file descriptors as it may: a connection of a client takes one, and many systems allow 1,024
 /// unless they are asked.
 fn allow_connections() {
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
@@ -72,14 +78,15 @@ fn allow_connections() {
 async fn run_cluster(
     management: ManagementSettings,
     mut frontend: FrontendSettings,
-    hosts: HostSettings,
-    shutdown: Shutdown,
+    http: HttpSettings,
+    shutdown: ShutdownSettings,
+    signals: Shutdown,
 ) -> anyhow::Result<()> {
     let data_dir = management.data_dir.clone();
     frontend.decision_log_dir.get_or_insert_with(|| data_dir.join("decisions"));
     let admin_address = management.admin_address;
-    let frontend = frontend.config(hosts.clone())?;
-    let management = open(management, &hosts).await?;
+    let frontend = frontend.config(http.clone(), shutdown)?;
+    let management = open(management, &http).await?;
     let frontend = Frontend::bind(frontend)?;
     let (listener, admin) = listen(admin_address)?;
     let addresses = Addresses {
@@ -92,7 +99,7 @@ async fn run_cluster(
     let follower = management.follower();
     let (running, frontend_stopped) = oneshot::channel::<()>();
     let serve = async {
-        let result = frontend.run(follower, shutdown.asked()).await;
+        let result = frontend.run(follower, signals.asked()).await;
         drop(running);
         result.map_err(anyhow::Error::from)
     };
@@ -108,12 +115,12 @@ async fn run_cluster(
 
 async fn run_management(
     settings: ManagementSettings,
-    hosts: HostSettings,
+    http: HttpSettings,
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
     let data_dir = settings.data_dir.clone();
     let admin_address = settings.admin_address;
-    let management = open(settings, &hosts).await?;
+    let management = open(settings, &http).await?;
     let (listener, admin) = listen(admin_address)?;
     let _announced = Addresses { admin: Some(admin), ..Addresses::default() }.announce(Some(&data_dir))?;
     Ok(management.run(listener, shutdown.asked()).await?)
@@ -144,7 +151,7 @@ async fn run_frontend(
     Ok(frontend.run(Arc::new(management), shutdown.asked()).await?)
 }
 
-async fn open(settings: ManagementSettings, hosts: &HostSettings) -> anyhow::Result<Management> {
+async fn open(settings: ManagementSettings, http: &HttpSettings) -> anyhow::Result<Management> {
     let admin = tokens::ADMIN.read(settings.admin_token_file.as_deref())?;
     let cluster = tokens::CLUSTER.read(settings.cluster_token_file.as_deref())?;
     let tokens = Tokens::new(admin, cluster)?;
@@ -155,7 +162,7 @@ async fn open(settings: ManagementSettings, hosts: &HostSettings) -> anyhow::Res
              give it a token with --admin-token-file, or --insecure-management if only operators reach that address"
         );
     }
-    let door = Door::of_management(hosts.allowed_hosts.clone(), settings.allowed_origins);
+    let door = Door::of_management(http.allowed_hosts.clone(), settings.allowed_origins);
     let program = std::env::current_exe().context("cannot find this program's own file")?;
     Ok(Management::open(clipper_management::Config {
         data_dir: settings.data_dir,
@@ -164,7 +171,9 @@ async fn open(settings: ManagementSettings, hosts: &HostSettings) -> anyhow::Res
         max_artifact_bytes: settings.max_artifact_bytes,
         access: Access::new(door, tokens),
         artifacts_bytes: settings.artifacts_bytes,
+        uploads_bytes: settings.uploads_bytes,
         selection_users: settings.selection_users,
+        keep_alive: http.keep_alive(),
     })
     .await?)
 }
@@ -231,7 +240,11 @@ impl Drop for AddressFile {
 
 impl FrontendSettings {
     /// How a frontend runs that is called by these names.
-    fn config(self, hosts: HostSettings) -> anyhow::Result<clipper_frontend::Config> {
+    fn config(
+        self,
+        http: HttpSettings,
+        shutdown: ShutdownSettings,
+    ) -> anyhow::Result<clipper_frontend::Config> {
         let settings = self;
         let container_token = tokens::CONTAINER.read(settings.container_token_file.as_deref())?;
         Ok(clipper_frontend::Config {
@@ -241,7 +254,8 @@ impl FrontendSettings {
             insecure_containers: settings.insecure_containers,
             advertised_host: settings.advertised_host,
             http_workers: settings.http_workers,
-            door: Door::of_queries(hosts.allowed_hosts, settings.cors_origins),
+            keep_alive: http.keep_alive(),
+            door: Door::of_queries(http.allowed_hosts, settings.cors_origins),
             max_body_bytes: settings.max_body_bytes,
             max_inputs: settings.max_inputs,
             request_bytes: settings.request_bytes,
@@ -256,6 +270,7 @@ impl FrontendSettings {
                 files: settings.decision_log_files,
             }),
             max_batch_size: settings.max_batch_size,
+            drain_timeout: LONGEST_DRAIN.min(shutdown.limit() / 2),
             ..clipper_frontend::Config::default()
         })
     }

@@ -7,13 +7,16 @@ use std::ffi::OsString;
 use std::net::{Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use clap::builder::BoolishValueParser;
 use clap::error::ErrorKind;
 use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clipper_server::KEEP_ALIVE;
 use clipper_server::door::{HostName, WebOrigin};
 
+use crate::backup::{BackupSettings, RestoreSettings};
 use crate::bench::BenchSettings;
 use crate::log::LogSettings;
 use crate::offline::evaluate::EvaluateSettings;
@@ -31,6 +34,8 @@ Examples:
                      --cluster-token-file cluster.token    and, on other hosts,
   clipper frontend --management http://10.0.0.1:1338 --cluster-token-file cluster.token \\
                    --rpc-address 0.0.0.0:7000
+  clipper backup ./backup                         then, once its data directory is lost,
+  clipper restore ./backup --data-dir ./new && clipper start --data-dir ./new
 
 A token is a text of at least 16 characters: openssl rand -hex 32 > admin.token
 
@@ -71,18 +76,24 @@ pub enum Role {
         /// How the frontend runs.
         #[command(flatten)]
         frontend: FrontendSettings,
-        /// The names of both servers.
+        /// Settings of both HTTP servers.
         #[command(flatten)]
-        hosts: HostSettings,
+        http: HttpSettings,
+        /// Settings of the shutdown.
+        #[command(flatten)]
+        shutdown: ShutdownSettings,
     },
     /// Run management alone: what the cluster serves, and the processes of deployed models.
     Management {
         /// How management runs.
         #[command(flatten)]
         management: ManagementSettings,
-        /// The names of its server.
+        /// Settings of its HTTP server.
         #[command(flatten)]
-        hosts: HostSettings,
+        http: HttpSettings,
+        /// Settings of the shutdown.
+        #[command(flatten)]
+        shutdown: ShutdownSettings,
     },
     /// Run a frontend alone: it answers predictions, and follows management.
     Frontend {
@@ -95,9 +106,24 @@ pub enum Role {
         /// How the frontend runs.
         #[command(flatten)]
         frontend: FrontendSettings,
-        /// The names of its server.
+        /// Settings of its HTTP server.
         #[command(flatten)]
-        hosts: HostSettings,
+        http: HttpSettings,
+        /// Settings of the shutdown.
+        #[command(flatten)]
+        shutdown: ShutdownSettings,
+    },
+    /// Back up a running cluster: what it serves, what it has learned, and model files.
+    Backup {
+        /// What to back up.
+        #[command(flatten)]
+        backup: BackupSettings,
+    },
+    /// Make a data directory of a backup.
+    Restore {
+        /// What to restore.
+        #[command(flatten)]
+        restore: RestoreSettings,
     },
     /// Measure a server: send it requests, and report throughput and latencies.
     Bench {
@@ -126,6 +152,11 @@ pub enum Role {
 }
 
 impl Role {
+    /// Whether it writes files that are closed to other users.
+    pub fn keeps_secrets(&self) -> bool {
+        self.is_server() || matches!(self, Self::Backup { .. } | Self::Restore { .. })
+    }
+
     /// Whether it serves until it is told to stop, and keeps files.
     pub fn is_server(&self) -> bool {
         matches!(self, Self::Start { .. } | Self::Management { .. } | Self::Frontend { .. })
@@ -133,7 +164,7 @@ impl Role {
 }
 
 /// The roles that no setting of the file is meant for.
-const TOOLS: [&str; 4] = ["bench", "replay", "evaluate", "export"];
+const TOOLS: [&str; 6] = ["backup", "restore", "bench", "replay", "evaluate", "export"];
 
 /// How management runs.
 #[derive(Debug, Args)]
@@ -152,9 +183,12 @@ pub struct ManagementSettings {
     /// Accept archives of model files up to this size, in bytes
     #[arg(long, env = "CLIPPER_MAX_ARTIFACT_BYTES", value_name = "BYTES", default_value_t = 1 << 30)]
     pub max_artifact_bytes: u64,
-    /// Keep model files of up to this size in all, in bytes, unpacked
+    /// Keep model files of up to this size in all, in bytes: archives and unpacked files
     #[arg(long, env = "CLIPPER_ARTIFACTS_BYTES", value_name = "BYTES", default_value_t = 64 << 30)]
     pub artifacts_bytes: u64,
+    /// Keep uploads that no deployment names yet of up to this size in all, in bytes
+    #[arg(long, env = "CLIPPER_UPLOADS_BYTES", value_name = "BYTES", default_value_t = 8 << 30)]
+    pub uploads_bytes: u64,
     /// Keep what is learned of up to this number of users, of all applications
     #[arg(long, env = "CLIPPER_SELECTION_USERS", value_name = "N", default_value_t = 1_000_000)]
     pub selection_users: u64,
@@ -172,13 +206,42 @@ pub struct ManagementSettings {
     pub insecure_management: bool,
 }
 
-/// The names under which the servers of a process are called.
+/// How the HTTP servers of a process run: that for applications, and that for operators.
 #[derive(Debug, Clone, Args)]
 #[group(skip)]
-pub struct HostSettings {
+pub struct HttpSettings {
     /// Answer requests for these host names, besides localhost and IP addresses (comma-separated)
     #[arg(long, env = "CLIPPER_ALLOWED_HOSTS", value_name = "HOSTS", value_delimiter = ',')]
     pub allowed_hosts: Vec<HostName>,
+    /// Keep connections open for this long between two requests, in seconds: longer than the proxies in front do
+    #[arg(long, env = "CLIPPER_KEEP_ALIVE_SECONDS", value_name = "SECONDS", default_value_t = KEEP_ALIVE.as_secs())]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub keep_alive_seconds: u64,
+}
+
+impl HttpSettings {
+    /// How long connections stay open between two requests.
+    pub fn keep_alive(&self) -> Duration {
+        Duration::from_secs(self.keep_alive_seconds)
+    }
+}
+
+/// How a server ends.
+#[derive(Debug, Clone, Copy, Args)]
+#[group(skip)]
+pub struct ShutdownSettings {
+    /// End the process this many seconds after SIGTERM or Ctrl-C, whatever is not finished; requests in progress have
+    /// half of it, and at most 30 s
+    #[arg(long, env = "CLIPPER_SHUTDOWN_SECONDS", value_name = "SECONDS", default_value_t = 85)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub shutdown_seconds: u64,
+}
+
+impl ShutdownSettings {
+    /// Time from the first signal until the process is ended.
+    pub fn limit(self) -> Duration {
+        Duration::from_secs(self.shutdown_seconds)
+    }
 }
 
 /// How a frontend runs.
@@ -447,6 +510,13 @@ mod tests {
     }
 
     #[test]
+    fn a_file_may_begin_with_a_byte_order_mark() {
+        let settings = read("\u{feff}queue_capacity = 7", &["clipper", "start"]).unwrap();
+        let Role::Start { frontend, .. } = settings.role else { panic!("expected start") };
+        assert_eq!(frontend.queue_capacity, 7);
+    }
+
+    #[test]
     fn containers_need_no_token_only_where_that_is_said_by_a_flag_or_in_the_file() {
         let insecure = |text: &str, flags: &[&str]| {
             let settings = read(text, &[&["clipper", "start"], flags].concat()).unwrap();
@@ -472,20 +542,20 @@ mod tests {
     #[test]
     fn a_list_is_comma_separated_or_a_list_in_the_file() {
         let file = "allowed_hosts = [\"A.example\", \"b.example\"]\ncors_origins = \"https://a.example,http://b.example\"";
-        let Role::Start { frontend, hosts, management } = read(file, &["clipper", "start"]).unwrap().role
+        let Role::Start { frontend, http, management, .. } = read(file, &["clipper", "start"]).unwrap().role
         else {
             panic!("expected start")
         };
         let names = ["a.example", "b.example"].map(|name| name.parse().unwrap());
-        assert_eq!(hosts.allowed_hosts, names);
+        assert_eq!(http.allowed_hosts, names);
         let origins = ["https://a.example", "http://b.example"].map(|origin| origin.parse().unwrap());
         assert_eq!(frontend.cors_origins, origins);
         assert!(management.allowed_origins.is_empty());
         let flag = ["clipper", "frontend", "--management", "http://a", "--allowed-hosts", "c.example"];
-        let Role::Frontend { hosts, .. } = read(file, &flag).unwrap().role else {
+        let Role::Frontend { http, .. } = read(file, &flag).unwrap().role else {
             panic!("expected frontend")
         };
-        assert_eq!(hosts.allowed_hosts, ["c.example".parse().unwrap()]);
+        assert_eq!(http.allowed_hosts, ["c.example".parse().unwrap()]);
         assert!(read("allowed_hosts = []", &["clipper", "start"]).is_ok());
         for wrong in ["allowed_hosts = [1]", "allowed_hosts = 1.5", "allowed_hosts = {}"] {
             let error = read(wrong, &["clipper", "start"]).unwrap_err();
@@ -493,6 +563,23 @@ mod tests {
         }
         let error = read("cors_origins = [\"*\"]", &["clipper", "start"]).unwrap_err();
         assert!(error.contains("'*' for '--cors-origins <ORIGINS>': expected an origin"), "{error}");
+    }
+
+    #[test]
+    fn both_servers_keep_connections_open_for_the_same_time() {
+        let keep_alive = |text, flags: &[&str]| match read(text, flags).map(|settings| settings.role) {
+            Ok(Role::Start { http, .. } | Role::Management { http, .. } | Role::Frontend { http, .. }) => {
+                Ok(http.keep_alive().as_secs())
+            }
+            Ok(role) => panic!("{role:?}"),
+            Err(error) => Err(error),
+        };
+        assert_eq!(keep_alive("", &["clipper", "start"]), Ok(75));
+        assert_eq!(keep_alive("keep_alive_seconds = 620", &["clipper", "management"]), Ok(620));
+        let flags = ["clipper", "frontend", "--management", "http://a", "--keep-alive-seconds", "3"];
+        assert_eq!(keep_alive("keep_alive_seconds = 620", &flags), Ok(3));
+        let error = keep_alive("keep_alive_seconds = 0", &["clipper", "start"]).unwrap_err();
+        assert!(error.contains("'0' for '--keep-alive-seconds <SECONDS>': 0 is not in 1..=86400"), "{error}");
     }
 
     #[test]
@@ -554,6 +641,9 @@ mod tests {
             ("--max-body-bytes", "0"),
             ("--max-inputs", "0"),
             ("--request-bytes", "0"),
+            ("--keep-alive-seconds", "0"),
+            ("--keep-alive-seconds", "86401"),
+            ("--keep-alive-seconds", "75s"),
             ("--advertised-host", "http://a:9/"),
             ("--allowed-hosts", "*"),
             ("--allowed-hosts", "a.example,b.example:80"),

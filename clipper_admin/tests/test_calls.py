@@ -183,7 +183,7 @@ ORDERS: list[tuple[Call, str, Any]] = [
     (
         lambda c: c.set_num_replicas("model", 3),
         "set_num_replicas",
-        {"model_name": "model", "num_replicas": 3, "timeout_seconds": 60},
+        {"model_name": "model", "num_replicas": 3},
     ),
     (
         lambda c: c.set_num_replicas("model", 3, 2, timeout_seconds=5),
@@ -193,7 +193,7 @@ ORDERS: list[tuple[Call, str, Any]] = [
     (
         lambda c: c.set_model_version("model", 2, num_replicas=4),
         "set_num_replicas",
-        {"model_name": "model", "model_version": "2", "num_replicas": 4, "timeout_seconds": 60},
+        {"model_name": "model", "model_version": "2", "num_replicas": 4},
     ),
     (lambda c: c.stop_models(["model"]), "stop_models", {"model_names": ["model"]}),
     (lambda c: c.stop_models("model"), "stop_models", {"model_names": ["model"]}),
@@ -242,6 +242,7 @@ QUESTIONS: list[tuple[Call, str, Any, Any]] = [
         {"model_replica_id": 0},
     ),
     (lambda c: c.get_deployments(), "get_deployments", {}, []),
+    (lambda c: c.get_frontends(), "get_frontends", {"verbose": False}, []),
     (
         lambda c: c.get_replica_logs("model", 1, 0, lines=5),
         "get_replica_logs",
@@ -462,6 +463,52 @@ def test_feedback_that_is_refused_carries_the_clusters_own_sentence(
     fake.answer("/app/feedback", {"error": "Unknown query", "cause": cause}, status=404)
     with pytest.raises(RefusedException, match=cause):
         connection.feedback("app", query_id=17, label=1)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        [1.5, None, None],
+        [1.5, np.ma.masked, None],
+        np.ma.array([1.5, 9.0, 9.0], mask=[False, True, True]),
+        np.ma.array([1.5, 9.0, np.nan], np.float32, mask=[False, True, True]),
+        np.array([1.5, None, None]),
+    ],
+)
+def test_missing_values_are_sent_as_null(
+    fake: FakeCluster, connection: ClipperConnection, given: Any
+) -> None:
+    fake.answer("/app/predict", {"output": 3, "batch_predictions": []})
+    connection.predict("app", given)
+    connection.predict_batch("app", [given])
+    fake.answer("/app/feedback", {"status": "applied"})
+    connection.feedback("app", input=given, label=1)
+    null = [1.5, None, None]
+    assert fake.asked("/app/predict") == [{"input": null}, {"input_batch": [null]}]
+    assert fake.asked("/app/feedback") == [{"input": null, "label": 1}]
+
+
+def test_numbers_that_json_lacks_are_sent_as_python_writes_them(
+    fake: FakeCluster, connection: ClipperConnection
+) -> None:
+    fake.answer("/app/predict", {"output": 3})
+    for given in ([float("nan"), np.inf, -np.inf], np.array([np.nan, np.inf, -np.inf], np.float32)):
+        connection.predict("app", given)
+    for asked in fake.asked("/app/predict"):
+        assert repr(asked["input"]) == "[nan, inf, -inf]"
+
+
+def test_missing_values_of_pandas_are_sent_as_null(fake: FakeCluster, connection: ClipperConnection) -> None:
+    pd = pytest.importorskip("pandas")
+    fake.answer("/app/predict", {"output": 3, "batch_predictions": []})
+    connection.predict("app", pd.Series([1, None], dtype="Int64"))
+    connection.predict("app", [1, pd.NA, pd.NaT])
+    connection.predict_batch("app", pd.DataFrame({"a": [1, None], "b": [1, 2]}, dtype="Int64"))
+    assert fake.asked("/app/predict") == [
+        {"input": [1, None]},
+        {"input": [1, None, None]},
+        {"input_batch": [[1, 1], [None, 2]]},
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What becomes of a function on its way into a cluster, and what is caught before it gets there."""
 
+import json
 import logging
 import sys
 import threading
@@ -247,6 +248,32 @@ def test_a_function_can_be_tried_on_a_query_without_a_cluster(
 ) -> None:
     answer = ClipperConnection(manager).test_predict_function(query, function, input_type)
     assert answer == pytest.approx(outputs) if isinstance(outputs[0], float) else answer == outputs
+
+
+@pytest.mark.parametrize("text", ["+/8=", "+/8", "-_8=", "-_8", "+/\n8=\r\n"])
+def test_base64_is_read_as_the_cluster_reads_it(manager: Manager, text: str) -> None:
+    def listed(xs: list[bytes]) -> list[list[int]]:
+        return [list(x) for x in xs]
+
+    connection = ClipperConnection(manager)
+    assert connection.test_predict_function({"input": text}, listed, "bytes") == [[251, 255]]
+
+
+def test_an_output_is_nested_as_the_cluster_nests_it(manager: Manager) -> None:
+    def texts(xs: Any) -> list[str]:
+        return [given[int(x[0])] for x in xs]
+
+    deep = "[" * 101 + "]" * 101
+    given = ["1e3", "1e999", "[-1e400]", "NaN", '"\\ud800"', deep, deep[1:-1], '{"a": 1}', "1" + "0" * 400]
+    query = {"input_batch": [[index] for index in range(len(given))]}
+    outputs = ClipperConnection(manager).test_predict_function(query, texts, "ints")
+    assert outputs == [1e3, *given[1:6], json.loads(deep[1:-1]), {"a": 1}, given[8]]
+
+
+def test_a_number_that_json_lacks_is_null_as_from_the_cluster(manager: Manager) -> None:
+    connection = ClipperConnection(manager)
+    query = {"input": np.ma.array([1.5, 9.0, np.inf], mask=[False, True, False])}
+    assert connection.test_predict_function(query, lambda xs: xs, "doubles") == [[1.5, None, None]]
 
 
 def test_bytes_that_are_not_base64_are_refused(manager: Manager) -> None:

@@ -5,26 +5,34 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use clipper_rpc::names::{AppName, ModelId};
-use clipper_rpc::secret::Secret;
+use clipper_rpc::catalog::Revision;
+use clipper_rpc::names::AppName;
 
-use crate::application::ApplicationHandle;
-use crate::model_queue::ModelHandle;
-use crate::view::ApplicationView;
+use crate::application::ApplicationView;
+use crate::application::actor::ApplicationHandle;
+use crate::replicas::served::ServedModels;
 
 /// Everything that is served.
 #[derive(Default)]
 pub struct Directory {
     /// The applications, by name.
     pub applications: ArcSwap<HashMap<AppName, ApplicationHandle>>,
-    /// The registered versions of models.
-    pub models: ArcSwap<HashMap<ModelId, ModelHandle>>,
-    /// Where containers reach each frontend of the cluster.
-    pub frontends: ArcSwap<Vec<String>>,
-    /// The key of the registration tokens, once management has handed it out.
-    pub container_key: ArcSwapOption<Secret>,
+    /// The versions of models, and what containers need to know.
+    pub models: Arc<ServedModels>,
+    /// How far management is followed.
+    pub progress: ArcSwapOption<Progress>,
+}
+
+/// How far management is followed.
+#[derive(Debug, Clone, Copy)]
+pub struct Progress {
+    /// The revision that is in force.
+    pub revision: Revision,
+    /// When management answered last.
+    pub answered: Instant,
 }
 
 impl Directory {

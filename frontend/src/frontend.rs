@@ -1,6 +1,7 @@
-//! Puts the parts of a frontend together, and takes them apart in order.
+//! Puts the parts of a frontend together.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
+use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -8,116 +9,46 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use actix::prelude::*;
+use actix_rt::task::JoinHandle;
+use actix_web::dev::ServerHandle;
 use actix_web::{App, web};
 use clipper_rpc::catalog::Management;
 use clipper_rpc::router::{BindError, BoundRouter};
-use clipper_rpc::secret::Secret;
-use clipper_server::door::Door;
 use clipper_server::private_directory::{self, DirectoryError, ExposedDirectory};
-use clipper_server::{Connections, Serving, serve};
+use clipper_server::{Connections, Essentials, PartEnded, Serving, serve};
 use nix::sys::socket::{Backlog, listen};
 use tokio::sync::{Semaphore, oneshot};
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 use uuid::Uuid;
 
-use crate::cache::PredictionCache;
-use crate::container_connection::Terms;
-use crate::container_tokens::ContainerTokens;
+use crate::computation::cache::PredictionCache;
+use crate::config::Config;
 use crate::directory::Directory;
-use crate::exchange::Exchange;
-use crate::follower::{Follower, FollowerConfig, StandDown};
 use crate::http;
-use crate::outbox::Outbox;
-use crate::prediction::Predictor;
-use crate::query_ids::QueryIds;
-use crate::queue::Capacity;
-use crate::reception::Reception;
-use crate::request_bytes::RequestBytes;
+use crate::management::exchange::Exchange;
+use crate::management::follower::{Follower, FollowerConfig};
+use crate::management::outbox::Outbox;
+use crate::prediction::{ModelCaller, Predictor};
+use crate::query::ids::QueryIds;
+use crate::replicas::connection::Timeouts;
+use crate::replicas::reception::Reception;
+use crate::replicas::strangers::Strangers;
+use crate::replicas::tokens::ContainerTokens;
 use crate::selection::Facilities;
 use crate::selection::decision_log::{self, DecisionLog, DecisionLogConfig};
 use crate::selection::decisions::Decisions;
 use crate::selection::users::UserStates;
+use crate::shutdown::{Running, RunningRouter};
+use crate::worker::request_bytes::RequestBytes;
 
 /// The most connections of one HTTP worker.
 const MAX_CONNECTIONS: usize = 25_600;
-/// How long what was learned last may take to be stored at shutdown.
-const LAST_EXCHANGE: Duration = Duration::from_secs(3);
-
-/// How a frontend runs.
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// Where applications are answered; port 0 picks a free one.
-    pub query_address: SocketAddr,
-    /// Where containers connect; port 0 picks a free one.
-    pub rpc_address: SocketAddr,
-    /// The token that opens every model to containers, beside each version's registration token.
-    /// Asked for beyond loopback only.
-    pub container_token: Option<Secret>,
-    /// Whether containers need no token beyond loopback either.
-    pub insecure_containers: bool,
-    /// The host under which containers and people reach this frontend, where that is not the bound one.
-    pub advertised_host: Option<String>,
-    /// The threads that answer HTTP; by default one for each core.
-    pub http_workers: Option<NonZeroUsize>,
-    /// Which requests of browsers are taken.
-    pub door: Door,
-    /// The largest request body, in bytes.
-    pub max_body_bytes: usize,
-    /// The most inputs in one request.
-    pub max_inputs: usize,
-    /// The most bytes that requests in progress may take in all.
-    pub request_bytes: usize,
-    /// What may wait for one version of one model.
-    pub queue_capacity: Capacity,
-    /// The most bytes of outputs, with what they were asked for, that are kept to answer the same inputs again.
-    pub cache_bytes: u64,
-    /// How many recent decisions among models are kept, for feedback to join and for explanations.
-    pub decision_capacity: usize,
-    /// The most bytes of users' selection states that are kept in memory.
-    pub selection_bytes: u64,
-    /// How long what is learned from feedback may wait until it is sent to management.
-    pub state_flush: Duration,
-    /// Where decisions are logged, of the applications that ask for it.
-    pub decision_log: Option<DecisionLogConfig>,
-    /// The most inputs in one batch, where the model states no number of its own.
-    pub max_batch_size: u32,
-    /// What is agreed with containers: say `heartbeat` after this silence,
-    pub heartbeat: Duration,
-    /// and count as lost after this one.
-    pub container_timeout: Duration,
-    /// How long requests may take to finish at shutdown.
-    pub drain_timeout: Duration,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            query_address: SocketAddr::from(([0, 0, 0, 0], 1337)),
-            rpc_address: SocketAddr::from(([127, 0, 0, 1], 7000)),
-            container_token: None,
-            insecure_containers: false,
-            advertised_host: None,
-            http_workers: None,
-            door: Door::of_queries(Vec::new(), Vec::new()),
-            max_body_bytes: 16 << 20,
-            max_inputs: 10_000,
-            request_bytes: 512 << 20,
-            queue_capacity: Capacity { queries: 10_000, bytes: 256 << 20 },
-            cache_bytes: 32 << 20,
-            decision_capacity: 100_000,
-            selection_bytes: 64 << 20,
-            state_flush: Duration::from_millis(500),
-            decision_log: None,
-            max_batch_size: 4096,
-            heartbeat: Duration::from_secs(1),
-            container_timeout: Duration::from_secs(5),
-            drain_timeout: Duration::from_secs(30),
-        }
-    }
-}
+/// How many times the containers' timeout one may be silent while its connection lives: longer than
+/// any batch that it may be computing for another frontend.
+const SILENT_TIMEOUTS: u32 = 120;
 
 /// Why a frontend cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -150,6 +81,9 @@ pub enum Error {
     /// The HTTP server failed.
     #[error("the query interface failed")]
     Http(#[from] std::io::Error),
+    /// A part of the frontend has ended without which it cannot answer.
+    #[error(transparent)]
+    PartEnded(#[from] PartEnded),
 }
 
 fn open_decision_log(DecisionLogConfig { directory, .. }: &DecisionLogConfig) -> Result<(), Error> {
@@ -200,7 +134,8 @@ impl Frontend {
     /// Serves until `shutdown` resolves, then finishes what was accepted. Must run in an actix system.
     ///
     /// # Errors
-    /// If the HTTP server fails.
+    /// If the HTTP server fails, or an essential part ends. The process must end then: what was
+    /// accepted is not finished.
     pub async fn run(
         self,
         management: Arc<dyn Management>,
@@ -208,160 +143,246 @@ impl Frontend {
     ) -> Result<(), Error> {
         let Self { config, listener, query_address, router } = self;
         let mut shutdown = pin!(shutdown);
-        let directory = Arc::new(Directory::default());
-        let connections = Connections::default();
-        let query_ids = Arc::new(QueryIds::default());
-        let log = config.decision_log.clone();
-        let log = log.map(|log| DecisionLog::start(log, Arc::clone(&query_ids))).transpose();
-        let facilities = Arc::new(Facilities {
+        let shared = Shared::new(&config)?;
+        let arbiters = [Arbiter::new(), Arbiter::new()];
+        let [actors, learning] = &arbiters;
+        let addresses =
+            Addresses { query: advertise(&config, query_address), rpc: advertise(&config, router.address()) };
+        let (follower, first_snapshot) =
+            shared.start_follower(&config, addresses, &management, actors, learning);
+        let exchange = shared.start_exchange(&config, management, learning);
+        let state = shared.http_state(&config);
+        let (http, server) = shared.start_http(&config, listener, &state)?;
+        let tokens = ContainerTokens::new(
+            router.address(),
+            config.container_token.clone(),
+            config.insecure_containers,
+        );
+        info!(query = %query_address, rpc = %router.address(), "frontend started");
+        if !tokens.are_required() && !router.address().ip().to_canonical().is_loopback() {
+            let address = router.address();
+            warn!("containers need no token: whoever reaches {address} can answer for any model");
+        }
+        let mut running = Running {
+            http,
+            server,
+            drain: config.drain_timeout,
+            follower,
+            router: None,
+            exchange,
+            facilities: Arc::clone(&shared.facilities),
+            arbiters,
+        };
+        let served = async {
+            // Containers are not received before it is known what is served: otherwise a container
+            // would be rejected for a model that the frontend is about to hear of.
+            tokio::select! {
+                Ok(()) = first_snapshot => {}
+                () = &mut shutdown => return,
+            }
+            state.ready.store(true, Ordering::Relaxed);
+            running.router = Some(shared.start_router(&config, router, tokens, &running.arbiters[0]));
+            shutdown.await;
+        };
+        tokio::select! {
+            () = served => Ok(running.stop().await?),
+            part = shared.essentials.part_ended() => {
+                state.ready.store(false, Ordering::Relaxed);
+                running.abandon();
+                Err(part.into())
+            }
+        }
+    }
+}
+
+/// What the parts of a running frontend share.
+struct Shared {
+    /// This run of the frontend.
+    frontend: Uuid,
+    directory: Arc<Directory>,
+    cache: Arc<PredictionCache>,
+    facilities: Arc<Facilities>,
+    outbox: Arc<Outbox>,
+    query_ids: Arc<QueryIds>,
+    connections: Connections,
+    essentials: Essentials,
+}
+
+/// Addresses under which others reach this frontend.
+struct Addresses {
+    query: String,
+    rpc: String,
+}
+
+impl Shared {
+    /// Starts the thread of the decision log, if there is one to write.
+    fn new(config: &Config) -> Result<Self, Error> {
+        let essentials = Essentials::default();
+        let query_ids = Arc::new(QueryIds::starting(SystemTime::now()));
+        let log = config.decision_log.clone().map(|log| {
+            let part = essentials.part("the thread that writes the decision log");
+            DecisionLog::start(log, Arc::clone(&query_ids), part)
+        });
+        let facilities = Facilities {
             users: Arc::new(UserStates::new(config.selection_bytes)),
             decisions: Arc::new(Decisions::new(config.decision_capacity)),
-            log: log.map_err(Error::DecisionLog)?,
+            log: log.transpose().map_err(Error::DecisionLog)?,
             wake: Arc::default(),
-        });
-        let outbox = Arc::new(Outbox::default());
-        let state = Arc::new(http::State {
-            directory: Arc::clone(&directory),
-            facilities: Arc::clone(&facilities),
-            outbox: Arc::clone(&outbox),
+        };
+        Ok(Self {
+            frontend: Uuid::new_v4(),
+            directory: Arc::default(),
+            cache: Arc::new(PredictionCache::new(config.cache_bytes)),
+            facilities: Arc::new(facilities),
+            outbox: Arc::default(),
             query_ids,
+            connections: Connections::default(),
+            essentials,
+        })
+    }
+
+    /// Starts the actor that follows management. The receiver is told once the first snapshot is in
+    /// force.
+    fn start_follower(
+        &self,
+        config: &Config,
+        addresses: Addresses,
+        management: &Arc<dyn Management>,
+        actors: &Arbiter,
+        learning: &Arbiter,
+    ) -> (Addr<Follower>, oneshot::Receiver<()>) {
+        let (followed, first_snapshot) = oneshot::channel();
+        let (directory, query_ids) = (Arc::clone(&self.directory), Arc::clone(&self.query_ids));
+        let (cache, facilities) = (Arc::clone(&self.cache), Arc::clone(&self.facilities));
+        let management = Arc::clone(management);
+        let config = FollowerConfig {
+            frontend: self.frontend,
+            applications: learning.handle(),
+            query_address: addresses.query,
+            rpc_address: addresses.rpc,
+            queue_capacity: config.queue_capacity,
+            max_batch_size: config.max_batch_size,
+            essentials: self.essentials.clone(),
+        };
+        let follower = Follower::start_in_arbiter(&actors.handle(), move |_| {
+            Follower::new(management, directory, query_ids, cache, facilities, config, followed)
+        });
+        (follower, first_snapshot)
+    }
+
+    /// Starts the exchange with management of what is learned. The sender stops it.
+    fn start_exchange(
+        &self,
+        config: &Config,
+        management: Arc<dyn Management>,
+        learning: &Arbiter,
+    ) -> oneshot::Sender<oneshot::Sender<()>> {
+        let exchange = Exchange {
+            management,
+            directory: Arc::clone(&self.directory),
+            facilities: Arc::clone(&self.facilities),
+            outbox: Arc::clone(&self.outbox),
+            query_ids: Arc::clone(&self.query_ids),
+            frontend: self.frontend,
+            period: config.state_flush,
+        };
+        let (stop, stopped) = oneshot::channel();
+        let part = self.essentials.part("the exchange with management of what is learned");
+        learning.spawn_fn(move || drop(actix_rt::spawn(part.run(exchange.run(stopped)))));
+        stop
+    }
+
+    fn http_state(&self, config: &Config) -> Arc<http::State> {
+        Arc::new(http::State {
+            directory: Arc::clone(&self.directory),
+            facilities: Arc::clone(&self.facilities),
+            outbox: Arc::clone(&self.outbox),
+            query_ids: Arc::clone(&self.query_ids),
             door: config.door.clone(),
             max_body_bytes: config.max_body_bytes,
             max_inputs: config.max_inputs,
             parsers: Semaphore::new(num_cpus()),
-            connections: connections.clone(),
+            connections: self.connections.clone(),
             ready: AtomicBool::new(false),
-        });
+        })
+    }
 
-        let cache = Arc::new(PredictionCache::new(config.cache_bytes));
-        let (arbiter, learning) = (Arbiter::new(), Arbiter::new());
-        let frontend = Uuid::new_v4();
-        let (followed, first_snapshot) = oneshot::channel();
-        let follower = {
-            let (directory, query_ids) = (Arc::clone(&directory), Arc::clone(&state.query_ids));
-            let cache = Arc::clone(&cache);
-            let (management, facilities) = (Arc::clone(&management), Arc::clone(&facilities));
-            let config = FollowerConfig {
-                frontend,
-                applications: learning.handle(),
-                query_address: advertise(&config, query_address),
-                rpc_address: advertise(&config, router.address()),
-                queue_capacity: config.queue_capacity,
-                max_batch_size: config.max_batch_size,
+    /// Starts the HTTP workers.
+    fn start_http(
+        &self,
+        config: &Config,
+        listener: TcpListener,
+        state: &Arc<http::State>,
+    ) -> Result<(ServerHandle, JoinHandle<io::Result<()>>), Error> {
+        let (state, cache) = (Arc::clone(state), Arc::clone(&self.cache));
+        let request_bytes = RequestBytes::new(config.request_bytes);
+        let essentials = self.essentials.clone();
+        // Called once by each worker, on its own thread.
+        let application = move || {
+            let models = ModelCaller {
+                cache: Arc::clone(&cache),
+                timers: Rc::default(),
+                send_buffer: Rc::default(),
+                mailbox: Arc::default(),
             };
-            Follower::start_in_arbiter(&arbiter.handle(), move |_| {
-                Follower::new(management, directory, query_ids, cache, facilities, config, followed)
-            })
-        };
-
-        let exchange = Exchange {
-            management,
-            directory: Arc::clone(&directory),
-            facilities: Arc::clone(&facilities),
-            outbox,
-            query_ids: Arc::clone(&state.query_ids),
-            frontend,
-            period: config.state_flush,
-        };
-        let (stop_exchange, stopped) = oneshot::channel();
-        learning.spawn_fn(move || drop(actix_rt::spawn(exchange.run(stopped))));
-
-        let workers = config.http_workers.map_or_else(num_cpus, NonZeroUsize::get);
-        let application = {
-            let state = Arc::clone(&state);
-            let request_bytes = RequestBytes::new(config.request_bytes);
-            // Called once by each worker, on its own thread.
-            move || {
-                let predictor = Predictor {
-                    cache: Arc::clone(&cache),
-                    alarms: Rc::default(),
-                    departures: Rc::default(),
-                    mailbox: Arc::default(),
-                    query_ids: Arc::clone(&state.query_ids),
-                };
-                actix_rt::spawn(Rc::clone(&predictor.alarms).run());
-                actix_rt::spawn(Rc::clone(&predictor.departures).run());
-                actix_rt::spawn(Arc::clone(&predictor.mailbox).deliver());
-                let worker = Rc::new(http::Worker {
-                    state: Arc::clone(&state),
-                    request_bytes: request_bytes.worker(),
-                    predictor,
-                });
-                let serve = move |request, payload| http::serve(Rc::clone(&worker), request, payload);
-                App::new().default_service(web::to(serve))
-            }
-        };
-        let serving = Serving { workers, max_connections: MAX_CONNECTIONS, drain: config.drain_timeout };
-        let server = serve(listener, serving, connections, application)?;
-        let http = server.handle();
-        let server = actix_rt::spawn(server);
-        let rpc_address = router.address();
-        let tokens = ContainerTokens::new(rpc_address, config.container_token, config.insecure_containers);
-        info!(query = %query_address, rpc = %rpc_address, "frontend started");
-        if !tokens.are_required() && !rpc_address.ip().to_canonical().is_loopback() {
-            warn!("containers need no token: whoever reaches {rpc_address} can answer for any model");
-        }
-
-        let terms = Terms {
-            heartbeat: config.heartbeat,
-            timeout: config.container_timeout,
-            drain: Duration::from_secs(1),
-            overdue: Duration::from_secs(30),
-        };
-        // Containers wait at the door until it is known what is served: none is turned away for a model yet to be heard of.
-        let serving = tokio::select! {
-            _ = first_snapshot => true,
-            () = &mut shutdown => false,
-        };
-        let router = serving.then(|| {
-            let handle = router.handle();
-            let reception = Reception {
-                arbiter: arbiter.handle(),
-                router: router.handle(),
-                tokens,
-                directory,
-                terms,
-                connections: HashMap::new(),
-                turned_away: HashSet::new(),
-            };
-            state.ready.store(true, Ordering::Relaxed);
-            let (ended, end) = oneshot::channel();
-            // On the thread of the actors that it works for.
-            arbiter.spawn_fn(move || {
-                actix_rt::spawn(async move {
-                    if let Err(error) = router.serve(reception).await {
-                        error!(%error, "cannot serve containers");
-                    }
-                    let _ = ended.send(());
-                });
+            let part = |what| essentials.part(format!("{what} of an HTTP worker"));
+            actix_rt::spawn(part("the timers").run(Rc::clone(&models.timers).run()));
+            actix_rt::spawn(part("the send buffer").run(Rc::clone(&models.send_buffer).run()));
+            actix_rt::spawn(part("the mailbox").run(Arc::clone(&models.mailbox).deliver()));
+            let worker = Rc::new(http::Worker {
+                state: Arc::clone(&state),
+                request_bytes: request_bytes.worker(),
+                predictor: Predictor { models, query_ids: Arc::clone(&state.query_ids) },
             });
-            (handle, end)
-        });
-        if serving {
-            shutdown.await;
-        }
+            let serve = move |request, payload| http::serve(Rc::clone(&worker), request, payload);
+            App::new().default_service(web::to(serve))
+        };
+        let serving = Serving {
+            workers: config.http_workers.map_or_else(num_cpus, NonZeroUsize::get),
+            max_connections: MAX_CONNECTIONS,
+            keep_alive: config.keep_alive,
+            drain: config.drain_timeout,
+        };
+        let server = serve(listener, serving, self.connections.clone(), application)?;
+        let handle = server.handle();
+        let part = self.essentials.part("the query interface");
+        Ok((handle, actix_rt::spawn(part.try_run(server))))
+    }
 
-        info!("frontend stopping");
-        http.stop(true).await;
-        if let Some((handle, end)) = router {
-            let (emptied, all_gone) = oneshot::channel();
-            follower.do_send(StandDown(emptied));
-            let _ = tokio::time::timeout(2 * terms.drain, all_gone).await;
-            handle.shut_down();
-            let _ = end.await;
-        }
-        let (finished, exchanged) = oneshot::channel();
-        if stop_exchange.send(finished).is_ok() {
-            let _ = tokio::time::timeout(LAST_EXCHANGE, exchanged).await;
-        }
-        let flush = move || facilities.log.iter().for_each(|log| log.flush(LAST_EXCHANGE));
-        let _ = actix_rt::task::spawn_blocking(flush).await;
-        arbiter.stop();
-        learning.stop();
-        match server.await {
-            Ok(result) => Ok(result?),
-            Err(_) => Ok(()),
-        }
+    /// Receives containers, on the thread of the actors that the router works for.
+    fn start_router(
+        &self,
+        config: &Config,
+        router: BoundRouter,
+        tokens: ContainerTokens,
+        actors: &Arbiter,
+    ) -> RunningRouter {
+        let (handle, stopping) = (router.handle(), Arc::<AtomicBool>::default());
+        let reception = Reception {
+            router: router.handle(),
+            tokens,
+            served: Arc::clone(&self.directory.models),
+            timeouts: Timeouts {
+                heartbeat: config.heartbeat,
+                timeout: config.container_timeout,
+                silence: SILENT_TIMEOUTS * config.container_timeout,
+                drain: Duration::from_secs(1),
+                overdue: Duration::from_secs(30),
+            },
+            connections: HashMap::new(),
+            strangers: Strangers::default(),
+            stopping: Arc::clone(&stopping),
+        };
+        let part = self.essentials.part("the router of the container port");
+        let (end, ended) = oneshot::channel();
+        actors.spawn_fn(move || {
+            actix_rt::spawn(async move {
+                // An error is the reason that ends the process.
+                let _ = part.try_run(router.serve(reception)).await;
+                let _ = end.send(());
+            });
+        });
+        RunningRouter { handle, stopping, ended }
     }
 }
 

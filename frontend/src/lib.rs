@@ -1,60 +1,59 @@
-//! The query frontend: predictions over REST, answered by model containers within the latency objective.
+//! The query frontend: predictions over REST, answered by model containers within the latency
+//! objective.
 //!
 //! # Layout
-//! The path of a prediction, from the door to the container:
-//! - `http`: the REST interface; [`query`] parses a body straight into what will travel.
-//! - [`prediction`]: asks the right queue, and answers by the deadline whatever happens, for which it has [`alarms`].
-//! - [`selection`]: asks several models, where the application selects among them.
-//! - [`request_bytes`]: the bound on the memory of all requests.
-//! - [`departures`]: what one turn of an HTTP worker asks, on its way to the queues.
-//! - [`queue`] and [`computation`]: the queries that wait for a model, and what it is asked for them.
-//! - [`container_connection`]: pulls batches, and hands them to the router.
-//! - [`batching`]: how many inputs go into a batch, and when.
+//! Rooms in the order of a prediction:
+//! - `http`: the REST interface. `query`: parsing of bodies, straight into the bytes that travel.
+//! - `application`: what requests read of their application, and the actor that publishes it.
+//! - `prediction`: from a query to an answer by its deadline, by one model or several.
+//! - `worker`: what one HTTP worker has for all its requests: timers, the buffer of queries to send.
+//! - `computation`: one input on its way to a model and back, for every query that waits for it; the
+//!   cache of outputs.
+//! - `queue`: the queries that wait for a version of a model. `batching`: how many inputs go into a
+//!   batch, and when.
+//! - `replicas`: where containers register, and the actors that serve them batches.
 //!
-//! What it serves, and how it learns of it:
-//! - [`directory`] and [`view`]: read-only maps and views for the hot path.
-//! - [`follower`]: follows management and is the only writer of the directory;
-//!   [`management_client`] reaches management over HTTP.
-//! - [`application`] and [`model_queue`]: the actors of an application, and of a version of a model, with
-//!   `replica_numbers`.
-//! - [`exchange`]: what is learned, to and from management; [`outbox`]: what HTTP workers leave for it; `inbox`: feedback
-//!   that other frontends received.
-//! - [`reception`]: where containers arrive; [`container_tokens`]: the check of their tokens.
-//! - [`metrics`]: what is counted and timed on the way.
+//! Beside that way:
+//! - `selection`: what is learned and decided among models.
+//! - `management`: following management, and exchanging with it what is learned.
+//! - `directory`: what is served at the moment; read without a lock.
+//! - `metrics`: recording only; `http` reports it.
+//! - `frontend` puts these together, `shutdown` ends them in order.
 //!
 //! The rule of the hot path: per query function calls, per batch one message, per change messages.
 
-pub mod admission;
-pub mod alarms;
-pub mod application;
-pub mod batching;
-pub mod cache;
-pub mod computation;
-pub mod container_connection;
-pub mod container_tokens;
-pub mod departures;
-pub mod directory;
-pub mod exchange;
-pub mod failure;
-pub mod follower;
+mod application;
+mod batching;
+mod computation;
+mod config;
+mod directory;
 mod frontend;
 mod http;
-mod inbox;
-pub mod management_client;
-pub mod metrics;
-pub mod model_queue;
-pub mod outbox;
+mod management;
+mod metrics;
 mod output_json;
-pub mod prediction;
-pub mod query;
-pub mod query_ids;
-pub mod queue;
-pub mod reception;
-mod replica_numbers;
-pub mod reply;
-pub mod request_bytes;
-pub mod selection;
-pub mod view;
+mod prediction;
+mod query;
+mod queue;
+mod replicas;
+mod selection;
+mod shutdown;
+mod worker;
 
-pub use self::frontend::{Config, Error, Frontend};
-pub use self::management_client::{ManagementClient, UrlError};
+pub use self::config::Config;
+pub use self::frontend::{Error, Frontend};
+pub use self::management::client::{ManagementClient, UrlError};
+pub use self::query::{Inputs, Query, QueryError};
+pub use self::queue::Capacity;
+pub use self::selection::decision_log::DecisionLogConfig;
+
+/// Parts that the benchmarks measure by themselves. Not for use.
+#[doc(hidden)]
+pub mod parts {
+    pub use crate::batching::{Controller, Observation};
+    pub use crate::computation::cache::{Claim, Key, PredictionCache, Source};
+    pub use crate::computation::mailbox::{Delivery, Mailbox};
+    pub use crate::computation::{Computation, Waiter};
+    pub use crate::metrics::{ApplicationMetrics, Histogram, ModelMetrics, Outcome, ReplicaMetrics};
+    pub use crate::queue::{Entry, Queue, Readiness, Work};
+}

@@ -6,7 +6,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::time::Duration;
 
-use clipper_frontend::batching::{Controller, Observation};
+use clipper_frontend::parts::{Controller, Observation};
 use clipper_rpc::catalog::{Batching, BatchingStrategy};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -204,6 +204,7 @@ impl Simulation {
                 size: batch.len(),
                 model_time: Duration::from_secs_f64(model_time),
                 round_trip: Duration::from_secs_f64(round_trip),
+                latency: Duration::from_secs_f64(round_trip),
                 budget: Duration::from_secs_f64((batch[0] + OBJECTIVE - now).max(0.0)),
                 behind: false,
             });

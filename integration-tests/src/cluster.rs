@@ -166,6 +166,11 @@ impl Cluster {
         url(self.frontend(frontend).addresses().query)
     }
 
+    /// Where applications reach a frontend, as `host:port`.
+    pub fn query_address(&self, frontend: usize) -> String {
+        self.query_url(frontend).trim_start_matches("http://").to_owned()
+    }
+
     /// Where operators reach management.
     pub fn admin_url(&self) -> String {
         url(self.main.addresses().admin)

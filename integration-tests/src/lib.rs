@@ -9,7 +9,8 @@
 //! - [`server`]: one `clipper` process; [`cluster`]: those of a cluster, and what is asked of them.
 //! - [`container`]: real containers; [`raw_container`]: one that says whatever a test makes it say; [`automaton`]: one that
 //!   answers by itself as it is told.
-//! - [`load`]: clients in the background; [`wait`]: waiting for a condition; [`survivors`]: what outlived its cluster.
+//! - [`load`]: clients in the background; [`wait`]: waiting for a condition; [`survivors`]: what outlived its cluster;
+//!   [`stuck`]: what a process may wait for in vain.
 
 pub mod answer;
 pub mod automaton;
@@ -19,6 +20,7 @@ pub mod load;
 pub mod program;
 pub mod raw_container;
 pub mod server;
+pub mod stuck;
 pub mod survivors;
 pub mod wait;
 

@@ -48,6 +48,18 @@ async fn output(cluster: &Cluster, input: Value) -> Value {
 }
 
 #[tokio::test]
+async fn missing_values_are_the_same_input_however_they_are_written() {
+    let cluster = Cluster::start().await;
+    serve_cached(&cluster).await;
+    let container = Automaton::serve(&cluster, "m").await;
+    for input in ["[1, null]", "[1, NaN]", "[1,NaN]", "[1.0, null]"] {
+        let answer = cluster.ask(0, "m", format!("{{\"input\": {input}}}")).await.json();
+        assert_eq!((&answer["default"], &answer["output"]), (&json!(false), &Value::Null), "{answer}");
+    }
+    assert_eq!(container.batches().len(), 1);
+}
+
+#[tokio::test]
 async fn a_repeated_input_is_answered_without_the_container() {
     let cluster = Cluster::start().await;
     serve_cached(&cluster).await;
@@ -309,13 +321,18 @@ async fn who_waits_while_a_container_is_struck_off_is_answered_by_another() {
     let mut offender = RawContainer::register(&cluster, "m").await;
     let ask = || output(&cluster, json!([1]));
     let shared = "clipper_cache_lookups_total{model=\"m\",version=\"1\",result=\"shared\"}";
-    let ((one, two), ()) = tokio::join!(async { tokio::join!(ask(), ask()) }, async {
+    let struck_off = async {
         let batch = offender.batch().await;
-        cluster.measures(shared, 1.0).await;
-        let mut honest = RawContainer::register(&cluster, "m").await;
-        // Two outputs for one input: neither is for anybody.
-        offender.answer(batch.id, &[666.0, 666.0]);
-        honest.answer_next(1.0).await;
-    });
+        // The second query comes once the first one has its deadline: only a later deadline can share its computation.
+        let (two, ()) = tokio::join!(ask(), async {
+            cluster.measures(shared, 1.0).await;
+            let mut honest = RawContainer::register(&cluster, "m").await;
+            // Two outputs for one input: neither is for anybody.
+            offender.answer(batch.id, &[666.0, 666.0]);
+            honest.answer_next(1.0).await;
+        });
+        two
+    };
+    let (one, two) = tokio::join!(ask(), struck_off);
     assert_eq!((one, two, ask().await), (json!(1.0), json!(1.0), json!(1.0)));
 }

@@ -78,7 +78,7 @@ async fn an_exception_is_told_to_the_application_and_the_container_lives_on() {
 async fn a_wrong_number_of_outputs_of_the_function_is_told_to_the_application() {
     let cluster = Cluster::start().await;
     cluster.serve("m", "doubles", OBJECTIVE).await;
-    let _container = Container::python("served:one_output", &cluster, doubles("m"));
+    let _container = Container::python("served:two_outputs", &cluster, doubles("m"));
     cluster.connected("m", 1).await;
     let answer = cluster.predict("m", json!({"input_batch": [[1], [2], [3], [4]]})).await;
     let explanations: Vec<_> = answer["batch_predictions"].as_array().unwrap().iter().collect();
@@ -87,7 +87,7 @@ async fn a_wrong_number_of_outputs_of_the_function_is_told_to_the_application() 
             && answer["default_explanation"]
                 .as_str()
                 .unwrap()
-                .contains("the function returned 1 output for")),
+                .contains("the function returned 2 outputs for 1 input")),
         "{answer}"
     );
 }

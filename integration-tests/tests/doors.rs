@@ -306,7 +306,8 @@ async fn operators_and_frontends_have_tokens_of_their_own() {
         for wrong in [None, Some(ADMIN), Some("another-token-of-nobody")] {
             with_token(&cluster, call, wrong, &json!({})).await.refusal(401, "Unauthorized");
         }
-        with_token(&cluster, call, Some(CLUSTER), &json!({})).await.refusal(400, "Json error");
+        // Let in, and told that a frontend says which protocol it speaks.
+        with_token(&cluster, call, Some(CLUSTER), &json!({})).await.refusal(501, "Protocol mismatch");
     }
     for path in ["/admin/ping", "/livez", "/readyz", "/metrics"] {
         let sent = cluster.http().get(format!("{}{path}", cluster.admin_url())).send().await.unwrap();

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use clipper_integration_tests::container::Serves;
 use clipper_integration_tests::{Cluster, Container, Load, RawContainer};
-use clipper_rpc::message::{FromContainer, ToContainer};
+use clipper_rpc::message::FromContainer;
 use serde_json::{Value, json};
 
 /// So long that nobody waits it out by accident.
@@ -26,9 +26,10 @@ fn peak_memory(cluster: &Cluster) -> u64 {
 
 /// MessagePack of `{"type": "prediction", "id": id, "count": 1, "elapsed_micros": 1, field: [nil,
 /// ...]}`.
-fn nils(id: u8, field: &str, count: u32) -> Vec<u8> {
+fn nils(id: u64, field: &str, count: u32) -> Vec<u8> {
     let mut header = b"\x85\xa4type\xaaprediction\xa2id".to_vec();
-    header.extend([&[id][..], b"\xa5count\x01\xaeelapsed_micros\x01"].concat());
+    header.push(0xcf);
+    header.extend([&id.to_be_bytes()[..], b"\xa5count\x01\xaeelapsed_micros\x01"].concat());
     header.extend([&[0xa0 | u8::try_from(field.len()).unwrap()], field.as_bytes(), &[0xdd]].concat());
     header.extend(count.to_be_bytes());
     header.resize(header.len() + count as usize, 0xc0);
@@ -62,8 +63,7 @@ async fn an_answer_costs_no_more_than_its_bytes() {
         let mut container = RawContainer::register(&cluster, "m").await;
         let (answer, rejected) = tokio::join!(cluster.predict("m", json!({"input": [1]})), async {
             let batch = container.batch().await;
-            let id = u8::try_from(batch.id).unwrap();
-            container.send_frames(vec![vec![], nils(id, field, LARGE)]);
+            container.send_frames(vec![vec![], nils(batch.id, field, LARGE)]);
             container.rejected().await
         });
         assert!(rejected.0.ends_with("the header has more than 259 values"), "{field}: {rejected:?}");
@@ -83,14 +83,17 @@ async fn a_long_error_is_cut_and_shared_by_its_queries() {
     let before = peak_memory(&cluster);
     let mut container = RawContainer::register(&cluster, "m").await;
     let inputs: Vec<_> = (0..QUERIES).map(|number| json!([number])).collect();
-    let (answer, ()) = tokio::join!(cluster.predict("m", json!({"input_batch": inputs})), async {
-        let mut answered = 0;
-        while answered < QUERIES {
-            let ToContainer::Predict(batch) = container.receive().await else { panic!("a batch is left") };
-            answered += batch.inputs.len();
-            container.send(&FromContainer::Error { id: batch.id, message: "no ".repeat(TEXT / 3) });
-        }
-    });
+    let body = json!({"input_batch": inputs});
+    // Until each input has failed alone.
+    let answer = tokio::select! {
+        answer = cluster.predict("m", body) => answer,
+        () = async {
+            loop {
+                let batch = container.batch().await;
+                container.send(&FromContainer::Error { id: batch.id, message: "no ".repeat(TEXT / 3) });
+            }
+        } => unreachable!(),
+    };
     let predictions = answer["batch_predictions"].as_array().unwrap();
     assert_eq!(predictions.len(), QUERIES);
     let explanation = |prediction: &Value| prediction["default_explanation"].as_str().unwrap().to_owned();

@@ -77,14 +77,20 @@ async fn two_requests_that_keep_together_are_not_torn_apart_by_each_other() {
 async fn more_inputs_than_fit_into_a_batch_cannot_be_kept_together() {
     let cluster = Cluster::start().await;
     cluster.serve_batches_of(4, "m", "doubles", OBJECTIVE).await;
-    let _container = Automaton::serve(&cluster, "m").await;
+    let container = Automaton::serve(&cluster, "m").await;
     let cause = cluster.ask(0, "m", together(5)).await.refusal(400, "Query processing error");
     assert_eq!(cause, "5 inputs cannot be kept together: a batch of model 'm:1' takes at most 4");
     assert_eq!(outputs(&cluster.predict("m", together(4)).await), inputs(4).concat());
 
-    // The container that takes the fewest decides.
+    // One that takes fewer is not given them.
     let modest = Register { max_batch_size: Some(3), ..RawContainer::registration("m") };
-    let _modest = Automaton::register(&cluster, 0, modest).await;
+    let modest = Automaton::register(&cluster, 0, modest).await;
+    for _ in 0..5 {
+        assert_eq!(outputs(&cluster.predict("m", together(4)).await), inputs(4).concat());
+    }
+    assert_eq!(modest.batches().len(), 0);
+    drop(container);
+    cluster.connected("m", 1).await;
     let cause = cluster.ask(0, "m", together(4)).await.refusal(400, "Query processing error");
     assert_eq!(cause, "4 inputs cannot be kept together: a batch of model 'm:1' takes at most 3");
     assert_eq!(outputs(&cluster.predict("m", together(3)).await), inputs(3).concat());

@@ -60,7 +60,7 @@ async fn a_flood_of_failing_queries_is_cut_and_what_is_left_out_is_counted() {
     let most = BURST + began.elapsed().as_secs() + 1;
     assert!((BURST..=most).contains(&logged), "{logged} of {FAILURES} were logged, not {BURST} to {most}");
     assert!(
-        log.contains("event=\"a batch failed\" from=\"clipper_frontend::container_connection\""),
+        log.contains("event=\"a batch failed\" from=\"clipper_frontend::replicas::connection\""),
         "{log}"
     );
     assert!(log.contains("frontend started") && log.contains("frontend stopping"), "{log}");

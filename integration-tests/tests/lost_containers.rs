@@ -73,10 +73,7 @@ async fn what_a_lone_container_held_when_it_was_killed_is_answered_at_once() {
     let lost =
         predictions(&answer).iter().find(|prediction| prediction["default_reason"] == "container_error");
     let explanation = lost.unwrap()["default_explanation"].as_str().unwrap();
-    assert!(
-        explanation.contains("was lost while it held this query, attempt 1: its connection broke"),
-        "{explanation}"
-    );
+    assert!(explanation.contains("was lost while it held this query"), "{explanation}");
 
     let started = Instant::now();
     let answer = cluster.predict("m", json!({"input": [0, 1]})).await;
@@ -136,15 +133,24 @@ async fn a_stopped_process_is_noticed_and_its_work_goes_to_another() {
 }
 
 #[tokio::test]
-async fn a_silent_container_without_work_is_struck_off() {
+async fn a_silent_container_without_work_stays_and_others_are_asked_first() {
     let cluster = Cluster::start().await;
     cluster.serve("m", "doubles", OBJECTIVE).await;
     // Its socket lives and answers on ZeroMQ's level; it says nothing itself, as nobody receives from it.
-    let _silent = RawContainer::register(&cluster, "m").await;
+    let mut silent = RawContainer::register(&cluster, "m").await;
+    // Longer than the timeout of the containers, which is 5 s.
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    let other = Container::rust("sum", &cluster, M);
+    cluster.connected("m", 2).await;
+    for number in 0..50 {
+        let answer = cluster.predict("m", json!({"input": [1, number]})).await;
+        assert_eq!(answer["output"], f64::from(number) + 1.0, "{answer}");
+    }
+    assert_eq!(silent.try_receive(), None, "others are asked first");
+    drop(other);
     cluster.connected("m", 1).await;
-    cluster.connected("m", 0).await;
-    let answer = cluster.predict("m", json!({"input": [1]})).await;
-    assert_eq!(answer["default_reason"], "no_connected_replicas", "{answer}");
+    let (answer, _) = tokio::join!(cluster.predict("m", json!({"input": [7, 7]})), silent.answer_next(2.5));
+    assert_eq!(answer["output"], 2.5, "{answer}");
 }
 
 #[tokio::test]
@@ -157,7 +163,7 @@ async fn a_query_that_kills_its_containers_is_given_up_and_others_are_answered()
     }
     cluster.connected("m", 4).await;
     let (answer, ()) = tokio::join!(cluster.predict("m", json!({"input": [666]})), async {
-        for _ in 0..3 {
+        for _ in 0..2 {
             eventually("a container holds the query and dies of it", async || {
                 let held = containers.iter_mut().position(|container| container.try_receive().is_some());
                 held.map(|index| containers.remove(index)).is_some()
@@ -166,7 +172,11 @@ async fn a_query_that_kills_its_containers_is_given_up_and_others_are_answered()
         }
     });
     assert_eq!(answer["default_reason"], "container_error", "{answer}");
-    assert!(answer["default_explanation"].as_str().unwrap().contains("attempt 3"), "{answer}");
+    let explanation = answer["default_explanation"].as_str().unwrap();
+    let expected = "was lost while it held this query alone, as were 1 before it: its connection broke";
+    assert!(explanation.contains(expected), "{answer}");
+    containers.truncate(1);
+    cluster.connected("m", 1).await;
     let mut last = containers.pop().unwrap();
     let (answer, ()) = tokio::join!(cluster.predict("m", json!({"input": [1]})), async {
         let batch = last.batch().await;

@@ -168,3 +168,79 @@ async fn a_container_that_begins_anew_on_its_connection_is_given_work_again() {
     let (answer, ()) = tokio::join!(cluster.predict("m", json!({"input": [1]})), anew);
     assert_eq!(answer["output"], 7.0);
 }
+
+#[tokio::test]
+async fn late_answers_of_a_container_that_registered_again_are_ignored() {
+    let cluster = Cluster::start().await;
+    cluster.serve("m", "doubles", OBJECTIVE).await;
+    let mut container = RawContainer::register(&cluster, "m").await;
+    let anew = async {
+        let mut taken_back = Vec::new();
+        // More often than a query may be lost with its containers.
+        for _ in 0..4 {
+            taken_back.push(container.batch().await.id);
+            container.registered(RawContainer::registration("m")).await;
+        }
+        let batch = container.batch().await;
+        assert!(!taken_back.contains(&batch.id));
+        for (index, &id) in taken_back.iter().enumerate() {
+            match index % 2 {
+                0 => container.answer(id, &[6.0]),
+                _ => container.send(&FromContainer::Error { id, message: "late".to_owned() }),
+            }
+        }
+        container.answer(batch.id, &[7.0]);
+    };
+    let (answer, ()) = tokio::join!(cluster.predict("m", json!({"input": [1]})), anew);
+    assert_eq!(answer["output"], 7.0, "{answer}");
+    let (answer, inputs) =
+        tokio::join!(cluster.predict("m", json!({"input": [2]})), container.answer_next(8.0));
+    assert_eq!((answer["output"].as_f64(), inputs), (Some(8.0), vec![vec![2.0]]), "{answer}");
+}
+
+#[tokio::test]
+async fn several_messages_of_a_stranger_are_answered_by_one_unknown() {
+    let cluster = Cluster::start().await;
+    cluster.serve("m", "doubles", OBJECTIVE).await;
+    let mut container = RawContainer::connect(cluster.rpc_address(0));
+    for _ in 0..3 {
+        container.send(&FromContainer::Heartbeat);
+    }
+    assert_eq!(container.receive().await, ToContainer::Unknown);
+    container.registered(RawContainer::registration("m")).await;
+    let (answer, _) = tokio::join!(cluster.predict("m", json!({"input": [2]})), container.answer_next(8.0));
+    assert_eq!(answer["output"], 8.0, "{answer}");
+}
+
+#[tokio::test]
+async fn a_container_of_the_original_is_recognised_in_one_line_of_the_log() {
+    let cluster = Cluster::start().await;
+    for _ in 0..2 {
+        let mut original = RawContainer::connect(cluster.rpc_address(0));
+        let frames: [&[u8]; 6] = [b"", &[0; 4], b"digits", b"2", b"3", &[3, 0, 0, 0]];
+        original.send_frames(frames.map(<[u8]>::to_vec).to_vec());
+        original.send(&FromContainer::Heartbeat);
+        assert_eq!(original.receive().await, ToContainer::Unknown, "the first message was passed over");
+    }
+    let log = cluster.main.log();
+    let lines: Vec<_> = log.lines().filter(|line| line.contains("original Clipper (protocol 3)")).collect();
+    assert_eq!(lines.len(), 1, "{log}");
+    for part in ["WARN", "digits:2", "127.0.0.1", "docs/protocol.md"] {
+        assert!(lines[0].contains(part), "{part}: {}", lines[0]);
+    }
+}
+
+#[tokio::test]
+async fn a_refused_container_is_logged_with_its_model_and_address() {
+    let cluster = Cluster::start().await;
+    cluster.serve("m", "doubles", OBJECTIVE).await;
+    turned_away(&cluster, |register| register.input_type = InputType::Strings).await;
+    let mut struck_off = RawContainer::register(&cluster, "m").await;
+    struck_off.send_frames(vec![b"garbage".to_vec()]);
+    struck_off.rejected().await;
+    let log = cluster.main.log();
+    for told in ["container turned away", "container broke the protocol"] {
+        let line = log.lines().find(|line| line.contains(told)).unwrap_or_else(|| panic!("{told}: {log}"));
+        assert!(line.contains("127.0.0.1") && line.contains('m'), "{line}");
+    }
+}

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use clipper_integration_tests::container::Serves;
-use clipper_integration_tests::{Cluster, Container, Load, eventually, program};
+use clipper_integration_tests::{Cluster, Container, Load, RawContainer, eventually, program};
 use serde_json::json;
 
 const OBJECTIVE: Duration = Duration::from_secs(20);
@@ -126,4 +126,28 @@ async fn hand_started_containers_find_a_whole_cluster_again_that_was_killed() {
     cluster.main.restart().await;
     cluster.connected("m", 2).await;
     assert_eq!(cluster.predict("m", json!({"input": [1, 2]})).await["output"], 3.0);
+}
+
+#[tokio::test]
+async fn a_late_answer_to_a_batch_of_an_earlier_run_is_not_taken_for_another_one() {
+    let mut cluster = Cluster::split(1).await;
+    cluster.serve("m", "doubles", OBJECTIVE).await;
+    let mut container = RawContainer::register(&cluster, "m").await;
+    let url = format!("{}/m/predict", cluster.query_url(0));
+    let lost = tokio::spawn(cluster.http().post(url).body(r#"{"input": [111]}"#).send());
+    let former = container.batch().await;
+    cluster.frontends[0].kill();
+    let _ = lost.await;
+    cluster.frontends[0].restart().await;
+    cluster.ready(0).await;
+
+    let mut container = RawContainer::register(&cluster, "m").await;
+    let (answer, rejected) = tokio::join!(cluster.predict_at(0, "m", json!({"input": [222]})), async {
+        let batch = container.batch().await;
+        assert_ne!(batch.id, former.id);
+        container.answer(former.id, &[111.0]);
+        container.rejected().await
+    });
+    assert_eq!(answer["default"], true, "{answer}");
+    assert!(rejected.0.contains("which it does not hold"), "{rejected:?}");
 }

@@ -2,11 +2,18 @@
 
 #![allow(clippy::unwrap_used, reason = "all of this is a test")]
 
+use std::path::Path;
+use std::process::{Child, ExitStatus, Stdio};
 use std::time::Duration;
 
 use clipper_integration_tests::container::Serves;
-use clipper_integration_tests::{Cluster, Container, Load, RawContainer, eventually};
+use clipper_integration_tests::stuck::{FrozenThread, UnreadPipe};
+use clipper_integration_tests::{
+    Automaton, Cluster, Container, Load, RawContainer, eventually, eventually_some, program,
+};
 use clipper_rpc::message::{FromContainer, ToContainer};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::json;
 
 const OBJECTIVE: Duration = Duration::from_secs(20);
@@ -102,4 +109,126 @@ async fn each_process_of_a_split_cluster_ends_in_order() {
     let answer = cluster.predict_at(1, "m", json!({"input": [1]})).await;
     assert_eq!(answer["default_reason"], "no_connected_replicas", "{answer}");
     assert_eq!(cluster.frontends[1].terminate().await, 0);
+}
+
+#[tokio::test]
+async fn a_decision_log_that_is_stuck_does_not_hold_up_the_end_and_what_is_lost_is_counted() {
+    let mut cluster = Cluster::start().await;
+    cluster.add_model("m", "1", "doubles").await;
+    let body = json!({
+        "name": "app", "input_type": "doubles", "default_output": "-1.0", "linked_models": ["m"],
+        "latency_slo_micros": 20_000_000, "selection_policy": "exp3", "log_decisions": true,
+    });
+    cluster.must("add_app", body).await;
+    let _container = Automaton::serve(&cluster, "m").await;
+    let served = cluster.served(0, "app", json!({"input": [1]})).await;
+    let decision = format!("\"query_id\":{},", served["query_id"]);
+    eventually("the decision is in the file", async || {
+        let files = std::fs::read_dir(cluster.data_dir().join("decisions/app")).into_iter().flatten();
+        let mut texts = files.map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap());
+        texts.any(|text| text.contains(&decision))
+    })
+    .await;
+    let stuck = FrozenThread::freeze(cluster.main.pid(), "decision-log");
+    for _ in 0..5 {
+        cluster.predict("app", json!({"input": [1]})).await;
+    }
+    assert_eq!(cluster.main.terminate().await, 0);
+    drop(stuck);
+    let log = cluster.main.log();
+    assert!(
+        log.contains("the decision log was not written within 5s: 5 entries still wait, and are lost"),
+        "{log}"
+    );
+}
+
+#[tokio::test]
+async fn neither_a_container_that_stays_nor_a_management_that_is_silent_holds_up_the_end() {
+    let mut cluster = Cluster::split(1).await;
+    let body = json!({
+        "name": "app", "input_type": "doubles", "default_output": "-1.0", "linked_models": ["m"],
+        "latency_slo_micros": 20_000_000, "selection_policy": "exp3",
+    });
+    cluster.add_model("m", "1", "doubles").await;
+    cluster.must("add_app", body).await;
+    let _container = RawContainer::register(&cluster, "m").await;
+    cluster.main.signal(Signal::SIGSTOP);
+    assert_eq!(cluster.frontends[0].terminate().await, 0);
+    let log = cluster.frontends[0].log();
+    assert!(log.contains("shutdown waits no longer for management to store what was learned last"), "{log}");
+}
+
+#[tokio::test]
+async fn a_database_that_is_stuck_does_not_hold_up_the_end_and_is_the_reason_of_its_status() {
+    let mut cluster = Cluster::start().await;
+    let stuck = FrozenThread::freeze(cluster.main.pid(), "clipper-writer");
+    assert_eq!(cluster.main.terminate().await, 1);
+    drop(stuck);
+    let log = cluster.main.log();
+    assert!(log.contains("clipper: the databases are not closed after 10 s: the disk may be stuck"), "{log}");
+}
+
+/// A cluster in one process whose log is a pipe that nobody reads, and that is full.
+async fn start_with_a_stuck_log(directory: &Path, limit: &str) -> (Child, UnreadPipe) {
+    let pipe = UnreadPipe::new();
+    let mut command = program::isolated(program::clipper());
+    command.args(["start", "--shutdown-seconds", limit, "--data-dir"]).arg(directory.join("data"));
+    for address in ["--query-address", "--admin-address", "--rpc-address"] {
+        command.args([address, "127.0.0.1:0"]);
+    }
+    let child = command.stdout(Stdio::null()).stderr(pipe.writer()).spawn().unwrap();
+    // It is there once the process listens, and so hears signals.
+    eventually("it listens", async || directory.join("data/addresses.json").exists()).await;
+    pipe.fill();
+    (child, pipe)
+}
+
+fn signal(child: &Child, signal: Signal) {
+    kill(Pid::from_raw(child.id().cast_signed()), signal).unwrap();
+}
+
+async fn end(child: &mut Child) -> ExitStatus {
+    eventually_some("it has ended", async || child.try_wait().unwrap()).await
+}
+
+#[tokio::test]
+async fn a_process_ends_within_its_limit_whatever_it_waits_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut child, _pipe) = start_with_a_stuck_log(directory.path(), "1").await;
+    signal(&child, Signal::SIGTERM);
+    assert_eq!(end(&mut child).await.code(), Some(1));
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_a_process_at_once_whatever_it_waits_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut child, _pipe) = start_with_a_stuck_log(directory.path(), "3600").await;
+    signal(&child, Signal::SIGTERM);
+    signal(&child, Signal::SIGINT);
+    assert_eq!(end(&mut child).await.code(), Some(130));
+}
+
+#[tokio::test]
+async fn a_frontend_that_is_shutting_down_refuses_registrations_for_now() {
+    let mut cluster = Cluster::start().await;
+    cluster.serve("m", "doubles", OBJECTIVE).await;
+    let mut container = RawContainer::register(&cluster, "m").await;
+    let mut late = RawContainer::connect(cluster.rpc_address(0));
+    let url = format!("{}/m/predict", cluster.query_url(0));
+    let request = cluster.http().post(url).body(r#"{"input": [1]}"#).send();
+    let (answer, code) = tokio::join!(request, async {
+        let batch = container.batch().await;
+        cluster.main.signal(Signal::SIGTERM);
+        let log = async || cluster.main.log().contains("frontend stopping");
+        eventually("the frontend stops", log).await;
+        late.send(&FromContainer::Register(RawContainer::registration("m")));
+        let (reason, retry_millis) = late.rejected().await;
+        assert_eq!(reason, "this frontend is shutting down");
+        assert!(retry_millis.is_some());
+        container.answer(batch.id, &[4.0]);
+        cluster.main.end().await
+    });
+    assert!(code.success());
+    let text = answer.unwrap().text().await.unwrap();
+    assert!(text.contains("\"output\":4.0"), "{text}");
 }

@@ -13,7 +13,9 @@ use clipper_rpc::catalog::{ConnectedContainer, ModelVersionSpec};
 use clipper_rpc::names::ModelId;
 
 use crate::catalog::{Catalog, Edit};
-use crate::deployment::{ArtifactId, Artifacts, DeploymentSpec, Deployments, NumReplicas};
+use crate::deployment::{
+    ArtifactId, Artifacts, DeploymentSpec, Deployments, NumReplicas, Reservation, StartupTimeout,
+};
 use crate::deployments::{self, Selection};
 use crate::error::EditError;
 use crate::feed::Feed;
@@ -88,11 +90,10 @@ impl Admin {
         &self,
         spec: DeploymentSpec,
         version: ModelVersionSpec,
-        timeout: Duration,
     ) -> Result<(), EditError> {
         let admin = self.clone();
         detached(async move {
-            admin.check_artifacts(std::slice::from_ref(&spec)).await?;
+            let reserved = admin.reserve_artifacts(std::slice::from_ref(&spec)).await?;
             let (id, num_replicas) = (spec.model.clone(), spec.num_replicas);
             let (begun, deployments) = (spec.clone(), admin.deployments.clone());
             // The deployment takes its place in the same step in which its version appears, so that
@@ -102,12 +103,19 @@ impl Admin {
                 let generation = catalog.after(&edit).generation(&begun.model);
                 Ok((deployments.begin(begun, generation)?, edit))
             };
-            let begun = admin.change_with(decide).await?;
+            let begun = match admin.change_with(decide).await {
+                Ok(begun) => begun,
+                Err(error) => {
+                    if let EditError::Refused(_) = error {
+                        admin.settle(reserved).await;
+                        admin.remove_unnamed(spec.artifact.into_iter().collect()).await;
+                    }
+                    return Err(error);
+                }
+            };
             let before = admin.catalog();
-            if let Some(artifact) = &spec.artifact {
-                admin.artifacts.claim(artifact);
-            }
-            let outcome = match begun.complete(timeout).await {
+            admin.settle(reserved).await;
+            let outcome = match begun.complete(spec.startup_timeout.get()).await {
                 Ok(running) => {
                     let ready = id.clone();
                     let completed = admin
@@ -134,16 +142,18 @@ impl Admin {
         .await
     }
 
-    /// Changes the number of replicas; returns when all are ready.
+    /// Changes the number of replicas; returns when all are ready, which may take the timeout of the
+    /// deployment unless another one is given.
     pub(crate) async fn scale(
         &self,
         id: ModelId,
         num_replicas: NumReplicas,
-        timeout: Duration,
+        timeout: Option<StartupTimeout>,
     ) -> Result<(), EditError> {
         let admin = self.clone();
         detached(async move {
-            deployments::ready(&admin.catalog(), &id)?;
+            let stored = deployments::ready(&admin.catalog(), &id)?.spec.startup_timeout;
+            let timeout = timeout.unwrap_or(stored).get();
             let scaled = admin.deployments.scale(id.clone(), num_replicas, timeout).await;
             admin.record(vec![id]).await?;
             scaled.map_err(|error| Refusal::from(error).into())
@@ -199,17 +209,34 @@ impl Admin {
         .await
     }
 
-    async fn check_artifacts(&self, specs: &[DeploymentSpec]) -> Result<(), Refusal> {
+    /// Has the artifacts of deployments stay until these are on record.
+    async fn reserve_artifacts(&self, specs: &[DeploymentSpec]) -> Result<Vec<Reservation>, Refusal> {
         let artifacts = self.artifacts.clone();
         let named: Vec<ArtifactId> = specs.iter().filter_map(|spec| spec.artifact.clone()).collect();
-        match blocking(move || named.into_iter().find(|id| !artifacts.reserve(id))).await {
-            Some(missing) => Err(Refusal::NoSuchArtifact { artifact: missing.to_string() }),
-            None => Ok(()),
-        }
+        let reserve = move |id: ArtifactId| {
+            artifacts.reserve(&id).ok_or_else(|| Refusal::NoSuchArtifact { artifact: id.to_string() })
+        };
+        blocking(move || named.into_iter().map(reserve).collect()).await
     }
 
-    /// Removes the artifacts that no deployment names, unless they were just uploaded: a deployment that was refused
-    /// leaves them.
+    /// Ends the wait of artifacts for deployments that are on record, or were refused.
+    async fn settle(&self, reserved: Vec<Reservation>) {
+        let (artifacts, feed) = (self.artifacts.clone(), Arc::clone(&self.follow.feed));
+        blocking(move || {
+            let named = artifacts_of(&feed.catalog());
+            for reservation in reserved {
+                if named.contains(reservation.id()) {
+                    artifacts.adopt(reservation.id());
+                    reservation.named();
+                } else {
+                    reservation.refused();
+                }
+            }
+        })
+        .await;
+    }
+
+    /// Removes the artifacts that no deployment names, unless they wait for one.
     pub(crate) async fn remove_unused_artifacts(&self) {
         let (artifacts, feed) = (self.artifacts.clone(), Arc::clone(&self.follow.feed));
         let removed = blocking(move || artifacts.retain(|| artifacts_of(&feed.catalog()))).await;
@@ -230,11 +257,16 @@ impl Admin {
     /// uploaded, to be deployed next.
     async fn remove_artifacts_since(&self, before: &Catalog) {
         let now = artifacts_of(&self.catalog());
-        let unused: Vec<_> = artifacts_of(before).difference(&now).cloned().collect();
-        let artifacts = self.artifacts.clone();
+        self.remove_unnamed(artifacts_of(before).difference(&now).cloned().collect()).await;
+    }
+
+    /// Removes those of some artifacts that no deployment names and that wait for none.
+    async fn remove_unnamed(&self, ids: Vec<ArtifactId>) {
+        let (artifacts, feed) = (self.artifacts.clone(), Arc::clone(&self.follow.feed));
         blocking(move || {
-            for id in unused {
-                if let Err(error) = artifacts.remove(&id) {
+            for id in ids {
+                let is_used = || artifacts_of(&feed.catalog()).contains(&id);
+                if let Err(error) = artifacts.remove_unless(&id, is_used) {
                     tracing::warn!(artifact = %id, %error, "an artifact that is not used cannot be removed");
                 }
             }
@@ -249,13 +281,14 @@ impl Admin {
     {
         let admin = self.clone();
         detached(async move {
-            admin.check_artifacts(&specs).await?;
+            let reserved = admin.reserve_artifacts(&specs).await?;
             let decide = |catalog: &Catalog| {
                 let edit = decide(catalog)?;
                 Ok((catalog.after(&edit), edit))
             };
             // The catalog was empty, so these are the imported deployments alone.
             let imported = admin.change_with(decide).await?;
+            admin.settle(reserved).await;
             admin.deployments.restore(imported.deployed()).await;
             Ok(())
         })

@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::mem::discriminant;
 
-use clipper_rpc::catalog::{Application, Change, OnOverload};
+use clipper_rpc::catalog::{Application, Change, Generation, OnOverload};
 use clipper_rpc::names::{AppName, ModelName};
 use clipper_rpc::selection::{Loss, OutputKind, Policy, Selection};
 use clipper_selection::validate::validate;
@@ -18,7 +18,7 @@ use crate::refusal::Refusal;
 /// Seeds are below it: up to there, every reader of JSON reads whole numbers exactly.
 pub const SEEDS: u64 = 1 << 53;
 
-/// Adds an application, with the links that it already names. It learns since the revision that this leads to.
+/// Adds an application, with the links that it already names. What it learns is of a new generation.
 ///
 /// # Errors
 /// If its name is taken, a setting makes no sense, or its links do not fit.
@@ -30,7 +30,7 @@ pub fn add(catalog: &Catalog, application: Application) -> Result<Edit, Refusal>
     bounds::application(&application, None)?;
     check(&application)?;
     check_selection(&application.selection)?;
-    let selection = Selection { since: catalog.revision + 1, ..application.selection };
+    let selection = Selection { since: catalog.next_generation(), ..application.selection };
     let mut linked = Application { linked_models: Vec::new(), selection, ..application };
     link_all(catalog, &mut linked, application.linked_models)?;
     Ok(Edit::change(Change::PutApplication { application: linked }))
@@ -77,8 +77,8 @@ impl ApplicationUpdate {
 }
 
 impl SelectionUpdate {
-    /// What comes of a selection, in an edit that leads to `revision`.
-    fn of(self, before: &Selection, revision: u64) -> Selection {
+    /// What comes of a selection, in an edit whose generation is `next`.
+    fn of(self, before: &Selection, next: Generation) -> Selection {
         let policy = self.policy.unwrap_or_else(|| before.policy.clone());
         let is_another = match (&policy, &before.policy) {
             // What it learned is laid out by the number of features.
@@ -94,7 +94,7 @@ impl SelectionUpdate {
             output_kind: self.output_kind.unwrap_or(before.output_kind),
             log_decisions: self.log_decisions.unwrap_or(before.log_decisions),
             seed: self.seed.unwrap_or(before.seed),
-            since: if is_another { revision } else { before.since },
+            since: if is_another { next } else { before.since },
         }
     }
 }
@@ -119,7 +119,7 @@ pub fn update(catalog: &Catalog, name: AppName, update: ApplicationUpdate) -> Re
         cache: update.cache.unwrap_or(before.cache),
         max_concurrent_requests: update.max_concurrent_requests.unwrap_or(before.max_concurrent_requests),
         on_overload: update.on_overload.unwrap_or(before.on_overload),
-        selection: update.selection.of(&before.selection, catalog.revision + 1),
+        selection: update.selection.of(&before.selection, catalog.next_generation()),
     };
     check(&application)?;
     bounds::application(&application, Some(before))?;
@@ -343,21 +343,24 @@ pub(crate) mod tests {
         let catalog = Catalog { revision: 4, ..Catalog::default() };
         let catalog = edited(catalog.clone(), add(&catalog, app("a", &[])));
         let since = |catalog: &Catalog| catalog.applications["a"].selection.since;
-        assert_eq!(since(&catalog), 5);
+        let first = since(&catalog);
         let exp4 = |eta| policy(Policy::Exp4 { eta, share: 0.0 });
         let catalog = edited(catalog.clone(), update(&catalog, name.clone(), exp4(0.1)));
-        assert_eq!(since(&catalog), 6);
+        let second = since(&catalog);
+        assert_ne!(second, first);
         let catalog = edited(catalog.clone(), update(&catalog, name.clone(), exp4(0.2)));
         let log = SelectionUpdate { log_decisions: Some(true), ..SelectionUpdate::default() };
         let log = ApplicationUpdate { selection: log, ..ApplicationUpdate::default() };
         let catalog = edited(catalog.clone(), update(&catalog, name.clone(), log));
-        assert_eq!(since(&catalog), 6);
+        assert_eq!(since(&catalog), second);
         let linear = |dimensions, alpha| policy(Policy::LinUcb { dimensions, alpha, ridge: 1.0 });
         let catalog = edited(catalog.clone(), update(&catalog, name.clone(), linear(3, 1.0)));
+        let third = since(&catalog);
+        assert_ne!(third, second);
         let catalog = edited(catalog.clone(), update(&catalog, name.clone(), linear(3, 2.0)));
-        assert_eq!(since(&catalog), 9);
+        assert_eq!(since(&catalog), third);
         let catalog = edited(catalog.clone(), update(&catalog, name, linear(2, 2.0)));
-        assert_eq!(since(&catalog), 11, "figures of three features are of no use with two");
+        assert_ne!(since(&catalog), third, "figures of three features are of no use with two");
     }
 
     #[test]
@@ -407,12 +410,13 @@ pub(crate) mod tests {
     #[test]
     fn an_update_changes_what_it_names_and_nothing_else() {
         let catalog = Catalog::default();
+        let since = catalog.next_generation();
         let catalog = edited(catalog.clone(), add(&catalog, app("a", &["m"])));
         let bound = |requests| ApplicationUpdate {
             max_concurrent_requests: Some(requests),
             ..ApplicationUpdate::default()
         };
-        let selection = Selection { since: 1, ..Selection::default() };
+        let selection = Selection { since, ..Selection::default() };
         let bounded = Application { max_concurrent_requests: Some(9), selection, ..app("a", &["m"]) };
         let catalog = edited(catalog.clone(), update(&catalog, bounded.name.clone(), bound(Some(9))));
         assert_eq!(*catalog.applications["a"], bounded);
@@ -444,7 +448,7 @@ pub(crate) mod tests {
                 output_kind: OutputKind::Numbers,
                 log_decisions: true,
                 seed: SEEDS - 1,
-                since: 1,
+                since,
             },
             ..bounded
         };

@@ -7,17 +7,24 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use clipper_rpc::catalog::{Application, Change, Model, ModelVersionSpec, Revision, Snapshot};
+use clipper_rpc::catalog::{Application, Change, Generation, Model, ModelVersionSpec, Revision, Snapshot};
 use clipper_rpc::input::InputType;
 use clipper_rpc::names::{AppName, ModelId, ModelName};
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
 
 use crate::bounds;
 use crate::deployment::DeploymentSpec;
 use crate::deployments::Deployment;
 
+/// The bits of a generation. Whole numbers of this length are exact to every reader of JSON.
+const GENERATION_BITS: u32 = 53;
+
 /// Every record. Cheap to clone: records are shared.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Catalog {
+    /// The run of the store in which the next edit is made: see [`clipper_rpc::catalog::Position`]. Not stored.
+    pub run: Uuid,
     /// The number of this state; deployments are not counted, as frontends do not follow them.
     pub revision: Revision,
     /// Applications by name.
@@ -26,7 +33,7 @@ pub struct Catalog {
     pub models: BTreeMap<ModelName, Arc<Model>>,
     /// Deployments by what they serve.
     pub deployments: BTreeMap<ModelId, Arc<Deployment>>,
-    /// The number that the next new frontend is given.
+    /// First number that is tried for the next new frontend, modulo the numbers that there are.
     pub next_frontend_number: u64,
     /// The memory of all records, roughly.
     pub(crate) bytes: usize,
@@ -39,7 +46,7 @@ pub struct Edit {
     pub changes: Vec<Change>,
     /// Deployments to store, or (`None`) to forget.
     pub deployments: Vec<(ModelId, Option<Deployment>)>,
-    /// The number that the next new frontend is given from now on.
+    /// First number that is tried for the next new frontend from now on.
     pub next_frontend_number: Option<u64>,
 }
 
@@ -131,13 +138,22 @@ impl Catalog {
         self.models.get(&id.name)?.versions.get(&id.version)
     }
 
+    /// Generation of whatever the next change registers. A digest of the run and the revision: a store that is put
+    /// back to an earlier revision gives no generation again, as another run begins when it is opened.
+    pub fn next_generation(&self) -> Generation {
+        let digest = Sha256::new().chain_update(self.run).chain_update((self.revision + 1).to_be_bytes());
+        let bytes = digest.finalize().into_iter().take(size_of::<Generation>());
+        let first = bytes.fold(0, |number, byte| (number << 8) | Generation::from(byte));
+        first >> (Generation::BITS - GENERATION_BITS)
+    }
+
     /// The generation of a version; 0 if it is not registered.
-    pub fn generation(&self, id: &ModelId) -> Revision {
+    pub fn generation(&self, id: &ModelId) -> Generation {
         self.version(id).map_or(0, |version| version.generation)
     }
 
     /// Each deployment, with the generation of the version that it serves.
-    pub fn deployed(&self) -> Vec<(DeploymentSpec, Revision)> {
+    pub fn deployed(&self) -> Vec<(DeploymentSpec, Generation)> {
         let deployments = self.deployments.iter();
         deployments.map(|(id, deployment)| (deployment.spec.clone(), self.generation(id))).collect()
     }
@@ -154,5 +170,23 @@ impl Catalog {
             .values()
             .map(Arc::as_ref)
             .filter(move |application| application.linked_models.contains(model))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(run: u128, revision: Revision) -> Catalog {
+        Catalog { run: Uuid::from_u128(run), revision, ..Catalog::default() }
+    }
+
+    #[test]
+    fn generations_differ_between_runs_and_between_revisions_and_are_exact_in_json() {
+        let generations = [at(1, 7), at(1, 8), at(2, 7)].map(|catalog| catalog.next_generation());
+        assert_ne!(generations[0], generations[1]);
+        assert_ne!(generations[0], generations[2]);
+        assert!(generations.iter().all(|generation| *generation < 1 << GENERATION_BITS));
+        assert_eq!(at(1, 7).next_generation(), generations[0]);
     }
 }

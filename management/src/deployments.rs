@@ -218,8 +218,8 @@ pub fn import(
         for version in model.versions.values_mut() {
             models::check(version)?;
             bounds::version(version)?;
-            // That of the export counts the revisions of another store.
-            version.generation = rest.revision + 1;
+            // That of the export belongs to another registration.
+            version.generation = rest.next_generation();
         }
         let edit = Edit::change(Change::PutModel { model });
         rest.apply(&edit);
@@ -251,7 +251,7 @@ mod tests {
 
     use super::*;
     use crate::applications::tests::{app, edited};
-    use crate::deployment::{ContainerKind, Environment, Run};
+    use crate::deployment::{ContainerKind, Environment, Run, StartupTimeout};
     use crate::models::tests::{doubles, model_id, registered};
 
     fn spec(id: &ModelId) -> DeploymentSpec {
@@ -264,6 +264,7 @@ mod tests {
             artifact: None,
             model_data_path: None,
             python: None,
+            startup_timeout: StartupTimeout::default(),
         }
     }
 
@@ -307,17 +308,18 @@ mod tests {
         let exported = vec![Model::clone(&before.models["m"])];
         let edit = models::delete_version(&before, &id);
         let emptied = edited(before, edit);
+        let former = exported[0].versions[&id.version].generation;
         let edit = import(&emptied, Vec::new(), exported, Vec::new());
-        let imported = edited(emptied, edit);
-        assert_eq!((imported.version(&id).unwrap().generation, imported.revision), (3, 3));
+        assert_ne!(edited(emptied, edit).generation(&id), former);
     }
 
     #[test]
     fn a_deployment_that_becomes_ready_keeps_its_generation() {
         let id = model_id("m", "1");
         let catalog = begun(Catalog::default(), &id);
+        let generation = catalog.generation(&id);
         let edit = complete(&catalog, &id, NumReplicas::ONE);
-        assert_eq!(edited(catalog, edit).version(&id).unwrap().generation, 1);
+        assert_eq!(edited(catalog, edit).generation(&id), generation);
     }
 
     #[test]

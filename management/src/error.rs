@@ -2,8 +2,10 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clipper_rpc::secret::SecretError;
+use clipper_server::PartEnded;
 use clipper_server::private_directory::ExposedDirectory;
 
 use crate::refusal::Refusal;
@@ -59,6 +61,16 @@ pub enum OpenError {
         /// What is wrong with it. Part of the message, so not its source as well.
         error: SecretError,
     },
+    /// A restore into it was interrupted, or is still under way.
+    #[error(
+        "the data directory {} is not whole: a restore into it is under way, or was interrupted; remove the directory, and \
+         restore the backup again",
+        .directory.display()
+    )]
+    RestoreUnfinished {
+        /// The directory.
+        directory: PathBuf,
+    },
     /// It was written by a newer Clipper.
     #[error(
         "the database in {} has schema {found}, this Clipper knows schemas up to {supported}: use a newer Clipper",
@@ -103,6 +115,12 @@ pub enum RunError {
     /// Nor the last of what is learned.
     #[error("the database of what is learned could not be closed")]
     States(#[from] StateError),
+    /// The databases could not be closed in time.
+    #[error("the databases are not closed after {} s: the disk may be stuck", .0.as_secs())]
+    Stuck(Duration),
+    /// A part of management has ended without which it cannot go on.
+    #[error(transparent)]
+    PartEnded(#[from] PartEnded),
 }
 
 /// The store cannot write. It accepts no more edits, as what is on disk is not known any more.

@@ -21,6 +21,7 @@ const RING: Bounds = Bounds { count: 1024, bytes: 16 << 20 };
 #[derive(Debug)]
 pub struct Feed {
     store: Uuid,
+    run: Uuid,
     published: watch::Sender<Published>,
 }
 
@@ -33,17 +34,21 @@ struct Published {
 }
 
 impl Feed {
-    /// A feed that begins at a catalog.
+    /// A feed that begins at the catalog of a store that was just opened, and with it another run of the store.
     pub fn new(store: Uuid, catalog: Catalog) -> Self {
-        Self {
-            store,
-            published: watch::Sender::new(Published { catalog: Arc::new(catalog), ring: Bounded::new(RING) }),
-        }
+        let run = Uuid::new_v4();
+        let catalog = Arc::new(Catalog { run, ..catalog });
+        Self { store, run, published: watch::Sender::new(Published { catalog, ring: Bounded::new(RING) }) }
     }
 
-    /// Identifies the store whose revisions these are.
+    /// Identifies the store. Its copies have the same id.
     pub fn store(&self) -> Uuid {
         self.store
+    }
+
+    /// Identifies the run of the store: revisions of different runs cannot be compared.
+    pub fn run(&self) -> Uuid {
+        self.run
     }
 
     /// The catalog as it stands.
@@ -67,7 +72,7 @@ impl Feed {
         let published = self.published.borrow();
         let revision = published.catalog.revision;
         let behind = applied
-            .filter(|applied| applied.store == self.store)
+            .filter(|applied| applied.run == self.run)
             .and_then(|applied| revision.checked_sub(applied.revision))
             .and_then(|behind| usize::try_from(behind).ok())
             .filter(|behind| *behind <= published.ring.len());
@@ -78,7 +83,7 @@ impl Feed {
             }
             None => Update::Snapshot { snapshot: published.catalog.snapshot() },
         };
-        (Position { store: self.store, revision }, update)
+        (Position { run: self.run, revision }, update)
     }
 
     /// Tells of every publication from now on.
@@ -113,7 +118,7 @@ mod tests {
     use crate::refusal::Refusal;
 
     fn at(feed: &Feed, revision: u64) -> Option<Position> {
-        Some(Position { store: feed.store(), revision })
+        Some(Position { run: feed.run(), revision })
     }
 
     /// As the store does it: an edit that is refused changes nothing.
@@ -155,11 +160,12 @@ mod tests {
     }
 
     #[test]
-    fn one_of_another_store_or_too_far_behind_or_ahead_gets_a_snapshot() {
+    fn one_of_another_run_or_too_far_behind_or_ahead_gets_a_snapshot() {
         let feed = Feed::new(Uuid::from_u128(1), Catalog { revision: 7, ..Catalog::default() });
         edit(&feed, |catalog| applications::add(catalog, app("a", &[])));
-        let other_store = Some(Position { store: Uuid::from_u128(2), revision: 8 });
-        for applied in [None, other_store, at(&feed, 6), at(&feed, 9)] {
+        let copy_of_the_store = Feed::new(feed.store(), Catalog::default());
+        let other_run = at(&copy_of_the_store, 8);
+        for applied in [None, other_run, at(&feed, 6), at(&feed, 9)] {
             assert!(matches!(feed.since(applied).1, Update::Snapshot { .. }), "{applied:?}");
         }
         assert!(matches!(feed.since(at(&feed, 7)).1, Update::Changes { .. }));

@@ -19,10 +19,11 @@ use futures_util::future::BoxFuture;
 use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
-use crate::catalog::{Catalog, Edit};
+use crate::catalog::Edit;
 use crate::error::EditError;
 use crate::feed::Feed;
-use crate::frontends::{Crowded, Frontends, Presentation};
+use crate::frontend_numbers::NUMBERS;
+use crate::frontends::{Crowded, Frontends, HeldNumber, Presentation};
 use crate::refusal::Refusal;
 use crate::selection_state::{SelectionStates, StateError};
 use crate::writer::Writer;
@@ -35,9 +36,6 @@ pub(crate) const MAX_ADDRESS_BYTES: usize = 260;
 pub(crate) const MAX_CONTAINERS: usize = 10_000;
 /// The longest name of a container's process, in bytes.
 pub(crate) const MAX_INSTANCE_BYTES: usize = 256;
-/// A frontend may claim a number that is below the next one, or at most this far above it: that of a store that was
-/// lost. Any other is ignored, so that no caller can use up the numbers.
-const CLAIMABLE: u64 = 8192;
 
 /// Why a call of a frontend is not answered.
 #[derive(Debug, thiserror::Error)]
@@ -92,7 +90,8 @@ impl Follow {
         let rpc_address = completed(&request.rpc_address, caller);
         // Before a number is stored for it.
         self.frontends.admits(request.frontend, &rpc_address)?;
-        let number = self.number(request.frontend, request.number).await?;
+        let held = self.number(request.frontend, request.number).await?;
+        let number = held.number;
         let mut published = self.feed.watch();
         let mut frontends_changed = self.frontends.watch();
         let _waiting = self.frontends.present(Presentation {
@@ -101,7 +100,7 @@ impl Follow {
             query_address: completed(&request.query_address, caller),
             rpc_address,
             caller,
-            applied: request.applied.filter(|it| it.store == self.feed.store()).map(|it| it.revision),
+            applied: request.applied.filter(|it| it.run == self.feed.run()).map(|it| it.revision),
             containers: request.containers,
         })?;
         let deadline = Instant::now() + POLL_TIME;
@@ -124,29 +123,18 @@ impl Follow {
         }
     }
 
-    /// The number of a frontend: what it has, unless that is taken; a new one is stored before it is given.
-    async fn number(&self, frontend: Uuid, claimed: Option<u64>) -> Result<u64, EditError> {
-        let claimed = claimed
-            .filter(|number| !self.frontends.is_number_of_another(*number, frontend))
-            .or_else(|| self.frontends.number_of(frontend));
-        let next = self.feed.catalog().next_frontend_number;
-        match claimed {
-            Some(number) if number < next => Ok(number),
-            _ => {
-                let committed = self.writer.edit(move |catalog| Ok(allot(catalog, claimed))).await?;
-                Ok(committed.value)
-            }
+    /// The number of a frontend: the one that it has, unless that is taken; or another, which is stored before it is
+    /// given.
+    async fn number(&self, frontend: Uuid, claimed: Option<u64>) -> Result<HeldNumber, FollowRefusal> {
+        if let Some(held) = self.frontends.claim_number(frontend, claimed) {
+            return Ok(held);
         }
+        let first = self.feed.catalog().next_frontend_number;
+        let held = self.frontends.allot_number(frontend, first).ok_or(Crowded::Frontends)?;
+        let edit = Edit { next_frontend_number: Some((held.number + 1) % NUMBERS), ..Edit::default() };
+        self.writer.edit(move |_| Ok(((), edit))).await?;
+        Ok(held)
     }
-}
-
-/// The number that was claimed, which a store that was lost may have given, or the next; and the edit that
-/// keeps it from being given again.
-fn allot(catalog: &Catalog, claimed: Option<u64>) -> (u64, Edit) {
-    let next = catalog.next_frontend_number;
-    let number = claimed.filter(|number| number.saturating_sub(next) <= CLAIMABLE).unwrap_or(next);
-    let next = next.max(number.saturating_add(1));
-    (number, Edit { next_frontend_number: Some(next), ..Edit::default() })
 }
 
 /// What must hold of a call by itself.
@@ -229,6 +217,7 @@ impl Management for Follow {
 mod tests {
     use clipper_rpc::catalog::{ConnectedContainer, Update};
     use clipper_rpc::input::InputType;
+    use clipper_server::Essentials;
 
     use super::*;
     use crate::applications::{self, tests::app};
@@ -236,8 +225,10 @@ mod tests {
     use crate::models::tests::model_id;
 
     async fn service(directory: &tempfile::TempDir) -> Follow {
-        let (writer, feed) = Writer::open(directory.path().into()).await.unwrap();
-        let states = SelectionStates::open(directory.path().into(), feed.clone(), 1000).await.unwrap();
+        let part = |name| Essentials::default().part(name);
+        let directory = directory.path().to_owned();
+        let (writer, feed) = Writer::open(directory.clone(), part("the writer")).await.unwrap();
+        let states = SelectionStates::open(directory, feed.clone(), 1000, part("the states")).await.unwrap();
         let container_key = Secret::random();
         Follow { writer, feed, frontends: Frontends::default(), states, container_key }
     }
@@ -338,8 +329,8 @@ mod tests {
         let service = service(&directory).await;
         let claimed = |frontend, number| FollowRequest { number: Some(number), ..request(frontend) };
         assert_eq!(call(&service, &claimed(1, 5)).await.number, 5);
-        assert_eq!(call(&service, &request(2)).await.number, 6);
-        assert_eq!(call(&service, &claimed(3, 5)).await.number, 7);
+        assert_eq!(call(&service, &request(2)).await.number, 0);
+        assert_eq!(call(&service, &claimed(3, 5)).await.number, 1);
     }
 
     #[tokio::test]
@@ -353,14 +344,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_number_far_above_the_next_is_not_given_so_that_numbers_last() {
+    async fn a_number_that_there_is_not_is_not_given() {
         let directory = tempfile::tempdir().unwrap();
         let service = service(&directory).await;
         let claimed = |frontend, number| FollowRequest { number: Some(number), ..request(frontend) };
         assert_eq!(call(&service, &claimed(1, u64::MAX)).await.number, 0);
-        assert_eq!(call(&service, &claimed(2, CLAIMABLE + 2)).await.number, 1);
-        assert_eq!(call(&service, &claimed(3, CLAIMABLE + 2)).await.number, CLAIMABLE + 2);
-        assert_eq!(call(&service, &request(4)).await.number, CLAIMABLE + 3);
+        assert_eq!(call(&service, &claimed(2, NUMBERS)).await.number, 1);
+        assert_eq!(call(&service, &claimed(3, NUMBERS - 1)).await.number, NUMBERS - 1);
+        assert_eq!(call(&service, &request(4)).await.number, 2);
     }
 
     #[tokio::test]

@@ -11,11 +11,14 @@ use std::time::Duration;
 
 use clipper_rpc::catalog::{ConnectedContainer, Revision};
 use clipper_rpc::names::ModelId;
+use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::deployment::FrontendView;
+use crate::frontend_numbers::FrontendNumbers;
 
 /// How long a frontend stays present without a call that waits.
 const GRACE: Duration = Duration::from_secs(3);
@@ -65,14 +68,62 @@ impl Presentation {
     }
 }
 
+/// A frontend as operators see it.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub(crate) struct Standing {
+    /// Number in the high bits of its query ids.
+    pub(crate) number: u64,
+    /// Where applications reach it.
+    pub(crate) query_address: String,
+    /// Where containers reach it.
+    pub(crate) rpc_address: String,
+    /// Revision of the catalog that it has applied; none until it has said so to this run of management.
+    pub(crate) revision: Option<Revision>,
+    /// Time since its last call, in seconds. A frontend calls at least every ten seconds.
+    pub(crate) last_contact_seconds: f64,
+    /// Whether management gave up waiting for it to apply a change, which it has still not applied.
+    pub(crate) is_behind: bool,
+    /// Number of containers that are connected to it.
+    pub(crate) containers: usize,
+}
+
 #[derive(Debug)]
 struct Frontend {
     presentation: Presentation,
     view: FrontendView,
     /// How many of its calls are waiting.
     waiting: usize,
+    /// When its last call came.
+    called: Instant,
+    /// The latest revision that management gave up waiting for.
+    missed: Option<Revision>,
     /// When it is forgotten unless a call of it is waiting then.
     forgotten_at: Instant,
+}
+
+impl Frontend {
+    /// Whether management gave up waiting for it, and it has still not applied that change.
+    fn is_behind(&self) -> bool {
+        self.presentation.applied < self.missed
+    }
+
+    fn standing(&self) -> Standing {
+        let Presentation { number, query_address, rpc_address, applied, containers, .. } = &self.presentation;
+        Standing {
+            number: *number,
+            query_address: query_address.clone(),
+            rpc_address: rpc_address.clone(),
+            revision: *applied,
+            last_contact_seconds: self.called.elapsed().as_secs_f64(),
+            is_behind: self.is_behind(),
+            containers: containers.len(),
+        }
+    }
+
+    /// Whether none of its calls is waiting, nor was one lately.
+    fn is_absent(&self, now: Instant) -> bool {
+        self.waiting == 0 && self.forgotten_at <= now
+    }
 }
 
 #[derive(Debug, Default)]
@@ -82,6 +133,8 @@ struct Registry {
     addresses: Arc<[String]>,
     /// Number of changes of what [`Frontends::views`] returns.
     view_changes: u64,
+    /// The numbers of the frontends that are present, or about to be.
+    numbers: FrontendNumbers,
     closed: bool,
 }
 
@@ -114,7 +167,11 @@ impl Registry {
         let is_known = before.as_ref().is_some_and(|it| it.view.rpc_address == presentation.rpc_address);
         if !is_known {
             // A frontend that had this address before cannot be alive any more.
-            self.present.retain(|_, other| !other.presentation.is_at_the_place_of(&presentation));
+            for (gone, _) in
+                self.present.extract_if(.., |_, other| other.presentation.is_at_the_place_of(&presentation))
+            {
+                self.numbers.give_back(gone);
+            }
         }
         let others = self.present.values().map(|it| it.presentation.containers.len()).sum::<usize>();
         let room = MAX_CONTAINERS.saturating_sub(others);
@@ -124,7 +181,9 @@ impl Registry {
             presentation.containers.truncate(room);
         }
         let waiting = before.as_ref().map_or(0, |before| before.waiting) + 1;
-        let forgotten_at = Instant::now() + GRACE;
+        let called = Instant::now();
+        let forgotten_at = called + GRACE;
+        let missed = before.as_ref().and_then(|before| before.missed);
         let (is_news, view) = match before {
             Some(before) if before.presentation == presentation => (false, before.view),
             Some(before) if is_known && before.presentation.containers == presentation.containers => {
@@ -135,7 +194,7 @@ impl Registry {
                 (true, view(&presentation))
             }
         };
-        self.present.insert(frontend, Frontend { presentation, view, waiting, forgotten_at });
+        self.present.insert(frontend, Frontend { presentation, view, waiting, called, missed, forgotten_at });
         if !is_known {
             self.update_addresses();
         }
@@ -187,10 +246,28 @@ impl Frontends {
         admitted.map(|()| Waiting { frontends: self.clone(), frontend })
     }
 
-    /// Whether another frontend that is present has this number.
-    pub(crate) fn is_number_of_another(&self, number: u64, frontend: Uuid) -> bool {
-        let registry = self.0.borrow();
-        registry.present.iter().any(|(id, other)| *id != frontend && other.presentation.number == number)
+    /// The number that a frontend holds, or else the one that it claims, if that is free.
+    pub(crate) fn claim_number(&self, frontend: Uuid, claimed: Option<u64>) -> Option<HeldNumber> {
+        self.hold_number(frontend, |numbers| numbers.claim(frontend, claimed))
+    }
+
+    /// A number that is free, for a frontend that has none: see [`FrontendNumbers::allot`].
+    pub(crate) fn allot_number(&self, frontend: Uuid, first: u64) -> Option<HeldNumber> {
+        self.hold_number(frontend, |numbers| numbers.allot(frontend, first))
+    }
+
+    fn hold_number(
+        &self,
+        frontend: Uuid,
+        hold: impl FnOnce(&mut FrontendNumbers) -> Option<u64>,
+    ) -> Option<HeldNumber> {
+        let mut number = None;
+        self.0.send_if_modified(|registry| {
+            number = hold(&mut registry.numbers);
+            // Nobody waits for this.
+            false
+        });
+        Some(HeldNumber { number: number?, frontends: self.clone(), frontend })
     }
 
     /// The number that a frontend has, if it is present.
@@ -231,15 +308,40 @@ impl Frontends {
     }
 
     /// Waits until every frontend that is present has applied a revision, for at most a second: one that is
-    /// stuck must not keep management from answering.
+    /// stuck must not keep management from answering. It is one of those that are [`Frontends::behind`] then.
     pub(crate) async fn settled(&self, revision: Revision) {
         let mut registry = self.0.subscribe();
         let settled = registry.wait_for(|registry| {
             registry.present.values().all(|frontend| frontend.presentation.applied >= Some(revision))
         });
         if timeout(SETTLE_TIME, settled).await.is_err() {
-            tracing::warn!(revision, "a frontend has not acknowledged a change in time");
+            self.0.send_if_modified(|registry| {
+                for frontend in
+                    registry.present.values_mut().filter(|it| it.presentation.applied < Some(revision))
+                {
+                    let address = &frontend.presentation.query_address;
+                    tracing::warn!(revision, address, "a frontend has not acknowledged a change in time");
+                    frontend.missed = frontend.missed.max(Some(revision));
+                }
+                // Nobody waits for this.
+                false
+            });
         }
+    }
+
+    /// Where applications reach each frontend that has still not applied a change whose caller was told so.
+    pub(crate) fn behind(&self) -> Vec<String> {
+        let registry = self.0.borrow();
+        let behind = registry.present.values().filter(|frontend| frontend.is_behind());
+        behind.map(|frontend| frontend.presentation.query_address.clone()).collect()
+    }
+
+    /// What is known of each frontend that is present, by its number.
+    pub(crate) fn standings(&self) -> Vec<Standing> {
+        let registry = self.0.borrow();
+        let mut standings: Vec<_> = registry.present.values().map(Frontend::standing).collect();
+        standings.sort_by_key(|standing| standing.number);
+        standings
     }
 
     /// Waits until no container of a version that is served no more is left at any frontend: each has been given
@@ -298,13 +400,10 @@ impl Frontends {
         let now = Instant::now();
         self.0.send_if_modified(|registry| {
             let before = registry.present.len();
-            registry.present.retain(|frontend, it| {
-                let stays = it.waiting > 0 || it.forgotten_at > now;
-                if !stays {
-                    tracing::info!(%frontend, address = it.presentation.rpc_address, "a frontend is gone");
-                }
-                stays
-            });
+            for (frontend, it) in registry.present.extract_if(.., |_, it| it.is_absent(now)) {
+                tracing::info!(%frontend, address = it.presentation.rpc_address, "a frontend is gone");
+                registry.numbers.give_back(frontend);
+            }
             let some_are_gone = registry.present.len() != before;
             if some_are_gone {
                 registry.view_changes += 1;
@@ -328,6 +427,25 @@ fn identity(container: &ConnectedContainer) -> Result<String, (String, u32)> {
     match &container.instance {
         Some(instance) => Ok(instance.clone()),
         None => Err((container.model.to_string(), container.replica)),
+    }
+}
+
+/// The number of a frontend. It is free again when this is dropped, unless the frontend is present by then.
+#[derive(Debug)]
+pub(crate) struct HeldNumber {
+    pub(crate) number: u64,
+    frontends: Frontends,
+    frontend: Uuid,
+}
+
+impl Drop for HeldNumber {
+    fn drop(&mut self) {
+        self.frontends.0.send_if_modified(|registry| {
+            if !registry.present.contains_key(&self.frontend) {
+                registry.numbers.give_back(self.frontend);
+            }
+            false
+        });
     }
 }
 
@@ -463,6 +581,8 @@ mod tests {
         let began = Instant::now();
         frontends.settled(1).await;
         assert_eq!(began.elapsed(), SETTLE_TIME);
+        assert_eq!(frontends.behind(), ["127.0.0.1:1337"]);
+        assert!(frontends.standings()[0].is_behind);
 
         let acknowledging = frontends.clone();
         tokio::spawn(async move {
@@ -472,6 +592,7 @@ mod tests {
         let began = Instant::now();
         frontends.settled(2).await;
         assert!(began.elapsed() < Duration::from_millis(20));
+        assert!(frontends.behind().is_empty(), "it has caught up");
     }
 
     #[tokio::test(start_paused = true)]

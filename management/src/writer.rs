@@ -14,6 +14,7 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 
 use clipper_rpc::catalog::Revision;
+use clipper_server::EssentialPart;
 use tokio::sync::oneshot;
 
 use crate::bounds;
@@ -52,18 +53,18 @@ type Decision = Box<dyn FnOnce(&Catalog) -> (Edit, Outcome) + Send>;
 type Outcome = Box<dyn FnOnce(Result<Revision, StoreError>) + Send>;
 
 impl Writer {
-    /// Locks the data directory, opens or creates its database and starts the thread. The feed begins at what
-    /// is stored.
+    /// Locks the data directory, opens or creates its database and starts the thread, which is an essential part. The
+    /// feed begins at what is stored.
     ///
     /// # Errors
     /// One clear line: see [`OpenError`].
-    pub async fn open(directory: PathBuf) -> Result<(Self, Arc<Feed>), OpenError> {
-        tokio::task::spawn_blocking(move || Self::open_blocking(&directory))
+    pub async fn open(directory: PathBuf, part: EssentialPart) -> Result<(Self, Arc<Feed>), OpenError> {
+        tokio::task::spawn_blocking(move || Self::open_blocking(&directory, part))
             .await
             .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
     }
 
-    fn open_blocking(directory: &Path) -> Result<(Self, Arc<Feed>), OpenError> {
+    fn open_blocking(directory: &Path, mut part: EssentialPart) -> Result<(Self, Arc<Feed>), OpenError> {
         let lock = DirectoryLock::acquire(directory)?;
         let (store, identity, catalog) = Store::open(directory)?;
         let feed = Arc::new(Feed::new(identity, catalog));
@@ -71,7 +72,10 @@ impl Writer {
         let writer = WriterThread { store, feed: feed.clone(), failed: None, _lock: lock };
         thread::Builder::new()
             .name("clipper-writer".into())
-            .spawn(move || writer.run(&received))
+            .spawn(move || {
+                writer.run(&received);
+                part.finish();
+            })
             .map_err(|error| OpenError::unreadable(directory, error))?;
         Ok((Self { orders }, feed))
     }
@@ -198,13 +202,18 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use clipper_rpc::names::ModelId;
+    use clipper_server::Essentials;
 
     use super::*;
     use crate::applications::{self, tests::app};
     use crate::models::{self, Adding, tests::doubles, tests::model_id};
 
     async fn open(directory: &tempfile::TempDir) -> Result<(Writer, Arc<Feed>), OpenError> {
-        Writer::open(directory.path().into()).await
+        Writer::open(directory.path().into(), part()).await
+    }
+
+    fn part() -> EssentialPart {
+        Essentials::default().part("the writer")
     }
 
     async fn refusal(directory: &tempfile::TempDir) -> String {
@@ -237,7 +246,9 @@ mod tests {
         writer.close().await.unwrap();
 
         let (_writer, again) = open(&directory).await.unwrap();
-        assert_eq!(again.catalog(), feed.catalog());
+        assert_ne!(again.catalog().run, feed.catalog().run);
+        let stored = Catalog { run: again.catalog().run, ..Catalog::clone(&feed.catalog()) };
+        assert_eq!(*again.catalog(), stored);
         assert_eq!(again.store(), feed.store());
         assert_eq!(again.catalog().revision, 303);
     }
@@ -314,11 +325,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_panic_of_the_thread_is_the_end_of_an_essential_part_and_its_orderly_end_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let essentials = Essentials::default();
+        let part = |name| essentials.part(name);
+        let (writer, _) = Writer::open(directory.path().join("a"), part("a")).await.unwrap();
+        writer.close().await.unwrap();
+        let (writer, _) = Writer::open(directory.path().join("b"), part("b")).await.unwrap();
+        assert!(writer.edit::<(), _>(|_| panic!("out of cheese")).await.is_err());
+        let ended = essentials.part_ended().await.to_string();
+        assert_eq!(ended, "an essential part has ended, b: it panicked");
+    }
+
+    #[tokio::test]
     async fn a_file_in_place_of_the_directory_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("file");
         fs::write(&file, "").unwrap();
-        let refused = Writer::open(file).await.unwrap_err().to_string();
+        let refused = Writer::open(file, part()).await.unwrap_err().to_string();
         assert!(refused.ends_with("is not a directory"), "{refused}");
     }
 }

@@ -10,7 +10,14 @@ use harness::{Client, Server, until};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-/// Reports every process that runs as connected, or none, until it is aborted.
+/// Whether a replica's process can come to serve: one whose command ends in `exit 3` fails while it loads its model.
+fn can_load(replica: &Value) -> bool {
+    let command = replica["pid"].as_u64().and_then(|pid| std::fs::read(format!("/proc/{pid}/cmdline")).ok());
+    command
+        .is_some_and(|command| !command.is_empty() && !String::from_utf8_lossy(&command).contains("exit 3"))
+}
+
+/// Reports every replica that can load its model as connected, or none, until it is aborted.
 fn frontend(client: Client, connects: bool) -> tokio::task::JoinHandle<()> {
     tokio::spawn(async move {
         loop {
@@ -22,7 +29,7 @@ fn frontend(client: Client, connects: bool) -> tokio::task::JoinHandle<()> {
                 .flat_map(|deployment| {
                     deployment["replicas"].as_array().unwrap().iter().map(move |it| (deployment, it))
                 })
-                .filter(|(_, replica)| connects && !replica["pid"].is_null())
+                .filter(|(_, replica)| connects && can_load(replica))
                 .map(|(deployment, replica)| {
                     json!({"model": {"name": deployment["model_name"], "version": deployment["model_version"]},
                         "replica": replica["replica_id"], "instance": replica["instance"],
@@ -353,6 +360,29 @@ async fn a_failed_deployment_leaves_no_artifact_and_a_fresh_upload_is_kept() {
     client.refuses("deploy_model", failing).await;
     assert!(!folder.exists());
     cluster.frontend.abort();
+}
+
+#[tokio::test]
+async fn a_refused_deployment_takes_its_upload_with_it_and_uploads_are_bounded_together() {
+    let directory = tempfile::tempdir().unwrap();
+    // Room for one archive with its files, and not for another one.
+    let config = clipper_management::Config { uploads_bytes: 4000, ..harness::config(directory.path()) };
+    let server = Server::open_with(config).await.unwrap();
+    let client = &server.client;
+    client.add_model("m", "1", "doubles").await;
+    let (_, stored) = client.post_text("/admin/add_artifact", archive(b"42")).await;
+    let artifact = serde_json::from_str::<Value>(&stored).unwrap()["artifact"].clone();
+    let (status, text) = client.post_text("/admin/add_artifact", archive(b"43")).await;
+    assert_eq!(status, StatusCode::INSUFFICIENT_STORAGE, "{text}");
+    assert!(text.contains("--uploads-bytes"), "{text}");
+    let mut again = deployment("m", "1", SLEEP);
+    again["artifact"] = artifact.clone();
+    let refused = client.refuses("deploy_model", again).await;
+    assert!(refused.contains("exist"), "{refused}");
+    let (status, _) = client.get(&format!("/admin/get_artifact/{}", artifact.as_str().unwrap())).await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+    let (status, text) = client.post_text("/admin/add_artifact", archive(b"43")).await;
+    assert_eq!(status, StatusCode::OK, "{text}");
 }
 
 #[tokio::test]

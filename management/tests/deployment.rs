@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use clipper_management::deployment::{
     Config, ContainerKind, DeployError, DeploymentSpec, Deployments, Environment, FrontendView, NumReplicas,
-    ReplicaState, ReplicaStatus, Run,
+    ReplicaState, ReplicaStatus, Run, StartupTimeout,
 };
 use clipper_rpc::input::InputType;
 use clipper_rpc::names::ModelId;
@@ -53,13 +53,20 @@ impl Host {
 
     /// There is a frontend from now on, which every process connects to at once.
     fn frontend(&self) -> actix_rt::task::JoinHandle<()> {
+        self.frontend_of(|replica| replica.pid.is_some())
+    }
+
+    /// There is a frontend from now on, which processes like these connect to.
+    fn frontend_of(
+        &self,
+        connects: impl Fn(&ReplicaStatus) -> bool + 'static,
+    ) -> actix_rt::task::JoinHandle<()> {
         let deployments = self.deployments.clone();
         actix_rt::spawn(async move {
             loop {
                 let replicas =
                     deployments.list().await.into_iter().flat_map(|deployment| deployment.replicas);
-                let instances =
-                    replicas.filter(|replica| replica.pid.is_some()).filter_map(|replica| replica.instance);
+                let instances = replicas.filter(&connects).filter_map(|replica| replica.instance);
                 let view = FrontendView {
                     rpc_address: "10.0.0.1:7000".into(),
                     instances: Arc::new(instances.collect()),
@@ -134,6 +141,7 @@ fn command(words: &[&str]) -> DeploymentSpec {
         artifact: None,
         model_data_path: None,
         python: None,
+        startup_timeout: StartupTimeout::default(),
     }
 }
 
@@ -353,12 +361,42 @@ async fn a_killed_replica_is_started_again() {
 
 #[actix_rt::test]
 async fn a_replica_that_does_not_connect_is_started_again() {
-    let host = Host::with(|config| config.connect_timeout = Duration::from_millis(100));
+    let host = Host::new();
     host.lonely_frontends(&["127.0.0.1:7000"]);
-    host.deployments.restore(vec![(shell(SLEEP), 1)]).await;
-    let failed = host.replica_that("failure", |replica| replica.state == ReplicaState::Failed).await;
-    assert!(failed.reason.unwrap().starts_with("was ended: it had not connected within 0.1 s"));
+    let startup_timeout = StartupTimeout::try_from(1).unwrap();
+    host.deployments.restore(vec![(DeploymentSpec { startup_timeout, ..shell(SLEEP) }, 1)]).await;
+    let ended = host.replica_that("an end", |replica| replica.state == ReplicaState::BackingOff).await;
+    assert_eq!(ended.reason.unwrap(), "was ended: it had not connected within 1 s");
+    host.replica_that("a second life", |replica| replica.restarts > 0).await;
     host.deployments.shutdown().await;
+}
+
+#[actix_rt::test]
+async fn a_model_may_load_as_long_as_its_deployment_says_now_and_after_a_restart_of_management() {
+    let loading = |seconds: u64| DeploymentSpec {
+        startup_timeout: seconds.try_into().unwrap(),
+        ..shell("sleep 2; echo loaded; exec sleep 1000")
+    };
+    let has_loaded = |replica: &ReplicaStatus| replica.last_lines.iter().any(|line| line == "loaded");
+    let host = Host::new();
+    host.frontend_of(has_loaded);
+    let timeout = loading(30).startup_timeout.get();
+    host.deployments.deploy(loading(30), 1, timeout).await.unwrap();
+    host.deployments.shutdown().await;
+
+    let restarted = Host::new();
+    restarted.frontend_of(has_loaded);
+    restarted.deployments.restore(vec![(loading(30), 1)]).await;
+    let ready = restarted.replica_that("readiness", |replica| replica.state == ReplicaState::Ready).await;
+    assert_eq!(ready.restarts, 0);
+    restarted.deployments.shutdown().await;
+
+    let hasty = Host::new();
+    hasty.frontend_of(has_loaded);
+    hasty.deployments.restore(vec![(loading(1), 1)]).await;
+    let ended = hasty.replica_that("an end", |replica| replica.state == ReplicaState::BackingOff).await;
+    assert_eq!(ended.reason.unwrap(), "was ended: it had not connected within 1 s");
+    hasty.deployments.shutdown().await;
 }
 
 #[actix_rt::test]

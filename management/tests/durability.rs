@@ -153,7 +153,9 @@ async fn what_was_acknowledged_survives_kill_9() {
     let next = Arc::new(AtomicU64::new(0));
     let began = Instant::now();
     let mut rounds = 0;
-    while began.elapsed() < Duration::from_secs(6) {
+    // Until there were enough of each, however busy the machine is.
+    while began.elapsed() < Duration::from_secs(6) || rounds < 5 || ledger.lock().unwrap().present.len() <= 50
+    {
         let victim = Victim::start(directory.path());
         let storms = (0..8).map(|_| tokio::spawn(storm(victim.client.clone(), next.clone(), ledger.clone())));
         let storms: Vec<_> = storms.collect();
@@ -176,7 +178,6 @@ async fn what_was_acknowledged_survives_kill_9() {
     }
     let ledger = ledger.lock().unwrap();
     println!("{rounds} kills, {} applications", ledger.present.len() + ledger.absent.len());
-    assert!(rounds >= 5 && ledger.present.len() > 50);
 }
 
 /// One exchange, which adds 1 to the shared state and to one of ten users' states; what is loaded with it, or nothing if
@@ -203,8 +204,9 @@ async fn what_a_frontend_learned_is_stored_once_whenever_management_is_killed() 
     victim.client.says("add_app", app).await;
     let export: Value = serde_json::from_str(&victim.client.get("/admin/export").await.1).unwrap();
     let since = export["applications"][0]["selection"]["since"].as_u64().unwrap();
-    let mut number = 0;
-    for _ in 0..15 {
+    let (mut number, mut kills) = (0, 0);
+    // Until there were enough of each, however busy the machine is.
+    while kills < 15 || number <= 50 {
         let life = Duration::from_millis(rand::rng().random_range(5..150));
         let client = victim.client.clone();
         let killed = tokio::spawn(async move {
@@ -219,9 +221,9 @@ async fn what_a_frontend_learned_is_stored_once_whenever_management_is_killed() 
             assert_eq!(loaded[1][1]["m"], json!([of_user as f64]));
         }
         killed.await.unwrap();
+        kills += 1;
         victim = Victim::start(directory.path());
     }
     victim.kill();
-    println!("{number} exchanges");
-    assert!(number > 50);
+    println!("{kills} kills, {number} exchanges");
 }

@@ -88,9 +88,9 @@ pub struct ModelVersionSpec {
     /// Whether its outputs may be kept in the prediction cache.
     #[serde(default = "yes")]
     pub cache: bool,
-    /// The revision at which it was registered: tells it from an earlier version of the same name.
+    /// Tells it from every other version that is or was registered under its name.
     #[serde(default)]
-    pub generation: Revision,
+    pub generation: Generation,
 }
 
 /// How the batches of one version of a model are sized.
@@ -128,6 +128,10 @@ fn yes() -> bool {
 /// The number of a state of the catalog. Each change raises it by one.
 pub type Revision = u64;
 
+/// Tells a registration from all others under its name, those of lost histories of the store included. Generations
+/// have no order.
+pub type Generation = u64;
+
 /// A change of the catalog.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "change", rename_all = "snake_case")]
@@ -164,10 +168,13 @@ pub struct Snapshot {
 }
 
 /// A position in the history of one store.
+///
+/// The history of a store can fork: a backup may be put back, and a crash may lose edits that nobody was told of. Both end
+/// the process that has the store open, so revisions are comparable within one run of the store and never beyond.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Position {
-    /// Identifies the store: revisions of different stores cannot be compared.
-    pub store: Uuid,
+    /// The run of the store, a random id that is drawn each time management opens the store.
+    pub run: Uuid,
     /// The revision.
     pub revision: Revision,
 }
@@ -271,7 +278,7 @@ mod tests {
 
     #[test]
     fn the_answer_of_a_management_that_is_older_than_registration_tokens_is_understood() {
-        let position = Position { store: Uuid::nil(), revision: 7 };
+        let position = Position { run: Uuid::nil(), revision: 7 };
         let (update, frontends) = (Update::Changes { changes: Vec::new() }, Vec::new());
         let mut response =
             FollowResponse { number: 1, position, update, frontends, container_key: Some(Secret::random()) };

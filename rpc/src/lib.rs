@@ -27,6 +27,7 @@ pub mod number;
 pub mod output;
 mod peers;
 pub mod printable;
+pub mod protocol;
 pub mod router;
 mod router_socket;
 pub mod secret;

@@ -19,12 +19,32 @@ pub(crate) fn receive(socket: &zmq::Socket) -> Option<Vec<Bytes>> {
     Some(frames)
 }
 
-/// The frames of the next message, if one has arrived at a ROUTER, and whom it is from.
-pub(crate) fn receive_from(socket: &zmq::Socket) -> Option<(zmq::Message, Vec<Bytes>)> {
+/// A message that has arrived at a ROUTER.
+pub(crate) struct Routed {
+    /// Identity of the sender.
+    pub(crate) identity: zmq::Message,
+    /// IP address of the sender, if it was asked for and the sender has one.
+    pub(crate) address: Option<String>,
+    pub(crate) frames: Vec<Bytes>,
+}
+
+/// The next message, if one has arrived at a ROUTER. Never blocks. `is_new` says by the identity
+/// whether the address of the sender is asked for.
+pub(crate) fn receive_from(socket: &zmq::Socket, is_new: impl FnOnce(&[u8]) -> bool) -> Option<Routed> {
     let identity = socket.recv_msg(DONTWAIT).ok()?;
     let mut frames = Vec::with_capacity(MAX_FRAMES);
-    receive_rest(socket, identity.get_more(), &mut frames);
-    Some((identity, frames))
+    let mut address = None;
+    if is_new(&identity)
+        && let Ok(mut first) = socket.recv_msg(DONTWAIT)
+    {
+        address = first.gets("Peer-Address").map(str::to_owned);
+        let more = first.get_more();
+        frames.push(Bytes::from_owner(Frame(first)));
+        receive_rest(socket, more, &mut frames);
+    } else {
+        receive_rest(socket, identity.get_more(), &mut frames);
+    }
+    Some(Routed { identity, address, frames })
 }
 
 /// A message arrives as a whole, so the rest of it is there.

@@ -83,6 +83,17 @@ pub enum Element {
     Bytes(Bytes),
 }
 
+impl Element {
+    /// The data, in bytes.
+    pub fn size(&self) -> usize {
+        match self {
+            Self::Nil => 0,
+            Self::Text(text) => text.len(),
+            Self::Bytes(data) => data.len(),
+        }
+    }
+}
+
 impl OutputBatch {
     /// One double for each input.
     pub fn doubles(values: &[f64]) -> Self {
@@ -104,6 +115,41 @@ impl OutputBatch {
             Self::Scalars { dtype, data } => data.len() / dtype.element_size(),
             Self::Vectors { lengths, .. } => lengths.len(),
         }
+    }
+
+    /// The data of all outputs, in bytes.
+    pub fn size(&self) -> usize {
+        match self {
+            Self::Elements(elements) => elements.iter().map(Element::size).sum(),
+            Self::Scalars { data, .. } | Self::Vectors { data, .. } => data.len(),
+        }
+    }
+
+    /// Makes sure that the data is what `dtype` and the lengths say.
+    ///
+    /// # Errors
+    /// A sentence that says what does not fit.
+    pub fn check(&self) -> Result<(), String> {
+        let (dtype, data) = match self {
+            Self::Elements(_) => return Ok(()),
+            Self::Scalars { dtype, data } | Self::Vectors { dtype, data, .. } => (*dtype, data),
+        };
+        if !dtype.is_numeric() {
+            return Err(format!("{dtype} are no numbers; expected ints, floats or doubles"));
+        }
+        let found = data.len();
+        if !found.is_multiple_of(dtype.element_size()) {
+            return Err(format!("{found} bytes are no whole number of {dtype}"));
+        }
+        let Self::Vectors { lengths, .. } = self else { return Ok(()) };
+        let elements: u64 = lengths.iter().map(|&length| u64::from(length)).sum();
+        let expected = elements.saturating_mul(dtype.element_size() as u64);
+        if expected != found as u64 {
+            return Err(format!(
+                "the lengths of the vectors add up to {expected} bytes of {dtype}, and there are {found}"
+            ));
+        }
+        Ok(())
     }
 
     /// Whether there is no output.

@@ -37,6 +37,11 @@ impl Peers {
         self.peers.contains_key(peer)
     }
 
+    /// Whether nothing was heard of a peer since it connected, or since its registration ended.
+    pub(crate) fn is_new(&self, peer: &PeerId) -> bool {
+        !matches!(self.peers.get(peer), Some(Peer::Registered | Peer::Stranger { messages: 1.., .. }))
+    }
+
     /// Notes a new connection. Returns the stranger to be disconnected for it, if there are too
     /// many.
     #[must_use]

@@ -36,6 +36,10 @@ pub trait Reception {
     /// on.
     fn received(&mut self, peer: PeerId, message: Result<Frames, CodecError>) -> Standing;
 
+    /// Takes the IP address of a peer, before its first message. Not called for peers that come
+    /// over a Unix socket. Called again when a peer registers anew.
+    fn located(&mut self, _peer: &PeerId, _address: String) {}
+
     /// A peer is gone: nothing reaches it any more, and nothing will come from it.
     fn lost(&mut self, peer: PeerId, loss: Loss);
 }
@@ -195,7 +199,9 @@ impl<R: Reception> Worker<R> {
     fn receive(&mut self) -> bool {
         let mut bytes = 0;
         for _ in 0..RECEIVE_BURST {
-            let Some((peer, arrival)) = self.socket.receive() else { return true };
+            let Some((peer, arrival)) = self.socket.receive(|peer| self.peers.is_new(peer)) else {
+                return true;
+            };
             if let Arrival::Disconnected = arrival {
                 self.lose(peer, Loss::Disconnected);
                 continue;
@@ -210,7 +216,12 @@ impl<R: Reception> Worker<R> {
                 }
             }
             let frames = match arrival {
-                Arrival::Message(frames) => frames,
+                Arrival::Message { frames, address } => {
+                    if let Some(address) = address {
+                        self.reception.located(&peer, address);
+                    }
+                    frames
+                }
                 Arrival::Empty | Arrival::Disconnected => vec![Bytes::new()],
             };
             bytes += frames.iter().map(Bytes::len).sum::<usize>();

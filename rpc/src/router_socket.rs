@@ -15,7 +15,7 @@ use zmq::{DONTWAIT, SNDMORE};
 
 use crate::codec::Frames;
 use crate::endpoint;
-use crate::multipart;
+use crate::multipart::{self, Routed};
 
 /// The largest message that is accepted of a registered container, all its frames together, in
 /// bytes. libzmq drops the connection of a peer that sends a larger one, or one of more than 64
@@ -34,9 +34,17 @@ const MAX_CONNECTIONS: i32 = 4096;
 /// How long a connection may take to become one of ZeroMQ.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// ZMTP heartbeats, answered by libzmq itself: they find a stopped host or process, not a slow
-/// model.
+/// model. A peer that has never answered one, as before ZMTP 3.1, is not held to them.
 const ZMTP_HEARTBEAT: Duration = Duration::from_secs(1);
 const ZMTP_TIMEOUT: Duration = Duration::from_secs(4);
+/// TCP keep-alive, answered by the host of the peer: it finds a host that is gone without a word,
+/// after 25 s, whatever its container speaks.
+const KEEPALIVE_IDLE_SECONDS: i32 = 10;
+const KEEPALIVE_INTERVAL_SECONDS: i32 = 5;
+const KEEPALIVE_PROBES: i32 = 3;
+/// How long bytes for a peer may stay unacknowledged by its host: keep-alive does not probe
+/// meanwhile.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(25);
 /// How long the last messages may take to leave at shutdown.
 const LINGER: Duration = Duration::from_millis(200);
 
@@ -46,6 +54,7 @@ const DISCONNECTED: &[u8] = b"disconnected";
 
 /// Numbers of socket options that the `zmq` crate does not know. Those above 10,000 are of
 /// Clipper's build.
+const ZMQ_TCP_MAXRT: i32 = 80;
 const ZMQ_ROUTER_NOTIFY: i32 = 97;
 const ZMQ_NOTIFY_CONNECT: i32 = 1;
 const ZMQ_DISCONNECT_MSG: i32 = 111;
@@ -90,7 +99,11 @@ pub(crate) enum Arrival {
     /// A connection has ended, or its peer pretends so.
     Disconnected,
     /// A message.
-    Message(Vec<Bytes>),
+    Message {
+        frames: Vec<Bytes>,
+        /// IP address of the peer, if it was asked for and the peer has one.
+        address: Option<String>,
+    },
 }
 
 /// A ROUTER socket, and the context that it lives in.
@@ -115,6 +128,10 @@ impl RouterSocket {
         socket.set_handshake_ivl(millis(HANDSHAKE_TIMEOUT))?;
         socket.set_heartbeat_ivl(millis(ZMTP_HEARTBEAT))?;
         socket.set_heartbeat_timeout(millis(ZMTP_TIMEOUT))?;
+        socket.set_tcp_keepalive(1)?;
+        socket.set_tcp_keepalive_idle(KEEPALIVE_IDLE_SECONDS)?;
+        socket.set_tcp_keepalive_intvl(KEEPALIVE_INTERVAL_SECONDS)?;
+        socket.set_tcp_keepalive_cnt(KEEPALIVE_PROBES)?;
         socket.set_ipv6(address.is_ipv6())?;
         // A domain that nobody authenticates for makes libzmq refuse peers of before ZMTP 3, whose
         // first message it takes without a bound.
@@ -123,6 +140,7 @@ impl RouterSocket {
         socket.set(ZMQ_ROUTER_FOREIGN_IDS, &0_i32.to_ne_bytes())?;
         socket.set(ZMQ_ROUTER_MAX_CONNECTIONS, &MAX_CONNECTIONS.to_ne_bytes())?;
         socket.set(ZMQ_ROUTER_STRANGER_MAXMSGSIZE, &MAX_STRANGER_MESSAGE_BYTES.to_ne_bytes())?;
+        socket.set(ZMQ_TCP_MAXRT, &millis(UNACKNOWLEDGED).to_ne_bytes())?;
         socket.set(ZMQ_ROUTER_NOTIFY, &ZMQ_NOTIFY_CONNECT.to_ne_bytes())?;
         socket.set(ZMQ_DISCONNECT_MSG, DISCONNECTED)?;
 
@@ -146,16 +164,18 @@ impl RouterSocket {
         self.socket.get_fd()
     }
 
-    /// The next arrival, if there is one. Never blocks.
-    pub(crate) fn receive(&self) -> Option<(PeerId, Arrival)> {
-        let (identity, frames) = multipart::receive_from(&self.socket)?;
-        let peer = PeerId(identity.as_ref().try_into().expect("the socket makes up the ids"));
+    /// The next arrival, if there is one. Never blocks. `is_new` says whether the address of a peer
+    /// is asked for.
+    pub(crate) fn receive(&self, is_new: impl FnOnce(&PeerId) -> bool) -> Option<(PeerId, Arrival)> {
+        let peer = |identity: &[u8]| PeerId(identity.try_into().expect("the socket makes up the ids"));
+        let Routed { identity, address, frames } =
+            multipart::receive_from(&self.socket, |identity| is_new(&peer(identity)))?;
         let arrival = match &*frames {
             [only] if only.is_empty() => Arrival::Empty,
             [only] if only == DISCONNECTED => Arrival::Disconnected,
-            _ => Arrival::Message(frames),
+            _ => Arrival::Message { frames, address },
         };
-        Some((peer, arrival))
+        Some((peer(&identity), arrival))
     }
 
     /// Sends a message. Never blocks.

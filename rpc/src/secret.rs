@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
-use crate::catalog::Revision;
+use crate::catalog::Generation;
 use crate::names::ModelId;
 
 /// A token that opens a door, or the key that such tokens are derived from. Cheap to clone.
@@ -96,7 +96,7 @@ impl Secret {
     /// Derived with HMAC-SHA256 (RFC 2104) from this key. `generation` tells a version from an earlier one
     /// of the same name, whose token opens nothing any more.
     #[must_use]
-    pub fn registration_token(&self, model: &ModelId, generation: Revision) -> Self {
+    pub fn registration_token(&self, model: &ModelId, generation: Generation) -> Self {
         let mut mac =
             Hmac::<Sha256>::new_from_slice(self.0.as_bytes()).expect("HMAC takes keys of any length");
         // Names hold no slash, so no two versions give the same text.

@@ -144,6 +144,30 @@ proptest! {
     }
 
     #[test]
+    fn errors_are_understood_by_integers_and_by_decimal_digits(
+        errors in btree_map(0..20u32, (any::<String>(), any::<bool>()), 0..8),
+    ) {
+        let mut rest = b"\xa6errors".to_vec();
+        rest.extend(map_of(errors.iter().map(|(index, (text, digits))| {
+            (if *digits { key(&index.to_string()) } else { vec![u8::try_from(*index).unwrap()] }, &**text)
+        })));
+        let frames = prediction_of(20, &rest);
+        let Ok(FromContainer::Prediction(prediction)) = FromContainer::decode(&frames, [(1, 20)].into_iter()) else {
+            return Err(TestCaseError::fail("it is a prediction"));
+        };
+        let expected: BTreeMap<u32, String> = errors.into_iter().map(|(index, (text, _))| (index, text)).collect();
+        prop_assert_eq!(prediction.errors, expected);
+    }
+
+    #[test]
+    fn a_key_of_errors_that_is_no_index_is_refused_with_its_text(text in "[^\"\\\\]{0,12}") {
+        prop_assume!(text.parse::<u32>().ok().is_none_or(|index| index.to_string() != text));
+        let rest = [b"\xa6errors".to_vec(), map_of([(key(&text), "why")].into_iter())].concat();
+        let refusal = refusal(&prediction_of(20, &rest), 20);
+        prop_assert!(refusal.contains("expected the index of an input as a key of 'errors'"), "{}", refusal);
+    }
+
+    #[test]
     fn arbitrary_bytes_end_in_a_message_or_an_error(
         first in prop_oneof![0x80..=0x8fu8, 0xde..=0xdfu8],
         header in vec(any::<u8>(), 0..200),
@@ -171,6 +195,45 @@ proptest! {
         let _ = FromContainer::decode(&frames, held(&message));
         let _ = Introduction::decode(&frames);
     }
+}
+
+/// A MessagePack str.
+fn key(text: &str) -> Vec<u8> {
+    [&[0xdb][..], &u32::try_from(text.len()).unwrap().to_be_bytes(), text.as_bytes()].concat()
+}
+
+/// A MessagePack map with str values.
+fn map_of<'a>(entries: impl ExactSizeIterator<Item = (Vec<u8>, &'a str)>) -> Vec<u8> {
+    let head = [&[0xdf][..], &u32::try_from(entries.len()).unwrap().to_be_bytes()].concat();
+    entries.fold(head, |map, (index, text)| [map, index, key(text)].concat())
+}
+
+/// `prediction` of batch 1 with so many nils and one more field, as MessagePack.
+fn prediction_of(count: u8, rest: &[u8]) -> Frames {
+    let start = b"\x86\xa4type\xaaprediction\xa2id\x01\xaeelapsed_micros\x05\xa5count";
+    Frames {
+        header: [&start[..], &[count], b"\xa7outputs", &nils(count.into()), rest].concat().into(),
+        payload: None,
+    }
+}
+
+#[test]
+fn a_key_of_errors_is_an_index_and_comes_once() {
+    let cases: [(&[u8], &str); 7] = [
+        (b"\x81\xa201\xa1e", "string \"01\""),
+        (b"\x81\xa2+1\xa1e", "string \"+1\""),
+        (b"\x81\xaa4294967296\xa1e", "string \"4294967296\""),
+        (b"\x81\xff\xa1e", "integer `-1`"),
+        (b"\x81\xcb\x3f\xf0\0\0\0\0\0\0\xa1e", "floating point `1.0`"),
+        (b"\x81\xc0\xa1e", "unit value"),
+        (b"\x82\x01\xa1e\xa11\xa1f", "'errors' has input 1 twice"),
+    ];
+    for (errors, expected) in cases {
+        let refusal = refusal(&prediction_of(2, &[b"\xa6errors", errors].concat()), 2);
+        assert!(refusal.contains(expected), "{expected}: {refusal}");
+    }
+    let refusal = refusal(&prediction_of(2, b"\xa6errors\x81\xa12\xa1e"), 2);
+    assert_eq!(refusal, "'prediction' has an error of input 2, but only 2 inputs");
 }
 
 #[test]

@@ -25,7 +25,8 @@ struct Ears(Sender<Heard>);
 
 impl Reception for Ears {
     fn received(&mut self, peer: PeerId, message: Result<Frames, CodecError>) -> Standing {
-        let message = message.and_then(|frames| FromContainer::decode(&frames, [(5, 1)].into_iter()));
+        let message =
+            message.and_then(|frames| FromContainer::decode(&frames, [(5, 1), (6, 1), (7, 1)].into_iter()));
         // The test may be over.
         let _ = self.0.send(Heard::Message(peer, message));
         Standing::Registered
@@ -203,8 +204,89 @@ fn a_container_registers_again_when_it_is_unknown() {
     let frontend = Frontend::start(any_port());
     let mut session = frontend.session(&context);
     let peer = frontend.hear_register(&mut session);
+    frontend.welcome(&peer);
     frontend.handle.send(&peer, &ToContainer::Unknown);
     assert_eq!(frontend.hear_register(&mut session), peer);
+}
+
+fn batch(id: u64) -> Predict {
+    let inputs = InputBatch::join(InputType::Doubles, &[Input::doubles(&[1.0, 2.0])]);
+    Predict { id, budget_micros: 1_000, inputs }
+}
+
+fn answer(id: u64) -> FromContainer {
+    let (outputs, errors) = (OutputBatch::doubles(&[3.0]), BTreeMap::new());
+    FromContainer::Prediction(Prediction { id, elapsed_micros: 1, outputs, errors })
+}
+
+#[test]
+fn a_container_registers_once_however_often_it_is_unknown() {
+    let context = zmq::Context::new();
+    let frontend = Frontend::start(any_port());
+    let mut session = frontend.session(&context);
+    let peer = frontend.hear_register(&mut session);
+    frontend.welcome(&peer);
+    for _ in 0..3 {
+        frontend.handle.send(&peer, &ToContainer::Unknown);
+    }
+    frontend.hear_register(&mut session);
+    frontend.welcome(&peer);
+    frontend.handle.send(&peer, &ToContainer::Predict(batch(5)));
+    assert_eq!(event(&mut session), SessionEvent::Predict(batch(5)));
+    session.send(Instant::now(), &answer(5));
+    frontend.hear(&mut session, |heard| match heard {
+        Heard::Message(_, Ok(FromContainer::Prediction(_))) => Some(()),
+        Heard::Message(_, Ok(FromContainer::Register(_))) => panic!("it registered again"),
+        _ => None,
+    });
+}
+
+/// Lets a container compute batch 5 and hold batch 7 while its frontend says something, and then
+/// sends it batch 6. Returns the batches that the frontend hears answers to.
+fn answered_after(said: impl Fn(&Frontend, &PeerId)) -> Vec<u64> {
+    let context = zmq::Context::new();
+    let frontend = Frontend::start(any_port());
+    let mut session = frontend.session(&context);
+    let peer = frontend.hear_register(&mut session);
+    frontend.welcome(&peer);
+    frontend.handle.send(&peer, &ToContainer::Predict(batch(5)));
+    assert_eq!(event(&mut session), SessionEvent::Predict(batch(5)));
+    let registration = session.registration();
+    frontend.handle.send(&peer, &ToContainer::Predict(batch(7)));
+    said(&frontend, &peer);
+    let began = Instant::now();
+    while session.registration() == registration {
+        session.catch_up(Instant::now());
+        assert!(began.elapsed() < LIMIT, "it goes on as before");
+    }
+    session.answer(Instant::now(), registration, &answer(5));
+    frontend.welcome(&peer);
+    frontend.handle.send(&peer, &ToContainer::Predict(batch(6)));
+    let began = Instant::now();
+    let mut answered = Vec::new();
+    while !answered.contains(&6) {
+        if let Some(SessionEvent::Predict(Predict { id, .. })) = step(&mut session) {
+            let registration = session.registration();
+            session.answer(Instant::now(), registration, &answer(id));
+        }
+        while let Ok(heard) = frontend.heard.try_recv() {
+            if let Heard::Message(_, Ok(FromContainer::Prediction(prediction))) = heard {
+                answered.push(prediction.id);
+            }
+        }
+        assert!(began.elapsed() < LIMIT, "batch 6 is never answered");
+    }
+    answered
+}
+
+#[test]
+fn a_container_drops_what_it_holds_when_it_is_unknown() {
+    assert_eq!(answered_after(|frontend, peer| frontend.handle.send(peer, &ToContainer::Unknown)), [6]);
+}
+
+#[test]
+fn a_container_drops_what_it_holds_when_it_is_welcomed_again() {
+    assert_eq!(answered_after(Frontend::welcome), [6]);
 }
 
 #[test]

@@ -254,6 +254,13 @@ impl RawPeer {
         assert_eq!(end.map_err(|error| error.kind()), Err(ErrorKind::WouldBlock));
     }
 
+    /// Ends the connection, and loses nothing of what it said: a socket that is closed while it holds an unread
+    /// PING is reset, and what it has not sent yet is gone.
+    fn end(mut self) {
+        self.0.shutdown(std::net::Shutdown::Write).expect("the connection is open");
+        self.assert_closed();
+    }
+
     /// Closes the connection with a TCP reset.
     fn reset(self) {
         let linger = nix::libc::linger { l_onoff: 1, l_linger: 0 };
@@ -350,6 +357,29 @@ fn a_peer_that_is_reset_while_its_messages_wait_ends_nothing_else() {
     frontend.assert_serves();
 }
 
+/// Longer than libzmq waits for the answer to a PING.
+const WITHOUT_PONG: Duration = Duration::from_secs(8);
+
+#[test]
+fn a_peer_that_has_never_answered_a_ping_stays() {
+    let frontend = Frontend::start();
+    let (mut peer, id) = frontend.registered();
+    std::thread::sleep(WITHOUT_PONG);
+    peer.assert_open();
+    peer.0.set_nonblocking(false).expect("it is a socket");
+    frontend.handle.send(&id, &ToContainer::Drain);
+    peer.message();
+}
+
+#[test]
+fn a_peer_that_stops_answering_pings_is_disconnected() {
+    let frontend = Frontend::start();
+    let (mut peer, id) = frontend.registered();
+    peer.bytes(&frame(COMMAND, b"\x04PONG"));
+    assert_eq!(frontend.lost(&id), Loss::Disconnected);
+    let _ = peer.0.read_to_end(&mut Vec::new());
+}
+
 #[test]
 fn a_ping_that_is_too_short_is_not_answered() {
     let frontend = Frontend::start();
@@ -444,7 +474,7 @@ fn what_was_sent_before_a_connection_ended_is_heard_before_its_end() {
         peer.say(&FromContainer::Heartbeat);
     }
     peer.say(&FromContainer::Goodbye);
-    drop(peer);
+    peer.end();
     let mut messages = 0;
     frontend.hear(|heard| match heard {
         Heard::Message(from, _) => {

@@ -3,9 +3,13 @@
 //! From the records of one file the states at each decision can be rebuilt: `version` numbers the changes of the
 //! application's states (shared and users' alike, at this frontend), and a decision says which versions it read.
 
+use std::collections::BTreeMap;
+
 use clipper_rpc::names::{AppName, ModelName};
 use clipper_rpc::selection::{Change, Selection, Statistics, Uid};
 use serde::{Deserialize, Serialize};
+
+use crate::learner::availability::Outcomes;
 
 /// One line of the log.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -37,13 +41,16 @@ pub enum Record {
         /// and how many changes there were.
         version: u64,
     },
-    /// A change of a state, by a feedback here or by what another frontend learned.
+    /// A change of a state, by a feedback here, by what became of queries here, or by what another frontend learned.
     Change {
         /// Its number.
         version: u64,
         /// The query on which there was feedback, if the change is all that one feedback taught, and it named a query.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         query_id: Option<u64>,
+        /// What became of the queries that asked each model, if the change is all that this taught.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        outcomes: Option<BTreeMap<ModelName, Outcomes>>,
         /// Whose state; none: the shared one.
         uid: Option<Uid>,
         /// What changed.
@@ -90,6 +97,12 @@ pub struct Decision {
     pub propensities: Vec<f64>,
     /// Which one was asked; none: all.
     pub asked: Option<usize>,
+    /// The candidates that were not asked because they had no replica, while others had.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub away: Vec<usize>,
+    /// Whether the one that was asked answered in time; none where that says nothing of the model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answered: Option<bool>,
     /// What each answered in time, as JSON; null for those that did not.
     pub outputs: Vec<serde_json::Value>,
     /// What was answered, as JSON.

@@ -22,7 +22,7 @@ fn endure(text: &str) -> (Learner, Statistics) {
         let lesson = if matches!(policy, Policy::Exp4 { .. }) {
             Lesson::Full { losses: &losses, context: None }
         } else {
-            let choice = learner.choose(&learner.beliefs(statistics), None, None, 1, query_id).unwrap();
+            let choice = learner.choose(&learner.beliefs(statistics), None, &[], None, 1, query_id).unwrap();
             let model = choice.weights.iter().position(|weight| *weight > chance.random()).unwrap_or(0);
             let loss = losses[model].unwrap();
             Lesson::Partial { model, loss, propensity: choice.weights[model], context: None }
@@ -43,21 +43,21 @@ fn endure(text: &str) -> (Learner, Statistics) {
 
 /// The logarithms of weights: their mean is 1 after a million steps, but for rounding.
 fn mean_weight(statistics: &Statistics) -> f64 {
-    statistics.0.values().map(|figures| figures[2].exp()).sum::<f64>() / statistics.0.len() as f64
+    statistics.0.values().map(|of| of.figures[2].exp()).sum::<f64>() / statistics.0.len() as f64
 }
 
 #[test]
 fn exp4_endures() {
     let (learner, statistics) = endure(r#"{"policy": "exp4"}"#);
     assert!((mean_weight(&statistics) - 1.0).abs() < 1e-6);
-    let weights = learner.choose(&learner.beliefs(&statistics), None, None, 1, 1).unwrap().weights;
+    let weights = learner.choose(&learner.beliefs(&statistics), None, &[], None, 1, 1).unwrap().weights;
     assert!(weights.iter().all(|weight| *weight > 1e-4), "{weights:?}");
 }
 
 #[test]
 fn hedge_without_a_share_leaves_every_weight_above_0() {
     let (learner, statistics) = endure(r#"{"policy": "exp4", "share": 0}"#);
-    let weights = learner.choose(&learner.beliefs(&statistics), None, None, 1, 1).unwrap().weights;
+    let weights = learner.choose(&learner.beliefs(&statistics), None, &[], None, 1, 1).unwrap().weights;
     assert!(weights.iter().all(|weight| *weight > 0.0), "{weights:?}");
 }
 
@@ -65,14 +65,14 @@ fn hedge_without_a_share_leaves_every_weight_above_0() {
 fn exp3_endures() {
     let (learner, statistics) = endure(r#"{"policy": "exp3"}"#);
     assert!((mean_weight(&statistics) - 1.0).abs() < 1e-6);
-    let weights = learner.choose(&learner.beliefs(&statistics), None, None, 1, 1).unwrap().weights;
+    let weights = learner.choose(&learner.beliefs(&statistics), None, &[], None, 1, 1).unwrap().weights;
     assert!(weights.iter().all(|weight| *weight > 0.02 / 3.1), "{weights:?}");
 }
 
 #[test]
 fn exp3_ix_endures() {
     let (learner, statistics) = endure(r#"{"policy": "exp3_ix"}"#);
-    let weights = learner.choose(&learner.beliefs(&statistics), None, None, 1, 1).unwrap().weights;
+    let weights = learner.choose(&learner.beliefs(&statistics), None, &[], None, 1, 1).unwrap().weights;
     assert!(weights.iter().all(|weight| *weight > 0.01 / 3.1), "{weights:?}");
 }
 
@@ -80,7 +80,7 @@ fn exp3_ix_endures() {
 fn thompson_endures() {
     let (learner, statistics) = endure(r#"{"policy": "thompson"}"#);
     // What is remembered is worth 1 / (1 - discount) feedbacks.
-    let remembered: f64 = statistics.0.values().map(|figures| figures[2]).sum();
+    let remembered: f64 = statistics.0.values().map(|of| of.figures[2]).sum();
     assert!((remembered - 500.0).abs() < 1e-6);
-    learner.choose(&learner.beliefs(&statistics), None, None, 1, 1).unwrap();
+    learner.choose(&learner.beliefs(&statistics), None, &[], None, 1, 1).unwrap();
 }

@@ -68,7 +68,7 @@ impl Cluster {
 
     fn weights(&self, frontend: usize, query_id: u64) -> Vec<f64> {
         let beliefs = self.learner.beliefs(&self.frontends[frontend].0);
-        self.learner.choose(&beliefs, None, Some(&[0.5, -1.0]), 3, query_id).unwrap().weights.to_vec()
+        self.learner.choose(&beliefs, None, &[], Some(&[0.5, -1.0]), 3, query_id).unwrap().weights.to_vec()
     }
 }
 
@@ -149,7 +149,14 @@ fn frontends_that_learn_the_same_at_once_neither_overshoot_nor_forget_how_to_cha
                         let beliefs = cluster.learner.beliefs(&cluster.frontends[frontend].0);
                         let choice = cluster
                             .learner
-                            .choose(&beliefs, None, None, 1, interval * 1000 + frontend as u64 * 200 + query)
+                            .choose(
+                                &beliefs,
+                                None,
+                                &[],
+                                None,
+                                1,
+                                interval * 1000 + frontend as u64 * 200 + query,
+                            )
                             .unwrap();
                         match choice.asked {
                             Asked::All => {
@@ -168,7 +175,7 @@ fn frontends_that_learn_the_same_at_once_neither_overshoot_nor_forget_how_to_cha
                     }
                 }
                 (0..frontends).for_each(|frontend| cluster.exchange(frontend));
-                for figures in cluster.stored.0.values() {
+                for figures in cluster.stored.0.values().map(|of| &of.figures) {
                     let limit = if matches!(policy, Policy::Exp3Ix {}) { 3000.0 } else { 100.0 };
                     assert!(figures[2].abs() < limit, "{text} at {frontends} frontends: {figures:?}");
                 }

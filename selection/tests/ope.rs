@@ -33,6 +33,8 @@ fn decision(query_id: u64, round: &LoggedRound, with_context: bool) -> (Decision
         candidates,
         propensities: round.propensities.clone(),
         asked: Some(round.asked),
+        away: Vec::new(),
+        answered: None,
         output: Value::Null,
         default_reason: None,
         confidence: 1.0,

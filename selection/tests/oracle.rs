@@ -69,7 +69,7 @@ impl Pupil {
     }
 
     fn choose(&self, context: Option<&[f64]>) -> Choice {
-        self.learner.choose(&self.beliefs(), None, context, 1, 1).unwrap()
+        self.learner.choose(&self.beliefs(), None, &[], context, 1, 1).unwrap()
     }
 
     fn means(&self) -> Vec<f64> {

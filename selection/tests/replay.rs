@@ -2,8 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "all of this is a test")]
 
+use std::collections::BTreeMap;
+
 use clipper_rpc::names::ModelName;
 use clipper_rpc::selection::{Policy, Selection, Statistics, Uid};
+use clipper_selection::learner::availability::{self, Outcomes};
 use clipper_selection::learner::{Asked, Learner, Lesson};
 use clipper_selection::log::{Decision, Record};
 use clipper_selection::offline::lines::Records;
@@ -35,7 +38,13 @@ fn start(policy: &Policy, shared: &Statistics, version: u64) -> Record {
     }
 }
 
-/// What a frontend logs of queries by one user or none, each with feedback. Decisions are logged after up to three further
+/// Whether a model answers in time.
+fn answers(model: usize, query_id: u64) -> bool {
+    model != 0 || !(100..200).contains(&query_id)
+}
+
+/// What a frontend logs of queries by one user or none, each with feedback. The first model is late for a while, and the last
+/// one is away now and then. Decisions are logged after up to three further
 /// rounds of feedback, as where requests and feedback are handled by different threads.
 fn log_of(policy: &Policy, rounds: u64) -> Vec<Record> {
     let learner = Learner::new(policy, &candidates());
@@ -53,8 +62,10 @@ fn log_of(policy: &Policy, rounds: u64) -> Vec<Record> {
         let context = Some(vec![chance.random(), chance.random()]);
         let beliefs = [&shared, &own].map(|statistics| learner.beliefs(statistics));
         let own_beliefs = uid.as_ref().map(|_| &beliefs[1]);
-        let choice = learner.choose(&beliefs[0], own_beliefs, context.as_deref(), SEED, query_id).unwrap();
-        let propensities = learner.propensities(&beliefs[0], own_beliefs, &choice);
+        let away = if query_id % 7 == 0 { vec![2] } else { Vec::new() };
+        let choice =
+            learner.choose(&beliefs[0], own_beliefs, &away, context.as_deref(), SEED, query_id).unwrap();
+        let propensities = learner.propensities(&beliefs[0], own_beliefs, &away, &choice);
         let asked = match choice.asked {
             Asked::One(model) => Some(model),
             Asked::All => None,
@@ -78,6 +89,8 @@ fn log_of(policy: &Policy, rounds: u64) -> Vec<Record> {
             candidates: candidates(),
             propensities: propensities.clone(),
             asked,
+            away: if asked.is_some() { away } else { Vec::new() },
+            answered: asked.map(|model| answers(model, query_id)),
             outputs: vec![Value::Null; 3],
             output: json!(1),
             default_reason: None,
@@ -103,12 +116,25 @@ fn log_of(policy: &Policy, rounds: u64) -> Vec<Record> {
             state.apply(&change);
             version += 1;
             *state_version = version;
-            log.push(Record::Change { version, query_id: Some(query_id), uid: key, change });
+            log.push(Record::Change { version, query_id: Some(query_id), outcomes: None, uid: key, change });
         };
         if uid.is_some() {
             teach(uid, &mut own, &mut own_version);
         }
         teach(None, &mut shared, &mut shared_version);
+        if let Some(model) = asked {
+            let answered = answers(model, query_id);
+            let outcomes = Outcomes { answered: answered.into(), missed: (!answered).into() };
+            let outcomes = BTreeMap::from([(candidates()[model].clone(), outcomes)]);
+            let change = availability::learn(&shared, &outcomes);
+            if !change.is_empty() {
+                shared.apply(&change);
+                version += 1;
+                shared_version = version;
+                let outcomes = Some(outcomes);
+                log.push(Record::Change { version, query_id: None, outcomes, uid: None, change });
+            }
+        }
         if late.len() > 3 || query_id + 1 == rounds {
             log.append(&mut late);
         }
@@ -141,6 +167,20 @@ fn every_choice_and_every_change_is_reproduced_bit_for_bit() {
         assert_eq!(report.changes.reproduced, report.changes.total, "{policy:?}: {report:?}");
         assert!(report.changes.total >= 300 && report.differing() == 0, "{policy:?}");
     }
+}
+
+#[test]
+fn outcomes_that_were_altered_are_found() {
+    let mut log = log_of(&policy(json!({"policy": "exp3"})), 300);
+    let outcomes = log.iter_mut().filter_map(|record| match record {
+        Record::Change { outcomes, .. } => outcomes.as_mut(),
+        _ => None,
+    });
+    let outcomes: Vec<_> = outcomes.collect();
+    assert!(outcomes.len() > 10, "{}", outcomes.len());
+    outcomes.into_iter().flat_map(BTreeMap::values_mut).for_each(|of| of.missed += 1);
+    let report = replay(&log);
+    assert!(report.changes.differing > 10, "{report:?}");
 }
 
 #[test]
@@ -202,7 +242,7 @@ fn a_file_may_start_anew_in_its_middle() {
     log.extend([start(&policy, &Statistics::default(), 1_000)]);
     let learner = Learner::new(&policy, &candidates());
     let beliefs = learner.beliefs(&Statistics::default());
-    let choice = learner.choose(&beliefs, None, None, SEED, 999).unwrap();
+    let choice = learner.choose(&beliefs, None, &[], None, SEED, 999).unwrap();
     let last = log.iter().rev().find_map(|record| match record {
         Record::Decision(decision) => Some(decision.clone()),
         _ => None,

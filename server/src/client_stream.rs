@@ -2,22 +2,26 @@
 //!
 //! actix-http refuses a request that it cannot read with an empty answer, and drops the connection at once. The kernel
 //! resets a connection that is closed while bytes are unread, and a reset takes the answer with it. It also waits for
-//! ever for a client that does not read its answers. Invariants: a refused client gets an answer that says why, and has
-//! time to read it; a client that takes nothing is dropped.
+//! ever for a client that does not read its answers, and loses requests if their client closes its sending side.
+//! Invariants: a refused client gets an answer that says why, and has time to read it; a client that takes nothing is
+//! dropped; a client that can still read is answered, and one that is known to be gone is dropped.
 
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::time::{Sleep, sleep, timeout};
 
-use crate::unreadable::{self, FirstLine};
+use crate::connection::{Connection, Ending};
+use crate::unreadable::{self, FirstLine, Unreadable};
 
 /// How long a client that was refused may take to notice.
 const LINGER: Duration = Duration::from_secs(2);
@@ -29,17 +33,17 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const LEAST_PER_SECOND: f64 = 65_536.0;
 
 /// See the module's documentation.
-#[derive(Debug)]
 pub struct ClientStream {
     /// None only once this is dropped.
     stream: Option<TcpStream>,
+    connection: Rc<Connection>,
     first_line: FirstLine,
     /// What is left to write of the refusal.
     refusal: Vec<u8>,
     /// Whether the connection was refused, and will be dropped.
     is_refused: bool,
-    /// Whether the client has closed its side.
-    is_closed: bool,
+    /// Once the client has closed its sending side: resolves if it resets the connection.
+    reset: Option<Pin<Box<dyn Future<Output = ()>>>>,
     patience: Duration,
     /// Since when the client has taken nothing, and what then ends its patience.
     stalled: Option<(Instant, Pin<Box<Sleep>>)>,
@@ -47,16 +51,22 @@ pub struct ClientStream {
 
 impl ClientStream {
     /// An accepted connection.
-    pub fn new(stream: TcpStream) -> Self {
+    pub(crate) fn new(stream: TcpStream, connection: Rc<Connection>) -> Self {
         Self {
             stream: Some(stream),
+            connection,
             first_line: FirstLine::default(),
             refusal: Vec::new(),
             is_refused: false,
-            is_closed: false,
+            reset: None,
             patience: PATIENCE,
             stalled: None,
         }
+    }
+
+    /// What the connection's requests know of it.
+    pub(crate) fn connection(&self) -> &Rc<Connection> {
+        &self.connection
     }
 
     /// The socket.
@@ -94,6 +104,20 @@ impl ClientStream {
         }
     }
 
+    /// Ready if the server ends the connection, of which nothing is to be read. To actix-http that looks as if the client
+    /// had closed its sending side.
+    fn poll_ending(&mut self, context: &Context<'_>) -> Poll<()> {
+        let Some(ending) = self.connection.ends_now() else {
+            self.connection.wake_later(context);
+            return Poll::Pending;
+        };
+        if ending == Ending::Late && !self.is_refused {
+            self.refusal = unreadable::explained(Unreadable::Late, self.first_line);
+            self.is_refused = true;
+        }
+        Poll::Ready(())
+    }
+
     /// Writes what is left of the refusal.
     fn poll_refuse(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.refusal.is_empty() {
@@ -113,12 +137,27 @@ impl AsyncRead for ClientStream {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        ready!(self.stream().poll_read(context, buffer))?;
-        let read = &buffer.filled()[before..];
-        self.is_closed = read.is_empty();
-        self.first_line.read(read);
-        Poll::Ready(Ok(()))
+        if self.reset.is_none() {
+            let before = buffer.filled().len();
+            if self.stream().poll_read(context, buffer)?.is_pending() {
+                return self.poll_ending(context).map(Ok);
+            }
+            let read = &buffer.filled()[before..];
+            if !read.is_empty() {
+                // Some clients send a line end behind a body.
+                if read.iter().any(|byte| !b"\r\n".contains(byte)) {
+                    self.connection.read_some();
+                }
+                self.first_line.read(read);
+                return Poll::Ready(Ok(()));
+            }
+            self.reset = Some(Box::pin(reset(self.tcp().as_fd().try_clone_to_owned()?.into())));
+            self.connection.half_close();
+        }
+        if self.reset.as_mut().is_some_and(|reset| reset.as_mut().poll(context).is_ready()) {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
+        self.connection.poll_end(context).map(Ok)
     }
 }
 
@@ -159,7 +198,7 @@ impl AsyncWrite for ClientStream {
 
 impl Drop for ClientStream {
     fn drop(&mut self) {
-        if !self.is_refused || self.is_closed {
+        if !self.is_refused || self.reset.is_some() {
             return;
         }
         // There is no runtime any more where a whole server ends.
@@ -170,6 +209,15 @@ impl Drop for ClientStream {
                 let _ = timeout(LINGER, linger(stream, &refusal)).await;
             });
         }
+    }
+}
+
+/// Returns once the client resets the connection, or its system does because the client is gone. Beside the end of a
+/// client's bytes that is all that can be known of it before it is answered.
+async fn reset(socket: std::net::TcpStream) {
+    match TcpStream::from_std(socket) {
+        Ok(socket) => drop(socket.ready(Interest::ERROR).await),
+        Err(_) => std::future::pending().await,
     }
 }
 
@@ -197,7 +245,8 @@ mod tests {
     async fn connected() -> (ClientStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        (ClientStream::new(listener.accept().await.unwrap().0), client)
+        let stream = listener.accept().await.unwrap().0;
+        (ClientStream::new(stream, Rc::default()), client)
     }
 
     #[tokio::test]

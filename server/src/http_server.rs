@@ -1,27 +1,31 @@
 //! An HTTP server of one application: actix-web over [`ClientStream`], which `actix_web::HttpServer` cannot be.
 
 use std::fmt::Debug;
+use std::future::ready;
 use std::io;
 use std::net::TcpListener;
+use std::rc::Rc;
 use std::time::Duration;
 
 use actix_http::body::MessageBody;
-use actix_http::{HttpService, Protocol, Request, Response};
+use actix_http::{HttpService, KeepAlive, Protocol, Request, Response};
 use actix_server::{Server, ServerBuilder};
 use actix_service::{
-    IntoServiceFactory, Service, ServiceFactory, ServiceFactoryExt as _, fn_service, map_config,
+    IntoServiceFactory, Service, ServiceFactory, ServiceFactoryExt as _, apply_fn_factory, fn_service,
+    map_config,
 };
 use actix_web::Error;
 use actix_web::dev::AppConfig;
+use nix::sys::resource::{Resource, getrlimit};
 use tokio::net::TcpStream;
 
-use crate::arrival;
 use crate::client_stream::ClientStream;
 use crate::connections::Connections;
-use crate::hangup::keep_socket;
+use crate::keep_alive::{HEAD_TIMEOUT, WorkerConnections};
+use crate::{arrival, requests};
 
-/// How long the line and the headers of a connection's first request may take.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long connections stay open between two requests unless it is set otherwise: longer than most proxies keep them.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// How long a client may take to close its side.
 const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -30,8 +34,12 @@ const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct Serving {
     /// Number of threads that answer requests.
     pub workers: usize,
-    /// The most connections of one worker. Further clients wait to be accepted.
+    /// The most connections of one worker, or fewer where the process may have few file descriptors: all workers
+    /// together take a third of them. When seven eighths are taken, the longest idle ones are closed. Further clients
+    /// wait to be accepted.
     pub max_connections: usize,
+    /// How long a connection stays open between two requests.
+    pub keep_alive: Duration,
     /// The time that requests have to finish once the server is stopped.
     pub drain: Duration,
 }
@@ -58,21 +66,33 @@ where
     S::Service: 'static,
     B: MessageBody + 'static,
 {
+    let (descriptors, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let share = usize::try_from(descriptors).unwrap_or(usize::MAX) / 3 / serving.workers;
+    let max_connections = serving.max_connections.min(share.max(8));
     let builder = ServerBuilder::new()
         .workers(serving.workers)
-        .max_concurrent_connections(serving.max_connections)
+        .max_concurrent_connections(max_connections)
         .shutdown_timeout(serving.drain.as_secs())
         .disable_signals();
     let stopping = builder.graceful_shutdown_signal();
     let address = listener.local_addr()?;
     let service = move || {
-        let (stopping, connections) = (stopping.clone(), connections.clone());
-        let application = application().into_factory().map_err(|error| error.into().error_response());
+        // Called once by each worker, on its own thread.
+        let worker = WorkerConnections::new(serving.keep_alive, max_connections);
+        actix_web::rt::spawn(Rc::clone(&worker).sweep_for_ever());
+        actix_web::rt::spawn({
+            let (worker, stopping) = (Rc::clone(&worker), stopping.clone());
+            async move {
+                stopping.notified().await;
+                worker.drain().await;
+            }
+        });
+        let connections = connections.clone();
+        let application = application().into_factory().map_err(|error| Response::from(error.into()));
+        let application = apply_fn_factory(application, requests::answer);
         let http = HttpService::build()
-            .graceful_shutdown_signal(move || {
-                let stopping = stopping.clone();
-                async move { stopping.notified().await }
-            })
+            // The worker ends idle connections itself.
+            .keep_alive(KeepAlive::Os)
             .client_request_timeout(HEAD_TIMEOUT)
             .client_disconnect_timeout(DISCONNECT_TIMEOUT)
             // A client that has sent its request may close its side before it is answered.
@@ -81,13 +101,13 @@ where
             .on_connect_ext(move |stream: &ClientStream, data: &mut _| {
                 connections.count(data);
                 arrival::note(stream.tcp(), data);
-                keep_socket(stream.tcp(), data);
+                data.insert(Rc::clone(stream.connection()));
             })
             .finish(map_config(application, |()| AppConfig::default()));
-        fn_service(async |stream: TcpStream| {
-            let stream = ClientStream::new(stream);
+        fn_service(move |stream: TcpStream| {
+            let stream = ClientStream::new(stream, worker.open());
             let peer = stream.peer_addr();
-            Ok((stream, Protocol::Http1, peer))
+            ready(Ok((stream, Protocol::Http1, peer)))
         })
         .and_then(http)
     };

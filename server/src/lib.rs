@@ -7,7 +7,9 @@
 //! - [`door`]: which requests of browsers are taken; [`arrival`]: at which address a connection arrived.
 //! - [`families`]: writes families of metrics, one after the other; [`answer`]: the forms in which they are answered.
 //! - [`http_server`]: a server; [`client_stream`]: its connections; `unreadable`: requests that cannot be read.
-//! - [`hangup`]: clients that go away while they are being answered.
+//! - [`connection`]: the state of one connection; `requests` notes which of its requests is in progress; `keep_alive`:
+//!   how long connections stay open.
+//! - [`essential`]: parts without which a process must not go on.
 //! - [`process`]: CPU, memory, descriptors and threads; [`connections`]: the open HTTP connections.
 //! - [`private_directory`]: directories that only their owner can use.
 //! - [`report`]: the JSON of the original Clipper.
@@ -15,18 +17,22 @@
 pub mod answer;
 pub mod arrival;
 pub mod client_stream;
+pub mod connection;
 pub mod connections;
 pub mod door;
+pub mod essential;
 pub mod families;
-pub mod hangup;
 pub mod http_server;
+mod keep_alive;
 pub mod private_directory;
 pub mod process;
 pub mod report;
+mod requests;
 mod unreadable;
 
 pub use self::answer::{Form, text};
 pub use self::connections::Connections;
+pub use self::essential::{EssentialPart, Essentials, PartEnded};
 pub use self::families::Families;
-pub use self::http_server::{Serving, serve};
+pub use self::http_server::{KEEP_ALIVE, Serving, serve};
 pub use self::report::Report;

@@ -131,7 +131,8 @@ class Applications(Connected):
 
         Args:
             app_name: the application.
-            input: a list or an array of numbers, a text, or a byte string.
+            input: a list or an array of numbers, a text, or a byte string. In doubles and floats, None, NaN
+                and masked elements reach the model as NaN.
             uid: whose query this is: what is learned of this user, where there is any, chooses the models.
             context: features of the query, for a policy that chooses by them.
             version: the version of the linked model to ask, instead of the current one.
@@ -153,10 +154,12 @@ class Applications(Connected):
         version: Version | None = None,
         timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
     ) -> list[dict[str, Any]]:
-        """Asks an application for several predictions in one request; see `predict`."""
-        answer = self._predict(
-            app_name, {"input_batch": list(inputs)}, uid, context, version, timeout_seconds
-        )
+        """Asks an application for several predictions in one request; see `predict`.
+
+        The inputs are a list of them, the rows of an array, or those of a pandas `DataFrame`.
+        """
+        rows = inputs.to_numpy() if hasattr(inputs, "to_numpy") else inputs
+        answer = self._predict(app_name, {"input_batch": list(rows)}, uid, context, version, timeout_seconds)
         return list(answer["batch_predictions"])
 
     def feedback(

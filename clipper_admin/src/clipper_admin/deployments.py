@@ -12,6 +12,7 @@ from .exceptions import ClipperException
 from .models import Batching, Models
 
 _UPLOAD_TIMEOUT_SECONDS = 600.0
+_LONGEST_TIMEOUT_SECONDS = 24 * 60 * 60
 
 
 class Deployments(Models):
@@ -56,7 +57,8 @@ class Deployments(Models):
                 host, and is used in place.
             environment: further variables for the processes.
             python: the interpreter of a container kind; the container manager's unless given.
-            timeout_seconds: how long it may take until every replica is ready.
+            timeout_seconds: how long each replica may load its model, now and at every later start, and
+                how long to wait until all are ready: at most a day.
             batching: how batches are sized; see `register_model`.
             cache: whether outputs may be kept in the prediction cache.
 
@@ -112,7 +114,7 @@ class Deployments(Models):
         name: str,
         num_replicas: int,
         version: Version | None = None,
-        timeout_seconds: int = 60,
+        timeout_seconds: int | None = None,
     ) -> None:
         """Sets how many processes serve a model that the cluster runs, and waits until they are ready.
 
@@ -120,14 +122,13 @@ class Deployments(Models):
             name: the model's name.
             num_replicas: how many there shall be.
             version: the version; the current one unless given.
-            timeout_seconds: how long it may take until every replica is ready.
+            timeout_seconds: how long to wait until every replica is ready; that of the deployment unless
+                given.
         """
-        wanted = {
-            **model_body(name, version),
-            "num_replicas": num_replicas,
-            "timeout_seconds": timeout_seconds,
-        }
-        self._post("set_num_replicas", wanted, timeout_seconds)
+        wanted: dict[str, object] = {**model_body(name, version), "num_replicas": num_replicas}
+        if timeout_seconds is not None:
+            wanted["timeout_seconds"] = timeout_seconds
+        self._post("set_num_replicas", wanted, timeout_seconds or _LONGEST_TIMEOUT_SECONDS)
 
     def get_num_replicas(self, name: str, version: Version | None = None) -> int:
         """Returns how many replicas of a version (the current one unless given) are connected."""
@@ -138,6 +139,10 @@ class Deployments(Models):
     def get_all_model_replicas(self, verbose: bool = False) -> list[Any]:
         """Returns `name:version:replica` of all that are connected, or a dictionary for each if `verbose`."""
         return list(self._post("get_all_containers", {"verbose": verbose}))
+
+    def get_frontends(self, verbose: bool = False) -> list[Any]:
+        """Returns the query address of each frontend that follows, or a dictionary for each if `verbose`."""
+        return list(self._post("get_frontends", {"verbose": verbose}))
 
     def get_model_replica_info(self, name: str, version: Version, replica_id: int) -> dict[str, Any] | None:
         """Returns the description of a connected replica, or None if there is none."""

@@ -21,6 +21,7 @@ import contextlib
 import inspect
 import json
 import logging
+import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -33,6 +34,7 @@ from clipper_container import CheckError, ClosureError, InputType, check, closur
 from .exceptions import FunctionException
 
 _BATCH = 2
+_DEEPEST = 100
 _LENGTHS = (1, 2, 3)
 _TEXTS = ("a", "1", '{"a": 1}', "0" * 8)
 
@@ -169,18 +171,51 @@ def _numbers_of_features(function: Callable[..., Any]) -> Iterator[int]:
 
 
 def _decoded(text: str) -> bytes:
+    """Decodes base64 as the cluster does: either alphabet, padded or not, with white space."""
+    compact = "".join(text.split())
+    padded = compact + "=" * (-len(compact) % 4)
+    url_safe = "-" in compact or "_" in compact
     try:
-        return base64.b64decode(text, validate=True)
+        return base64.b64decode(padded, altchars=b"-_" if url_safe else None, validate=True)
     except ValueError as error:
         raise FunctionException(f"the input {text!r} is not base64: {error}") from None
 
 
 def _as_received(output: Any) -> Any:
     if isinstance(output, str):
-        try:
-            return json.loads(output)
-        except ValueError:
-            return output
+        return _nested(output)
     if isinstance(output, bytes):
         return base64.b64encode(output).decode()
-    return output.tolist() if isinstance(output, (np.ndarray, np.generic)) else output
+    return _finite(output.tolist() if isinstance(output, (np.ndarray, np.generic)) else output)
+
+
+def _nested(text: str) -> Any:
+    """Returns a text as the JSON that it is, or as a text where clients would misread that: docs/http.md."""
+    try:
+        value = json.loads(text, parse_float=_parsed, parse_int=_parsed, parse_constant=_parsed)
+        json.dumps(value, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
+        return text
+    return value if _depth(value) <= _DEEPEST else text
+
+
+def _parsed(number: str) -> int | float:
+    """Reads a number that is finite as a double.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not math.isfinite(float(number)):
+        raise ValueError(number)
+    return int(number) if number.lstrip("-").isdecimal() else float(number)
+
+
+def _depth(value: Any) -> int:
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return 0 if items is None else 1 + max(map(_depth, items), default=0)
+
+
+def _finite(output: Any) -> Any:
+    if isinstance(output, list):
+        return [_finite(number) for number in output]
+    return None if isinstance(output, float) and not math.isfinite(output) else output

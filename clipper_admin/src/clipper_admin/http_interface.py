@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
+import sys
 from typing import IO, Any
 
 import requests
@@ -18,6 +20,8 @@ from .tokens import AdminToken
 DEFAULT_TIMEOUT_SECONDS = 30.0
 _CONNECT_TIMEOUT_SECONDS = 5.0
 _MAX_CAUSE_CHARS = 2000
+
+_logger = logging.getLogger(__name__)
 
 
 class HttpInterface:
@@ -44,7 +48,8 @@ class HttpInterface:
     def post(self, path: str, body: Any, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> Any:
         """Posts a value as JSON and returns the answer, as `get` does and with the same exceptions.
 
-        In the body, byte strings become base64 and arrays become lists.
+        In the body, byte strings become base64, arrays become lists, and missing values, such as masked ones
+        and pandas' `NA`, become null. NaN and infinities are sent as `json` writes them.
 
         Raises:
             ClipperException: the body holds something else that JSON has no form for.
@@ -98,6 +103,9 @@ class HttpInterface:
             raise UnreachableException.at(self.address, _innermost(error)) from None
         if response.status_code != requests.codes.ok:
             raise _refusal(path, response)
+        behind = response.headers.get("clipper-frontends-behind")
+        if behind is not None:
+            _logger.warning("%s: the frontends at %s have not applied the change yet", path, behind)
         return _decoded(response)
 
 
@@ -137,4 +145,7 @@ def _plain(value: Any) -> Any:
         return base64.b64encode(value).decode()
     if hasattr(value, "tolist"):
         return value.tolist()
+    pandas = sys.modules.get("pandas")
+    if pandas is not None and (value is pandas.NA or value is pandas.NaT):
+        return None
     raise TypeError(f"there is a {type(value).__name__} in it")

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from clipper_container import codec
+
 
 def documented(xs):
     return [str(np.sum(x)) for x in xs]
@@ -42,6 +44,25 @@ def fail_on_bad(xs):
     if "bad" in xs:
         raise ValueError("a bad input")
     return xs
+
+
+def half_a_surrogate_pair_of_bad(xs):
+    return ["\ud83d" if x == "bad" else {"text": "\ud83d"} if x == "nested" else x for x in xs]
+
+
+def too_long(xs):
+    codec.MAX_MESSAGE_BYTES = 1000
+    return [x * 10 for x in xs]
+
+
+def fail_deep_down(xs, depth=30):
+    if depth:
+        return fail_deep_down(xs, depth - 1) if depth % 2 else fail_further_down(xs, depth - 1)
+    raise ValueError("the cause " + "x" * 5000)
+
+
+def fail_further_down(xs, depth):
+    return fail_deep_down(xs, depth)
 
 
 def fail_on_bad_row(x):

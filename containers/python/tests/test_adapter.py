@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from decimal import Decimal
 
 import numpy as np
@@ -77,17 +78,129 @@ def test_anything_else_becomes_text(returned, outputs):
     assert returning(returned).outputs == outputs
 
 
+MASKED = np.ma.masked
+
+
+@pytest.mark.parametrize(
+    ("returned", "values"),
+    [
+        (np.ma.array([1.5, 9.0], mask=[0, 1]), [1.5, None]),
+        (np.ma.array([1.5, 9.0], mask=[0, 0]), [1.5, 9.0]),
+        (np.ma.array([1.5, 9.0]), [1.5, 9.0]),
+        (np.ma.array([1.5, 9.0], np.float16, mask=[0, 1]), [1.5, None]),
+        (np.ma.array([1.5, 9.0], np.longdouble, mask=[1, 0]), [None, 9.0]),
+        (np.ma.array([7, 999999], mask=[0, 1]), [7, None]),
+        (np.ma.array([7, 2**40], mask=[0, 1]), [7, None]),
+        (np.ma.array([7, 8], mask=[0, 0]), [7, 8]),
+        (np.ma.array([True, False], mask=[0, 1]), [True, None]),
+        (np.ma.array(["a", "b"], mask=[1, 0]), [None, "b"]),
+        (np.ma.array([b"a", b"b"], mask=[1, 0]), [None, b"b"]),
+        (np.ma.array([{"a": 1}, "b"], object, mask=[0, 1]), [{"a": 1}, None]),
+        (np.ma.array([[1.5, 9.0], [9.0, 9.0]], mask=[[0, 1], [1, 1]]), [[1.5, None], [None, None]]),
+        (np.ma.array([[7, 9], [9, 9]], mask=[[0, 1], [1, 1]]), [[7, None], [None, None]]),
+        (np.ma.array([[[7], [9]], [[8], [8]]], mask=[[[0], [1]], [[0], [0]]]), [[[7], [None]], [[8], [8]]]),
+        (np.ma.array([(1, 2.5), (3, 4.5)], "i4,f8", mask=[(0, 1), (1, 1)]), [[1, None], [None, None]]),
+        ([MASKED, 1.5], [None, 1.5]),
+        ([MASKED, MASKED], [None, None]),
+        ([[MASKED, 1], {"a": MASKED}], [[None, 1], {"a": None}]),
+        ([np.ma.array([1, 9], mask=[0, 1]), np.ma.array([1.5, np.nan])], [[1, None], [1.5, None]]),
+        (
+            [{"a": np.ma.array([np.inf, 9], mask=[0, 1])}, np.ma.array(9, mask=True)],
+            [{"a": [None] * 2}, None],
+        ),
+        (np.array(["2020-01-01", "NaT"], "M8[ns]"), [1577836800000000000, None]),
+        (np.array([[1, "NaT"], ["NaT", 2]], "m8[ns]"), [[1, None], [None, 2]]),
+        ([np.datetime64("NaT", "ns"), {"a": np.array(["NaT"], "m8[ns]")}], [None, {"a": [None]}]),
+        ([np.longdouble(1.5), [np.longdouble("nan")]], [1.5, [None]]),
+    ],
+)
+def test_a_missing_value_is_null(returned, values):
+    assert received(returning(returned)) == values
+
+
+def test_missing_values_of_pandas_are_null():
+    pd = pytest.importorskip("pandas")
+    times = pd.to_datetime(["2020-01-01", None])
+    for returned, values in [
+        (pd.Series([1, None], dtype="Int64"), [1, None]),
+        (pd.Series([1, 2], dtype="Int64"), [1, 2]),
+        (pd.array([1, None], dtype="Int64"), [1, None]),
+        (pd.Series([True, None], dtype="boolean"), [True, None]),
+        (pd.Series(["a", None], dtype="string"), ["a", None]),
+        (pd.Series(["a", None], dtype=object), ["a", None]),
+        (pd.Series(["a", None]), ["a", None]),
+        (pd.Series([1.5, None]), [1.5, None]),
+        (pd.Series([1.5, None], dtype="Float64"), [1.5, None]),
+        (pd.Series(["a", None], dtype="category"), ["a", None]),
+        (pd.Series(times.as_unit("ns")), [1577836800000000000, None]),
+        (pd.DataFrame({"a": [1, 2], "b": [None, 1.5]}), [[1, None], [2, 1.5]]),
+        (pd.DataFrame({"a": ["x", None], "b": [1, 2]}), [["x", 1], [None, 2]]),
+        (pd.DataFrame({"a": [1, None], "b": ["x", pd.NA]}).astype({"a": "Int64"}), [[1, "x"], [None, None]]),
+        ([pd.NA, 1], [None, 1]),
+        ([pd.NaT, {"a": [pd.NA, float("nan")]}], [None, {"a": [None, None]}]),
+        ([pd.Series([1, None], dtype="Int64"), [pd.NaT]], [[1, None], [None]]),
+    ]:
+        assert received(returning(returned)) == values, returned
+
+
+def received(prediction):
+    """Returns what an application receives."""
+    assert prediction.errors == {}
+    outputs = prediction.outputs
+    if not isinstance(outputs, NumericBatch):
+        return [output if isinstance(output, bytes) else as_json(output) for output in outputs]
+    values = [None if math.isnan(value) else value for value in outputs.values.tolist()]
+    lengths = outputs.lengths
+    return values if lengths is None else [values[: lengths[0]], values[lengths[0] :]]
+
+
+def as_json(text):
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+class Odd:
+    """An output of which nothing can be asked."""
+
+    def tolist(self):
+        raise KeyError("odd")
+
+
+class Shouting(str):
+    """A text that prints itself as another."""
+
+    def __str__(self):
+        return self.upper() + "!"
+
+
+def test_the_text_of_a_str_subclass_is_sent_as_it_is():
+    assert returning([Shouting("a"), {"a": Shouting("b")}]).outputs == ["a", '{"a":"b"}']
+
+
 @given(JSON_VALUES)
 def test_structured_outputs_are_valid_json(value):
     (output,) = returning([[value]], count=1).outputs
     json.loads(output, parse_constant=pytest.fail)
 
 
-@pytest.mark.parametrize("element", [object(), Decimal(1), {1: b""}, {(1, 2): 3}, {1, 2}])
+@pytest.mark.parametrize(
+    "element", [object(), Decimal(1), {1: b""}, {(1, 2): 3}, {1, 2}, Odd(), [10**5000], 1j, {float("nan"): 1}]
+)
 def test_what_cannot_be_sent_costs_its_row_only(element):
     prediction = returning(["ok", element])
     assert prediction.outputs == ["ok", None]
     assert "cannot be sent" in prediction.errors[1]
+
+
+def test_an_error_of_one_output_is_short_and_unicode():
+    class Wordy:
+        def tolist(self):
+            raise ValueError("x" * 10_000 + "\udc00")
+
+    problem = returning(["ok", Wordy()]).errors[1]
+    assert len(problem.encode()) <= MAX_EXPLANATION_BYTES
 
 
 def test_a_value_that_contains_itself_costs_its_row_only():
@@ -184,3 +297,16 @@ def test_check_says_that_a_sample_is_not_of_the_input_type():
             check(lambda xs: xs, [sample], input_type)
     with pytest.raises(ValueError, match="sample_inputs is empty"):
         check(lambda xs: xs, [], "ints")
+
+
+def test_an_exception_of_several_inputs_of_one_length_is_told_to_none_of_them():
+    def picky(xs):
+        if (xs == 7).any():
+            raise ValueError("cannot read 7")
+        return xs.sum(axis=1)
+
+    # Two inputs of one element, so one call: which of them was at fault only the frontend can find out.
+    assert isinstance(answer(picky, [[7], [1], [1, 2]]), BatchError)
+    alone = answer(picky, [[7], [1, 2], [1, 2]])
+    assert alone.errors.keys() == {0}
+    assert "cannot read 7" in alone.errors[0]

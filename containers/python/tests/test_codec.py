@@ -190,3 +190,13 @@ def test_an_answer_beyond_the_limit_is_an_error_of_the_codec(monkeypatch):
     monkeypatch.setattr(codec, "MAX_MESSAGE_BYTES", 100)
     with pytest.raises(CodecError, match="the most allowed are 100"):
         codec.encode(BatchError(1, "x" * 100))
+
+
+def test_masked_and_missing_inputs_of_a_check_are_nan():
+    rows = [np.ma.array([1.5, 9.0], mask=[0, 1]), [1.5, None], np.ma.array([1.5, 2.5])]
+    for input_type in ("doubles", "floats"):
+        inputs = codec.decode(codec.encode_predict(1, input_type, rows, 0)).inputs
+        assert repr(inputs.values.tolist()) == "[1.5, nan, 1.5, nan, 1.5, 2.5]"
+    for row in rows[:2]:
+        with pytest.raises(CodecError, match="not a list of ints"):
+            codec.encode_predict(1, "ints", [row], 0)

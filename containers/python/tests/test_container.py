@@ -139,13 +139,45 @@ def test_a_wrong_number_of_outputs_is_explained(frontend, start):
     )
 
 
+def test_an_output_that_is_not_unicode_costs_its_input_only(frontend, start):
+    container = start("served_models:half_a_surrogate_pair_of_bad", frontend, input_type="strings")
+    answer = frontend.predict(frontend.accept(), "strings", ["a", "bad", "b", "nested"])
+    assert answer.header["outputs"] == ["a", None, "b", None]
+    assert list(answer.header["errors"]) == [1, 3]
+    assert "the output, of type str, cannot be sent: " in answer.header["errors"][1]
+    assert "surrogates not allowed" in answer.header["errors"][1]
+    wait_until(lambda: "2 of 4 inputs failed: input 1: the output" in container.log, "the failure is logged")
+
+
+def test_an_output_that_is_too_long_costs_its_input_only(frontend, start):
+    start("served_models:too_long", frontend, input_type="strings")
+    peer = frontend.accept()
+    answer = frontend.predict(peer, "strings", ["a", "b" * 200])
+    assert answer.header["outputs"] == ["a" * 10, None]
+    assert "the most allowed are 1000" in answer.header["errors"][1]
+    together = frontend.predict(peer, "strings", ["a" * 40] * 3)
+    assert together.type == "error", "each can be sent, and not all of them at once"
+    assert frontend.outputs(peer, "strings", ["a" * 40]) == ["a" * 400]
+
+
+def test_a_failure_is_logged_in_full_with_the_size_of_the_batch_and_once(frontend, start):
+    container = start("served_models:fail_deep_down", frontend)
+    peer = frontend.accept()
+    for _ in range(20):
+        assert frontend.predict(peer, "doubles", [[1], [2]]).type == "error"
+    assert container.log.count("a batch of 2 inputs failed: Traceback") == 1
+    assert container.log.count("ValueError: the cause xxx") == 1
+    assert container.log.count("in fail_deep_down") > 10
+    assert "in fail_further_down" in container.log
+
+
 def test_an_exception_in_per_row_mode_costs_its_row_only(frontend, start):
     container = start("served_models:fail_on_bad_row", frontend, input_type="strings", options=("--per-row",))
     answer = frontend.predict(frontend.accept(), "strings", ["a", "bad", "b"])
     assert answer.header["outputs"] == ["a", None, "b"]
     assert list(answer.header["errors"]) == [1]
     assert answer.header["errors"][1].endswith("ValueError: a bad input")
-    wait_until(lambda: "1 of 3 inputs failed; input 1: Traceback" in container.log, "the failure is logged")
+    wait_until(lambda: "1 of 3 inputs failed: input 1: Traceback" in container.log, "the failure is logged")
 
 
 def test_a_model_that_calls_exit_does_not_end_the_container(frontend, start):
@@ -217,6 +249,78 @@ def test_registers_again_when_it_is_unknown(frontend, start):
     frontend.send(peer, "unknown")
     frontend.welcome(frontend.receive("register").peer)
     assert len(frontend.outputs(peer, "doubles", [[1]])) == 1
+
+
+def test_registers_once_however_often_it_is_told_that_it_is_unknown(frontend, start):
+    start("noop", frontend)
+    peer = frontend.accept(heartbeat_millis=60_000)
+    for _ in range(3):
+        frontend.send(peer, "unknown")
+    frontend.welcome(frontend.receive("register").peer, heartbeat_millis=60_000)
+    frontend.send_predict(peer, 1, "doubles", [[1]])
+    assert frontend.receive().type == "prediction"
+
+
+def let_it_arrive(frontend, peer):
+    """Waits for as long as the container takes to send two heartbeats, while its model computes."""
+    for _ in range(2):
+        frontend.receive("heartbeat", peer=peer)
+
+
+def test_drops_the_batches_that_it_holds_when_it_is_unknown(frontend, start, tmp_path):
+    start("served_models:hold", frontend, input_type="strings")
+    peer = frontend.accept()
+    frontend.send_predict(peer, 1, "strings", [str(tmp_path)])
+    frontend.send_predict(peer, 2, "strings", [str(tmp_path)])
+    wait_until((tmp_path / "began").exists, "the batch has begun")
+    frontend.send(peer, "unknown")
+    frontend.send_predict(peer, 3, "strings", [str(tmp_path)])
+    let_it_arrive(frontend, peer)
+    (tmp_path / "release").touch()
+    assert frontend.receive("register", "prediction").type == "register"
+    frontend.send_predict(peer, 4, "strings", [str(tmp_path)])
+    frontend.welcome(peer)
+    frontend.send_predict(peer, 5, "strings", [str(tmp_path)])
+    assert frontend.receive("register", "prediction").header["id"] == 5
+
+
+def test_drops_the_batches_that_it_holds_when_it_is_welcomed_again(frontend, start, tmp_path):
+    start("served_models:hold", frontend, input_type="strings")
+    peer = frontend.accept()
+    frontend.send_predict(peer, 1, "strings", [str(tmp_path)])
+    frontend.send_predict(peer, 2, "strings", [str(tmp_path)])
+    wait_until((tmp_path / "began").exists, "the batch has begun")
+    frontend.welcome(peer)
+    frontend.send_predict(peer, 3, "strings", [str(tmp_path)])
+    let_it_arrive(frontend, peer)
+    (tmp_path / "release").touch()
+    assert frontend.receive("prediction").header["id"] == 3
+
+
+def test_sends_heartbeats_to_every_frontend_while_it_computes(frontend, another_frontend, start, tmp_path):
+    start("served_models:hold", frontend, another_frontend, input_type="strings")
+    peer = frontend.accept(heartbeat_millis=50)
+    other = another_frontend.accept(heartbeat_millis=50)
+    frontend.send_predict(peer, 1, "strings", [str(tmp_path)])
+    wait_until((tmp_path / "began").exists, "the batch has begun")
+    while not another_frontend.hears_nothing_for(0):
+        another_frontend.receive("heartbeat", peer=other)
+    for _ in range(5):
+        another_frontend.receive("heartbeat", peer=other)
+        frontend.receive("heartbeat", peer=peer)
+    (tmp_path / "release").touch()
+    frontend.receive("prediction", peer=peer)
+
+
+def test_a_frontend_that_may_accept_later_outweighs_one_that_refuses(frontend, another_frontend, start):
+    container = start("noop", frontend, another_frontend)
+    peer = another_frontend.receive("register").peer
+    another_frontend.send(peer, "rejected", reason="not yet", retry_millis=500)
+    wait_until(lambda: "not yet accepted" in container.log, "the container waits")
+    frontend.send(frontend.receive("register").peer, "rejected", reason="registered elsewhere")
+    peer = another_frontend.accept()
+    assert len(another_frontend.outputs(peer, "doubles", [[1]])) == 1
+    assert container.is_alive
 
 
 def test_finds_a_frontend_that_restarted(frontend, start):

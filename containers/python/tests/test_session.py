@@ -204,3 +204,22 @@ def test_membership_remembers_of_what_is_no_address_only_what_is_still_listed(ca
     assert len(caplog.records) == 101, "each is warned of once"
     assert max(len(record.getMessage()) for record in caplog.records) < 400
     assert len(membership._ignored) == 2
+
+
+def test_a_batch_that_arrives_before_the_registration_is_of_an_earlier_one():
+    session = accepted_session()
+    assert session.expects(BATCH)
+    before = session.registration
+    session.receive(Unknown(), 1.0)
+    assert not session.expects(BATCH)
+    assert session.expects(WELCOME)
+    session.receive(WELCOME, 1.0)
+    assert session.expects(BATCH)
+    assert session.registration != before
+
+
+def test_a_second_welcome_begins_another_registration():
+    session = accepted_session()
+    before = session.registration
+    session.receive(WELCOME, 1.0)
+    assert session.registration != before

@@ -1,4 +1,8 @@
-//! The loop of a container: the sessions with every frontend, one model, one thread.
+//! The loop of a container: the sessions with every frontend, one model, one thread that does it all.
+//!
+//! A second thread has the sessions while the model computes, and sends heartbeats meanwhile: a
+//! frontend that waits for nothing from this container would take it for lost otherwise. It reads
+//! nothing. At all other times the first thread holds the lock on them.
 //!
 //! Invariant: there is a session with each frontend that the cluster last listed, up to
 //! [`MOST_FRONTENDS`]; a signal ends the loop after
@@ -9,13 +13,15 @@ use std::collections::HashSet;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Once};
-use std::time::Instant;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError, TryLockError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use clipper_rpc::message::{Feedback, FromContainer, Register};
 use clipper_rpc::session::{Session, SessionEvent};
 use signal_hook::consts::{SIGINT, SIGTERM};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 use zmq::{POLLIN, PollItem};
 
 use crate::model::answer;
@@ -24,6 +30,11 @@ use crate::{Config, ConfigError, Model};
 /// The most frontends with which there are sessions: libzmq has 1,023 sockets, and a process often
 /// no more files.
 const MOST_FRONTENDS: usize = 256;
+
+/// How often the thread of the heartbeats looks, until a frontend has said how often it wants them.
+const IDLE_BEAT: Duration = Duration::from_millis(500);
+/// The least time between two looks, whatever a frontend wants.
+const LEAST_BEAT: Duration = Duration::from_millis(5);
 
 /// Why a container ended other than by a signal.
 #[derive(Debug, thiserror::Error)]
@@ -60,28 +71,68 @@ pub fn serve(config: Config, mut model: impl Model) -> Result<(), Error> {
         signal_hook::flag::register(signal, Arc::clone(&stop))?;
         signal_hook::low_level::pipe::register(signal, signalled.try_clone()?)?;
     }
+    let shared = Mutex::new(Vec::new());
     let mut container = Container {
         context: zmq::Context::new(),
-        sessions: Vec::new(),
+        shared: &shared,
         listed: HashSet::new(),
         too_many: Once::new(),
         configured: config.frontends.into_iter().collect(),
         register: config.register,
+        failures: FailureLog::default(),
     };
-    while !stop.load(Ordering::Relaxed) {
-        container.tick();
-        if !container.answer(&mut model)? {
-            wait(&container.sessions, &signals)?;
+    thread::scope(|scope| {
+        let _beating = beat_while_computing(scope, &shared);
+        let mut sessions = lock(&shared);
+        while !stop.load(Ordering::Relaxed) {
+            container.tick(&mut sessions);
+            let heard;
+            (sessions, heard) = container.answer(sessions, &mut model)?;
+            if !heard {
+                wait(&sessions, &signals)?;
+            }
         }
-    }
-    info!("stopping");
-    container.sessions.iter_mut().for_each(|session| session.leave(Instant::now()));
-    Ok(())
+        info!("stopping");
+        sessions.iter_mut().for_each(|session| session.leave(Instant::now()));
+        Ok(())
+    })
 }
 
-struct Container {
+type Sessions<'a> = MutexGuard<'a, Vec<Session>>;
+
+/// Locks the sessions. A panic while they were locked has ended the loop.
+fn lock(shared: &Mutex<Vec<Session>>) -> Sessions<'_> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Starts the thread that sends heartbeats whenever the sessions are not locked, until the sender
+/// is dropped.
+fn beat_while_computing<'scope>(
+    scope: &'scope thread::Scope<'scope, '_>,
+    shared: &'scope Mutex<Vec<Session>>,
+) -> Sender<()> {
+    let (sender, ended) = channel();
+    scope.spawn(move || {
+        let mut pause = IDLE_BEAT;
+        while ended.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
+            let mut sessions = match shared.try_lock() {
+                Ok(sessions) => sessions,
+                Err(TryLockError::WouldBlock) => continue,
+                Err(TryLockError::Poisoned(_)) => return,
+            };
+            let now = Instant::now();
+            sessions.iter_mut().for_each(|session| session.beat(now));
+            let wanted = sessions.iter().filter_map(Session::heartbeat).min();
+            pause = wanted.map_or(IDLE_BEAT, |wanted| (wanted / 2).clamp(LEAST_BEAT, IDLE_BEAT));
+        }
+    });
+    sender
+}
+
+struct Container<'a> {
     context: zmq::Context,
-    sessions: Vec<Session>,
+    /// The sessions, which the loop has locked except while the model computes.
+    shared: &'a Mutex<Vec<Session>>,
     /// The frontends to begin with.
     configured: HashSet<String>,
     /// The frontends of the cluster, as last heard.
@@ -89,16 +140,37 @@ struct Container {
     /// Told when there were too many frontends for the first time.
     too_many: Once,
     register: Register,
+    failures: FailureLog,
 }
 
-impl Container {
+/// Logs batches that fail: one a second, and with it how many were left out since.
+#[derive(Default)]
+struct FailureLog {
+    last: Option<Instant>,
+    left_out: u64,
+}
+
+impl FailureLog {
+    fn record(&mut self, inputs: usize, message: &str, now: Instant) {
+        if self.last.is_some_and(|last| now.saturating_duration_since(last) < Duration::from_secs(1)) {
+            self.left_out += 1;
+            return;
+        }
+        error!(inputs, left_out = self.left_out, "a batch failed: {message}");
+        *self = Self { last: Some(now), left_out: 0 };
+    }
+}
+
+impl<'a> Container<'a> {
     /// Opens sessions with frontends that are new, drops those that are neither listed nor there, and keeps the rest alive.
-    fn tick(&mut self) {
+    fn tick(&mut self, sessions: &mut Vec<Session>) {
         let now = Instant::now();
-        let Self { context, sessions, listed, too_many, configured, register } = self;
+        let Self { context, listed, too_many, configured, register, .. } = self;
         let accepted = sessions.iter().any(Session::is_accepted);
         if !accepted {
-            sessions.retain(|session| !(session.is_rejected() && configured.contains(session.address())));
+            sessions.retain(|session| {
+                !(session.was_rejected_long_ago(now) && configured.contains(session.address()))
+            });
         }
         // Until it is accepted, what was configured may lead to the cluster again, under whatever addresses it has now.
         let wanted = || configured.iter().filter(|_| !accepted).chain(&*listed);
@@ -117,18 +189,31 @@ impl Container {
         sessions.iter_mut().for_each(|session| session.tick(now));
     }
 
-    /// Answers the next message of each session; whether there was one.
-    fn answer(&mut self, model: &mut impl Model) -> Result<bool, Error> {
+    /// Answers the next message of each session. Returns whether there was one.
+    fn answer(
+        &mut self,
+        mut sessions: Sessions<'a>,
+        model: &mut impl Model,
+    ) -> Result<(Sessions<'a>, bool), Error> {
         let mut heard = false;
         let mut computed = false;
         let mut rejected = None;
-        for session in &mut self.sessions {
-            let Some(event) = session.receive(Instant::now()) else { continue };
+        for index in 0..sessions.len() {
+            let Some(event) = sessions[index].receive(Instant::now()) else { continue };
             heard = true;
+            let session = &mut sessions[index];
             match event {
                 SessionEvent::Predict(batch) => {
+                    let registration = session.registration();
+                    drop(sessions);
                     let message = answer(model, &batch);
-                    session.send(Instant::now(), &message);
+                    if let FromContainer::Error { message, .. } = &message {
+                        self.failures.record(batch.inputs.len(), message, Instant::now());
+                    }
+                    sessions = lock(self.shared);
+                    let (session, now) = (&mut sessions[index], Instant::now());
+                    session.catch_up(now);
+                    session.answer(now, registration, &message);
                     computed = true;
                 }
                 SessionEvent::Feedback(Feedback { id, .. }) => {
@@ -150,11 +235,11 @@ impl Container {
         }
         if computed {
             let now = Instant::now();
-            self.sessions.iter_mut().for_each(|session| session.listening(now));
+            sessions.iter_mut().for_each(|session| session.listening(now));
         }
         match rejected {
-            Some(error) if self.sessions.iter().all(Session::is_rejected) => Err(error),
-            _ => Ok(heard),
+            Some(error) if sessions.iter().all(Session::is_rejected) => Err(error),
+            _ => Ok((sessions, heard)),
         }
     }
 }
@@ -187,10 +272,14 @@ mod tests {
 
     use super::*;
 
-    fn container(configured: &[String], listed: Vec<String>) -> Container {
+    fn container<'a>(
+        shared: &'a Mutex<Vec<Session>>,
+        configured: &[String],
+        listed: Vec<String>,
+    ) -> Container<'a> {
         Container {
             context: zmq::Context::new(),
-            sessions: Vec::new(),
+            shared,
             configured: configured.iter().cloned().collect(),
             listed: listed.into_iter().collect(),
             too_many: Once::new(),
@@ -205,6 +294,7 @@ mod tests {
                 sdk: None,
                 instance: None,
             },
+            failures: FailureLog::default(),
         }
     }
 
@@ -212,11 +302,13 @@ mod tests {
     fn there_are_no_more_sessions_than_sockets_however_many_frontends_are_listed() {
         let address = |port: usize| format!("127.0.0.1:{port}");
         let configured = [address(1)];
-        let mut container = container(&configured, (2..3000).map(address).collect());
-        container.tick();
-        container.tick();
-        assert_eq!(container.sessions.len(), MOST_FRONTENDS);
-        assert!(container.sessions.iter().any(|session| session.address() == configured[0]));
+        let shared = Mutex::default();
+        let mut container = container(&shared, &configured, (2..3000).map(address).collect());
+        let mut sessions = lock(&shared);
+        container.tick(&mut sessions);
+        container.tick(&mut sessions);
+        assert_eq!(sessions.len(), MOST_FRONTENDS);
+        assert!(sessions.iter().any(|session| session.address() == configured[0]));
         assert!(container.too_many.is_completed(), "there is a warning");
     }
 }

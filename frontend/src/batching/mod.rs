@@ -24,7 +24,6 @@ use self::aimd::Aimd;
 use self::bunching::Bunching;
 use self::curve::Curve;
 use self::margin::Margin;
-pub use self::plan::Plan;
 use self::quantile_line::QuantileLine;
 use self::seconds::{duration, log_ratio, scaled, seconds};
 
@@ -46,6 +45,12 @@ const ALWAYS_CHEAP: usize = 4;
 /// A batch that takes this much longer than a single input is not riskier than one.
 const AS_GOOD_AS_ALONE: f64 = 1.05;
 
+/// The weight of an input in the share of those that fail: a few hundred decide.
+const FAILING_GAIN: f64 = 1.0 / 256.0;
+
+/// A share of failing inputs that is too small to matter to any size of a batch.
+const NEGLIGIBLE: f64 = 1e-5;
+
 /// Timers are not finer, so shorter waits are not begun.
 const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 
@@ -60,6 +65,8 @@ pub struct Controller {
     /// What a round trip takes beyond the model's time, in seconds; unknown before the first.
     overhead: Option<f64>,
     bunching: Bunching,
+    /// The share of the latest inputs that fail the batch that they are in.
+    failing: f64,
     pipelines: bool,
     /// The share of the latest queries that were sent and expected to be answered in time; the others were lost.
     served: f64,
@@ -82,8 +89,12 @@ pub struct Observation {
     pub size: usize,
     /// The time that the model took for it, by the container's word.
     pub model_time: Duration,
-    /// From when the replica could begin with it, which is its dispatch or the end of the batch before it, to its answer.
+    /// Time from when the replica could begin with it, which is its dispatch or the end of the batch before it, to its
+    /// answer: what tells of the model.
     pub round_trip: Duration,
+    /// Time from its dispatch to its answer: what tells whether it was late. Longer than `round_trip` where it waited
+    /// behind another batch in flight.
+    pub latency: Duration,
     /// The time that its earliest deadline left when it was dispatched.
     pub budget: Duration,
     /// Whether it was dispatched behind another batch in flight: `round_trip` then hides the overhead.
@@ -114,6 +125,13 @@ pub struct Estimate {
     pub limit: usize,
 }
 
+impl Observation {
+    /// Whether the answer came after the earliest deadline of the batch.
+    fn is_late(&self) -> bool {
+        self.latency > self.budget
+    }
+}
+
 impl Controller {
     /// A controller that knows nothing yet. No batch will be larger than `max_batch_size`, which counts as 1 if it is 0.
     pub fn new(batching: Batching, max_batch_size: usize) -> Self {
@@ -131,23 +149,38 @@ impl Controller {
             margin: Margin::new(),
             overhead: None,
             bunching: Bunching::new(),
+            failing: 0.0,
             pipelines: false,
             served: 1.0,
             pressed: false,
         }
     }
 
-    /// Learns of an answered batch. A failed batch teaches nothing: its time is not the model's.
+    /// Learns of `size` inputs, alone in a batch, that failed it. So many are sent together as hardly ever hold more than
+    /// one such input: what fails is computed again in parts, and the more there are in a batch, the more parts it takes.
+    pub fn fail(&mut self, size: usize) {
+        self.failing = 1.0 - (1.0 - self.failing) * passing(size);
+    }
+
+    /// Learns of an answered batch. The time of a failed one is not the model's, and teaches nothing.
     pub fn observe(&mut self, observation: &Observation) {
         let size = observation.size.clamp(1, self.max_batch_size);
+        if self.failing > 0.0 {
+            self.failing *= passing(size);
+            if self.failing < NEGLIGIBLE {
+                self.failing = 0.0;
+            }
+        }
         let round_trip = seconds(observation.round_trip);
         let model_time = seconds(observation.model_time).min(round_trip);
         self.bunching.observe(size);
         if self.overhead.is_some() {
+            let stray = log_ratio(round_trip, self.seconds(size));
             self.margin.observe(if observation.behind {
-                log_ratio(model_time, self.curve.seconds(size))
+                // The overhead is hidden, but not a replica that took longer than its word and the overhead explain.
+                stray.max(log_ratio(model_time, self.curve.seconds(size)))
             } else {
-                log_ratio(round_trip, self.seconds(size))
+                stray
             });
         }
         self.curve.observe(size, model_time, self.pressed);
@@ -158,9 +191,10 @@ impl Controller {
             let believed = overhead.min(2.0 * known + 1e-3);
             self.overhead = Some(known + OVERHEAD_GAIN * (believed - known));
         }
-        let end_to_end = if observation.behind { model_time + self.overhead() } else { round_trip };
+        let end_to_end =
+            if observation.behind { round_trip.max(model_time + self.overhead()) } else { round_trip };
         match &mut self.strategy {
-            Strategy::Aimd(aimd) => aimd.observe(size, observation.round_trip > observation.budget),
+            Strategy::Aimd(aimd) => aimd.observe(size, observation.is_late()),
             Strategy::Quantile(line) => line.observe(size, end_to_end),
             Strategy::Adaptive | Strategy::Fixed => {}
         }
@@ -185,7 +219,7 @@ impl Controller {
             Strategy::Quantile(line) => line.within(budget).min(self.curve.reach()),
             Strategy::Fixed => self.max_batch_size,
         };
-        size.clamp(1, self.max_batch_size)
+        size.clamp(1, self.most_at_once())
     }
 
     /// The expected time from dispatch of a batch of `size` to its answer, without a margin.
@@ -207,8 +241,8 @@ impl Controller {
         self.pipelines
     }
 
-    /// Whether to hold back `waiting` queries, the first of which has `budget` left, for more to come. To be asked once per batch;
-    /// `None`: dispatch now.
+    /// Whether to hold back `waiting` queries for more to come. `budget`: the time that the first of them has left once
+    /// the replica is free. To be asked once per batch; `None`: dispatch now.
     pub fn wait(&mut self, waiting: usize, arrivals_per_second: f64, budget: Duration) -> Option<Wait> {
         let longest = match self.wait {
             Some(wait) => wait,
@@ -263,7 +297,15 @@ impl Controller {
             Strategy::Adaptive => self.curve.within(longest - self.overhead()).min(self.large_enough()),
             _ => self.limit(duration(longest)),
         };
-        size.clamp(1, self.max_batch_size)
+        size.clamp(1, self.most_at_once())
+    }
+
+    /// The most inputs that are sent together, whatever time there is.
+    fn most_at_once(&self) -> usize {
+        if self.failing == 0.0 {
+            return self.max_batch_size;
+        }
+        ((1.0 / self.failing) as usize).clamp(1, self.max_batch_size)
     }
 
     /// The budget that a batch of `size` needs, in seconds.
@@ -290,13 +332,19 @@ impl Controller {
     }
 }
 
+/// What remains of a share after so many inputs.
+fn passing(inputs: usize) -> f64 {
+    (1.0 - FAILING_GAIN).powi(i32::try_from(inputs).unwrap_or(i32::MAX))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
     use proptest::strategy::Strategy;
 
-    use super::{Batching, BatchingStrategy, Controller, Duration, Observation, Plan};
+    use super::{Batching, BatchingStrategy, Controller, Duration, Observation};
+    use crate::batching::plan::Plan;
 
     fn any_duration() -> impl Strategy<Value = Duration> {
         prop_oneof![
@@ -314,12 +362,14 @@ mod tests {
             any_duration(),
             any_duration(),
             any_duration(),
+            any_duration(),
             any::<bool>(),
         )
-            .prop_map(|(size, model_time, round_trip, budget, behind)| Observation {
+            .prop_map(|(size, model_time, round_trip, waited, budget, behind)| Observation {
                 size,
                 model_time,
                 round_trip,
+                latency: round_trip.saturating_add(waited),
                 budget,
                 behind,
             })
@@ -414,6 +464,123 @@ mod tests {
             let plan = controller.plan(budgets.len(), budgets.iter().copied(), Duration::ZERO, Some(Duration::from_secs(5)));
             prop_assert!(plan.take > 0);
         }
+    }
+
+    /// A batch that waited behind another one, which took 60 ms, for a model that takes 60 ms.
+    fn behind(size: usize, budget: u64) -> Observation {
+        Observation {
+            size,
+            model_time: Duration::from_millis(60),
+            round_trip: Duration::from_millis(60),
+            latency: Duration::from_millis(120),
+            budget: Duration::from_millis(budget),
+            behind: true,
+        }
+    }
+
+    #[test]
+    fn aimd_shrinks_where_batches_are_late_because_they_waited_behind_another() {
+        let aimd = Batching { strategy: BatchingStrategy::Aimd, ..Batching::default() };
+        let mut controller = Controller::new(aimd, 64);
+        for _ in 0..20 {
+            controller.observe(&behind(controller.limit(Duration::MAX), 130));
+        }
+        let grown = controller.limit(Duration::MAX);
+        assert!(grown > 30, "{grown} after batches in time");
+        for _ in 0..40 {
+            controller.observe(&behind(grown, 100));
+        }
+        let shrunk = controller.limit(Duration::MAX);
+        assert!(shrunk < 5, "{shrunk} after late batches");
+    }
+
+    proptest! {
+        #[test]
+        fn aimd_never_grows_by_a_late_batch_and_never_shrinks_by_one_in_time(
+            observations in vec(any_observation(), 0..80),
+            observation in any_observation(),
+        ) {
+            let aimd = Batching { strategy: BatchingStrategy::Aimd, ..Batching::default() };
+            let mut controller = Controller::new(aimd, 64);
+            // Nothing is hopeless then.
+            let size = |controller: &Controller| controller.limit(Duration::MAX);
+            observations.iter().for_each(|observation| controller.observe(observation));
+            let before = size(&controller);
+            controller.observe(&observation);
+            if observation.latency > observation.budget {
+                prop_assert!(size(&controller) <= before);
+            } else {
+                prop_assert!(size(&controller) >= before);
+            }
+        }
+    }
+
+    #[test]
+    fn a_replica_that_takes_longer_behind_another_batch_than_it_says_is_given_less() {
+        for strategy in [BatchingStrategy::Adaptive, BatchingStrategy::Quantile] {
+            let mut controller = Controller::new(Batching { strategy, ..Batching::default() }, 1024);
+            let millis = Duration::from_millis;
+            for size in (1..=64).cycle().take(640) {
+                let model_time = millis(size as u64);
+                let round_trip = model_time + millis(1);
+                let free = Observation {
+                    size,
+                    model_time,
+                    round_trip,
+                    latency: round_trip,
+                    budget: millis(100),
+                    behind: false,
+                };
+                controller.observe(&free);
+            }
+            let believed = controller.limit(millis(60));
+            for size in (1..=64).cycle().take(640) {
+                let model_time = millis(size as u64);
+                let round_trip = model_time + millis(40);
+                let behind = Observation {
+                    size,
+                    model_time,
+                    round_trip,
+                    latency: 2 * round_trip,
+                    budget: millis(300),
+                    behind: true,
+                };
+                controller.observe(&behind);
+            }
+            let limit = controller.limit(millis(60));
+            assert!(believed > 30 && limit < believed / 2, "{strategy:?}: {believed}, then {limit}");
+        }
+    }
+
+    #[test]
+    fn inputs_that_fail_make_batches_small_and_others_large_again() {
+        let batching = Batching { strategy: BatchingStrategy::Fixed, ..Batching::default() };
+        let mut controller = Controller::new(batching, 64);
+        let limit = |controller: &Controller| controller.limit(Duration::MAX);
+        let good = |controller: &mut Controller, batches: usize| {
+            for _ in 0..batches {
+                controller.observe(&Observation {
+                    size: 60,
+                    model_time: Duration::from_millis(10),
+                    round_trip: Duration::from_millis(10),
+                    latency: Duration::from_millis(10),
+                    budget: Duration::from_secs(60),
+                    behind: false,
+                });
+            }
+        };
+        assert_eq!(limit(&controller), 64);
+        // One in twelve fails.
+        for _ in 0..200 {
+            good(&mut controller, 1);
+            (0..5).for_each(|_| controller.fail(1));
+        }
+        let some = limit(&controller);
+        assert!((8..=16).contains(&some), "{some}");
+        (0..5_000).for_each(|_| controller.fail(1));
+        assert_eq!(limit(&controller), 1);
+        good(&mut controller, 100);
+        assert_eq!(limit(&controller), 64);
     }
 
     #[test]

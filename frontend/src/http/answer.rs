@@ -10,10 +10,10 @@ use super::answer_body::AnswerBody;
 use super::error::ApiError;
 use super::predict::LONGEST_PARSED_HERE;
 
-use crate::failure::Failure;
+use crate::computation::failure::Failure;
 use crate::output_json::{OutputJson, is_json};
 use crate::prediction::{Origin, Prediction};
-use crate::request_bytes::Held;
+use crate::worker::request_bytes::Held;
 
 /// The largest answer that is written at once, in bytes of its outputs.
 const LONGEST_AT_ONCE: usize = 64 << 10;

@@ -17,7 +17,7 @@ use tokio::task::yield_now;
 use super::answer::Answer;
 use crate::output_json::OutputPieces;
 use crate::prediction::Prediction;
-use crate::request_bytes::Held;
+use crate::worker::request_bytes::Held;
 
 /// The least bytes of a chunk, unless it is the last one.
 const CHUNK_BYTES: usize = 16 << 10;
@@ -124,10 +124,10 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::failure::Failure;
+    use crate::computation::failure::Failure;
     use crate::http::answer::{BatchAnswer, PredictAnswer};
     use crate::prediction::Origin;
-    use crate::request_bytes::RequestBytes;
+    use crate::worker::request_bytes::RequestBytes;
 
     fn predictions() -> Vec<Prediction> {
         let outputs = [Output::text("cat"), Output::text("[null]"), Output::text("x".repeat(100_000))];

@@ -8,11 +8,11 @@ use actix_web::{HttpResponse, ResponseError};
 use clipper_server::door::DoorError;
 use utoipa::ToSchema;
 
-use crate::failure::Failure;
-use crate::prediction::TermsError;
+use crate::computation::failure::Failure;
+use crate::prediction::OptionsError;
 use crate::query::QueryError;
-use crate::request_bytes::NoRoom;
 use crate::selection::feedback::FeedbackError;
+use crate::worker::request_bytes::NoRoom;
 
 /// Why a request is refused.
 #[derive(Debug, thiserror::Error)]
@@ -24,7 +24,7 @@ pub(crate) enum ApiError {
     #[error(transparent)]
     Query(#[from] QueryError),
     #[error(transparent)]
-    Terms(#[from] TermsError),
+    Options(#[from] OptionsError),
     #[error(
         "query {query_id} was not answered by this application, or is forgotten: decisions are kept for a bounded time"
     )]
@@ -53,8 +53,6 @@ pub(crate) enum ApiError {
     QueueFull(Failure),
     #[error(transparent)]
     TooManyTogether(Failure),
-    #[error("the client has hung up")]
-    ClientGone,
     #[error("this frontend has not heard from management yet")]
     NotReady,
 }
@@ -74,7 +72,7 @@ impl ApiError {
         match self {
             Self::Door(_) => "Forbidden",
             Self::Query(_) => "Json error",
-            Self::Terms(_) | Self::TooManyTogether(_) => "Query processing error",
+            Self::Options(_) | Self::TooManyTogether(_) => "Query processing error",
             Self::TooManyRequests { .. } => "Too many requests",
             Self::QueueFull(_) | Self::NoRoom(_) => "Overloaded",
             Self::Feedback(FeedbackError::Verdict(_)) => "Query processing error",
@@ -88,7 +86,6 @@ impl ApiError {
             Self::Stalled { .. } => "Body too slow",
             Self::UnknownPath { .. } => "Unknown path",
             Self::Method { .. } => "Method not allowed",
-            Self::ClientGone => "Client gone",
             Self::NotReady => "Not ready",
         }
     }
@@ -98,7 +95,7 @@ impl ResponseError for ApiError {
     fn status_code(&self) -> StatusCode {
         match self {
             Self::Query(_)
-            | Self::Terms(_)
+            | Self::Options(_)
             | Self::TooManyTogether(_)
             | Self::Feedback(FeedbackError::Verdict(_))
             | Self::Unreadable(_) => StatusCode::BAD_REQUEST,
@@ -110,8 +107,7 @@ impl ResponseError for ApiError {
             Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::ContentType { .. } | Self::ContentEncoding { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            // Nobody reads it.
-            Self::Stalled { .. } | Self::ClientGone => StatusCode::REQUEST_TIMEOUT,
+            Self::Stalled { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::NotReady | Self::QueueFull(_) | Self::NoRoom(_) | Self::Feedback(FeedbackError::Full) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }

@@ -10,14 +10,15 @@ use clipper_rpc::selection::{ForwardedFeedback, Verdict};
 use utoipa::ToSchema;
 
 use super::error::{ApiError, Refusal};
-use super::predict::{client_gone, parse, read};
+use super::predict::{parse, read};
 use super::{State, Worker};
-use crate::failure::{self, Failure};
+use crate::application::ApplicationView;
+use crate::computation::failure::{self, Failure};
+use crate::metrics::FeedbackStatus;
 use crate::query::feedback::Feedback;
-use crate::query_ids::QueryIds;
+use crate::query::ids::QueryIds;
 use crate::selection::Selector;
-use crate::selection::feedback::{FeedbackError, Status, judge, judge_input};
-use crate::view::ApplicationView;
+use crate::selection::feedback::{FeedbackError, judge, judge_input};
 
 /// What a feedback request says. Read by [`Feedback::parse`]; this is its description.
 #[derive(ToSchema)]
@@ -47,7 +48,7 @@ pub(crate) struct FeedbackRequest {
 #[derive(serde::Serialize, ToSchema)]
 pub(crate) struct FeedbackAnswer {
     /// In a word.
-    status: Status,
+    status: FeedbackStatus,
     /// In words.
     explanation: &'static str,
 }
@@ -120,11 +121,11 @@ async fn handle(
     payload: web::Payload,
     application: &ApplicationView,
     arrived: Instant,
-) -> Result<Status, ApiError> {
+) -> Result<FeedbackStatus, ApiError> {
     let (body, _held) = read(worker, request, payload, arrived).await?;
     let input_type = application.input_type;
     let feedback = parse(worker, body, move |body| Feedback::parse(body, input_type)).await?;
-    let Some(selector) = &application.selector else { return Ok(Status::NoPolicy) };
+    let Some(selector) = &application.selector else { return Ok(FeedbackStatus::NoPolicy) };
     match feedback {
         Feedback::Answer { query_id, verdict } => {
             on_answer(&worker.state, application, selector, query_id, verdict).await
@@ -132,7 +133,7 @@ async fn handle(
         Feedback::Input { uid, input, context, label } => {
             let teaches = selector.learner.check(context.as_deref());
             teaches.map_err(|cause| FeedbackError::Verdict(format!("context: {cause}")))?;
-            let outputs = ask(worker, request, application, selector, &input, arrived).await?;
+            let outputs = ask(worker, application, selector, &input, arrived).await?;
             Ok(judge_input(selector, uid, context, &outputs, &label)?)
         }
     }
@@ -144,13 +145,13 @@ async fn on_answer(
     selector: &Selector,
     query_id: u64,
     verdict: Verdict,
-) -> Result<Status, ApiError> {
+) -> Result<FeedbackStatus, ApiError> {
     if QueryIds::number_in(query_id) != state.query_ids.number() {
         let feedback = ForwardedFeedback { application: application.name.clone(), query_id, verdict };
         if !state.outbox.forward(feedback) {
             return Err(ApiError::Feedback(FeedbackError::Full));
         }
-        return Ok(Status::Forwarded);
+        return Ok(FeedbackStatus::Forwarded);
     }
     let decided = state.facilities.decisions.get(query_id);
     match decided.filter(|decided| decided.application == application.name) {
@@ -165,7 +166,6 @@ async fn on_answer(
 /// Asks every model for its output, if the application admits one more request: they are asked as for a prediction.
 async fn ask(
     worker: &Worker,
-    request: &HttpRequest,
     application: &ApplicationView,
     selector: &Selector,
     input: &Input,
@@ -180,11 +180,7 @@ async fn ask(
     };
     let predictor = &worker.predictor;
     let deadline = arrived + application.latency_slo;
-    let verdicts = tokio::select! {
-        biased;
-        verdicts = predictor.ask_all(application, selector, input, deadline) => verdicts,
-        () = client_gone(request, &predictor.alarms, arrived) => return Err(ApiError::ClientGone),
-    };
+    let verdicts = predictor.ask_all(application, selector, input, deadline).await;
     let is_full = |verdict: &failure::Verdict| matches!(verdict, Err(Failure::QueueFull { .. }));
     if refuses
         && verdicts.iter().all(is_full)

@@ -23,13 +23,13 @@ use utoipa::{OpenApi, ToSchema};
 
 use self::endpoint::Endpoint;
 use self::error::ApiError;
+use crate::application::ApplicationView;
 use crate::directory::Directory;
-use crate::outbox::Outbox;
+use crate::management::outbox::Outbox;
 use crate::prediction::Predictor;
-use crate::query_ids::QueryIds;
-use crate::request_bytes::WorkerBytes;
+use crate::query::ids::QueryIds;
 use crate::selection::Facilities;
-use crate::view::ApplicationView;
+use crate::worker::request_bytes::WorkerBytes;
 
 /// What every HTTP worker shares.
 pub(crate) struct State {

@@ -1,5 +1,6 @@
 //! `POST /{app}/predict`
 
+use std::mem;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -7,25 +8,21 @@ use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, He
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::{Bytes, BytesMut};
 use clipper_rpc::catalog::OnOverload;
-use clipper_server::hangup::hung_up;
 use futures_util::StreamExt;
 use utoipa::ToSchema;
 
 use super::Worker;
 use super::answer::{PredictAnswer, respond};
 use super::error::{ApiError, Refusal};
-use crate::alarms::Alarms;
-use crate::failure::Failure;
-use crate::metrics::Outcome;
-use crate::prediction::{Origin, Prediction, Turns};
+use crate::application::ApplicationView;
+use crate::computation::failure::Failure;
+use crate::prediction::{Origin, Prediction};
 use crate::query::{Inputs, Query, QueryError};
-use crate::request_bytes::{Held, WorkerBytes};
-use crate::view::ApplicationView;
+use crate::worker::Turns;
+use crate::worker::request_bytes::{Held, WorkerBytes};
 
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// From when on a request is watched for its client's end.
-const WATCHED_AFTER: Duration = Duration::from_millis(30);
 /// The longest body, in bytes, that an HTTP worker parses itself: less than a millisecond of work.
 pub(super) const LONGEST_PARSED_HERE: usize = 512 << 10;
 
@@ -41,7 +38,8 @@ const LEAST_GATHERED: usize = 32 << 10;
 #[schema(as = PredictRequest)]
 #[allow(dead_code, reason = "it exists for the OpenAPI document")]
 pub(crate) struct PredictRequest {
-    /// One input, by the application's input type: a list of numbers, a list of integers, a text, or a base64 text.
+    /// One input, by the application's input type: a list of numbers (null for a missing one), a list of integers, a
+    /// text, or a base64 text.
     #[schema(value_type = Option<Value>)]
     input: Option<()>,
     /// Several inputs; the answer holds one prediction for each. Exactly one of this and `input` must be given.
@@ -87,8 +85,19 @@ pub(crate) async fn predict(
     let arrived = Instant::now();
     let application = worker.state.application(app)?;
     application.metrics.request();
-    let answered = answer(worker, request, payload, &application, arrived).await;
-    answered.inspect_err(|_| application.metrics.refuse())
+    let refused = Refused(&application);
+    let answered = answer(worker, request, payload, &application, arrived).await?;
+    mem::forget(refused);
+    Ok(answered)
+}
+
+/// Counts a request as refused when it is dropped: by a refusal, or because the client is gone.
+struct Refused<'a>(&'a ApplicationView);
+
+impl Drop for Refused<'_> {
+    fn drop(&mut self) {
+        self.0.metrics.refuse();
+    }
 }
 
 /// Answers a request to an application, or says why it is refused.
@@ -116,11 +125,7 @@ async fn answer(
     };
     let predictor = &worker.predictor;
     let predictions = match admitted {
-        Ok(_) => tokio::select! {
-            biased;
-            predictions = predictor.predict(application, inputs, &query.terms, arrived) => predictions?,
-            () = client_gone(request, &predictor.alarms, arrived) => return Err(ApiError::ClientGone),
-        },
+        Ok(_) => predictor.predict(application, inputs, &query.options, arrived).await?,
         Err(limit) => {
             predictor.defaults(application, inputs.len(), &Failure::TooManyRequests { limit }).await
         }
@@ -132,7 +137,7 @@ async fn answer(
     let mut turns = Turns::default();
     for prediction in &predictions {
         turns.next().await;
-        application.metrics.record(Outcome::of(&prediction.origin), latency);
+        application.metrics.record(prediction.origin.outcome(), latency);
     }
     respond(predictions, is_batch, held).await
 }
@@ -156,13 +161,6 @@ fn refusal(predictions: &[Prediction], refuses: bool) -> Option<ApiError> {
     }
 }
 
-/// Returns once the client has hung up. What takes no longer than [`WATCHED_AFTER`] is not worth the watch.
-pub(super) async fn client_gone(request: &HttpRequest, alarms: &Alarms, arrived: Instant) {
-    alarms.at(arrived + WATCHED_AFTER).await;
-    // Boxed, as few requests come so far.
-    Box::pin(hung_up(request)).await;
-}
-
 /// The body of a request that `arrived` then, and what it counts for.
 pub(super) async fn read(
     worker: &Worker,
@@ -184,7 +182,7 @@ pub(super) async fn read(
         return Err(ApiError::TooLarge { limit });
     }
     let body = gather(payload, announced.unwrap_or(0), limit, &worker.request_bytes);
-    let body = worker.predictor.alarms.by(arrived + BODY_TIMEOUT, body).await;
+    let body = worker.predictor.models.timers.by(arrived + BODY_TIMEOUT, body).await;
     body.unwrap_or(Err(ApiError::Stalled { waited: BODY_TIMEOUT }))
 }
 

@@ -28,9 +28,9 @@ pub struct ApplicationMetrics {
     /// What became of its feedback.
     pub feedback: FeedbackMetrics,
     /// In microseconds, of each input that was answered.
-    pub(super) latency: Histogram,
-    pub(super) recent_latency: Window,
-    pub(super) throughput: Meter,
+    pub(crate) latency: Histogram,
+    pub(crate) recent_latency: Window,
+    pub(crate) throughput: Meter,
 }
 
 impl ApplicationMetrics {

@@ -1,10 +1,9 @@
-//! What is counted and timed on the way of a prediction, and how it is told to Prometheus.
+//! What is counted and timed on the way of a prediction.
 //!
 //! # Layout
 //! - [`application`], [`candidate`], [`feedback`], [`model`], [`replica`]: what is kept for each; [`outcome`]: the kinds of answers.
 //! - [`histogram`]: durations and sizes, recorded without a lock; [`window`]: those of the last minutes;
 //!   [`meter`]: rates.
-//! - [`scrape`]: all of it as text; [`report`]: as the original's JSON.
 //!
 //! Invariant: recording is some relaxed atomic additions, never a lock. A scrape takes locks, but only such as nothing on
 //! the way of a prediction takes, and its numbers may be a moment apart from each other.
@@ -17,13 +16,11 @@ pub mod meter;
 pub mod model;
 pub mod outcome;
 pub mod replica;
-pub mod report;
-pub mod scrape;
 pub mod window;
 
 pub use self::application::ApplicationMetrics;
 pub use self::candidate::{CandidateMetrics, Contribution};
-pub use self::feedback::FeedbackMetrics;
+pub use self::feedback::FeedbackStatus;
 pub use self::histogram::Histogram;
 pub use self::model::{CacheLookup, ModelMetrics};
 pub use self::outcome::Outcome;

@@ -17,9 +17,9 @@ use super::window::Window;
 #[derive(Debug)]
 pub struct ModelMetrics {
     /// In microseconds, from when each query was accepted until it was handed to a container.
-    pub(super) queue_time: Histogram,
-    pub(super) recent_queue_time: Window,
-    pub(super) throughput: Meter,
+    pub(crate) queue_time: Histogram,
+    pub(crate) recent_queue_time: Window,
+    pub(crate) throughput: Meter,
     given_up: AtomicU64,
     hedged: AtomicU64,
     /// By the discriminant of the lookup.
@@ -123,7 +123,7 @@ impl ModelMetrics {
     }
 
     /// What all replicas have done, also those that have gone.
-    pub(super) fn totals(&self) -> ReplicaMetrics {
+    pub(crate) fn totals(&self) -> ReplicaMetrics {
         let totals = ReplicaMetrics::default();
         // Under the lock no replica moves from the one to the other.
         let replicas = self.lock();

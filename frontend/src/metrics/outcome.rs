@@ -1,8 +1,5 @@
 //! What an input can be answered by.
 
-use crate::failure::Failure;
-use crate::prediction::Origin;
-
 macro_rules! outcomes {
     ($($(#[$doc:meta])* $outcome:ident = $name:literal,)*) => {
         /// What an input was answered by.
@@ -51,30 +48,6 @@ outcomes! {
 }
 
 impl Outcome {
-    /// That of an answer from there.
-    pub const fn of(origin: &Origin) -> Self {
-        match origin {
-            Origin::Model => Self::Predicted,
-            Origin::Cache => Self::Cached,
-            Origin::Failure(failure) => Self::of_failure(failure),
-        }
-    }
-
-    /// That of the default output, for this reason.
-    pub const fn of_failure(failure: &Failure) -> Self {
-        match failure {
-            Failure::NoLinkedModels => Self::NoLinkedModels,
-            Failure::NoVersion { .. } | Failure::NoConnectedReplicas { .. } => Self::NoConnectedReplicas,
-            Failure::Deadline { .. } | Failure::TooLate { .. } => Self::Deadline,
-            Failure::TooManyRequests { .. } => Self::TooManyRequests,
-            Failure::TooManyTogether { .. } => Self::TooManyTogether,
-            Failure::QueueFull { .. } => Self::QueueFull,
-            Failure::ContainerError { .. } => Self::ContainerError,
-            Failure::Draining { .. } => Self::Draining,
-            Failure::LowConfidence { .. } => Self::LowConfidence,
-        }
-    }
-
     /// Whether it is the default output.
     pub const fn is_default(self) -> bool {
         !matches!(self, Self::Predicted | Self::Cached)

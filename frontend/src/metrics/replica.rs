@@ -13,11 +13,11 @@ use crate::batching::Estimate;
 #[derive(Debug)]
 pub struct ReplicaMetrics {
     /// The inputs of each batch that was answered.
-    pub(super) batch_size: Histogram,
+    pub(crate) batch_size: Histogram,
     /// In microseconds, what the model took for each batch, as the container says.
-    pub(super) model_time: Histogram,
+    pub(crate) model_time: Histogram,
     /// In microseconds, from when each batch was handed to the router until its answer was there.
-    pub(super) round_trip: Histogram,
+    pub(crate) round_trip: Histogram,
     in_flight: AtomicU64,
     failed: AtomicU64,
     /// Set once a batch.
@@ -43,8 +43,8 @@ impl ReplicaMetrics {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Records a batch that was answered: how many inputs it had, what the model took for it by the container's clock, and how
-    /// long its answer took to come.
+    /// Records a batch that was answered: how many inputs it had, what the model took for it by the container's clock, and
+    /// the time from its dispatch to its answer.
     pub fn record_batch(&self, size: usize, model_time: Duration, round_trip: Duration) {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
         self.batch_size.record(size as u64);
@@ -79,7 +79,7 @@ impl ReplicaMetrics {
     }
 
     /// Adds what another replica has done to what this one has.
-    pub(super) fn absorb(&self, other: &Self) {
+    pub(crate) fn absorb(&self, other: &Self) {
         self.batch_size.absorb(&other.batch_size);
         self.model_time.absorb(&other.model_time);
         self.round_trip.absorb(&other.round_trip);

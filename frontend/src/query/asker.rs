@@ -69,7 +69,11 @@ impl<'de> Visitor<'de> for ContextVisitor {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut numbers: A) -> Result<Context, A::Error> {
         let mut context = Vec::new();
-        while let Some(number) = numbers.next_element()? {
+        while let Some(number) = numbers.next_element::<f64>()? {
+            if !number.is_finite() {
+                let found = de::Unexpected::Float(number);
+                return Err(de::Error::invalid_type(found, &"a finite number"));
+            }
             if context.len() == MAX_CONTEXT {
                 return Err(de::Error::custom(format_args!("at most {MAX_CONTEXT} numbers are taken")));
             }

@@ -170,6 +170,10 @@ fn unit<E: de::Error>(reward: f64) -> Result<f64, E> {
     if (0.0..=1.0).contains(&reward) {
         return Ok(reward);
     }
+    if !reward.is_finite() {
+        let found = de::Unexpected::Float(reward);
+        return Err(E::invalid_type(found, &"a number from 0 to 1"));
+    }
     Err(E::custom(format_args!("{reward} is out of range, expected a number from 0 to 1")))
 }
 
@@ -235,6 +239,14 @@ mod tests {
     }
 
     #[test]
+    fn an_input_may_have_missing_values() {
+        let body = "\u{feff}{\"input\": [null, NaN], \"label\": 1}";
+        let feedback = Feedback::parse(body.as_bytes(), InputType::Floats).unwrap();
+        let input = Input::floats(&[f32::NAN, f32::NAN]);
+        assert_eq!(feedback, Feedback::Input { uid: None, input, context: None, label: json!(1) });
+    }
+
+    #[test]
     fn what_does_not_fit_is_refused_by_its_name_with_what_was_expected() {
         for (body, expected) in [
             ("{}", "'query_id' and 'input' are missing"),
@@ -252,6 +264,17 @@ mod tests {
             (r#"{"query_id": -1, "reward": 1}"#, "query_id: invalid value: integer `-1`, expected u64"),
             (r#"{"query_id": 9007199254740992, "reward": 1}"#, "query_id: 9007199254740992 is out of range"),
             (r#"{"query_id": 1, "label": null}"#, "label: null is no label"),
+            (
+                r#"{"query_id": 1, "label": NaN}"#,
+                "label: expected value at line 1 column 26: NaN is not a JSON",
+            ),
+            (r#"{"query_id": 1, "label": [-Infinity]}"#, "-Infinity is not a JSON number"),
+            (r#"{"query_id": 1, "reward": NaN}"#, "reward: invalid type: NaN, expected a number from 0 to 1"),
+            (r#"{"query_id": 1, "reward": null}"#, "reward: invalid type: null, expected f64"),
+            (
+                r#"{"input": [1], "label": 1, "context": [Infinity]}"#,
+                "context: invalid type: Infinity, expected a finite number",
+            ),
             (r#"{"query_id": 1, "lable": 1}"#, "unknown field `lable`, expected one of `query_id`, `label`,"),
             (r#"{"query_id": 1, "query_id": 1}"#, "duplicate field `query_id`"),
             ("", "the body is empty"),

@@ -1,21 +1,38 @@
 //! Inputs, parsed element by element into the bytes that will travel.
 //!
 //! Each numeric type has a visitor of its own that accepts the numbers which it can represent and refuses the rest by index.
+//! Invariant: inputs that mean the same are the same bytes, which are the key of the prediction cache: a missing value is always
+//! the same NaN.
 
 use std::fmt;
 
-use base64::Engine;
-use base64::alphabet::STANDARD;
+use base64::alphabet::{Alphabet, STANDARD, URL_SAFE};
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use base64::{DecodeError, Engine};
 use clipper_rpc::input::{Input, InputType};
 use serde::de::{self, DeserializeSeed, Deserializer, SeqAccess, Visitor};
 
 use super::at;
 
-const BASE64: GeneralPurpose = GeneralPurpose::new(
-    &STANDARD,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
+const BASE64: GeneralPurpose = padded_or_not(&STANDARD);
+const BASE64_URL: GeneralPurpose = padded_or_not(&URL_SAFE);
+
+const fn padded_or_not(alphabet: &Alphabet) -> GeneralPurpose {
+    let config = GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
+    GeneralPurpose::new(alphabet, config)
+}
+
+/// Decodes base64 of the standard or the URL-safe alphabet, padded or not, with any white space within it.
+fn decode_base64(text: &str) -> Result<Vec<u8>, DecodeError> {
+    BASE64.decode(text).or_else(|error| {
+        let compact: Vec<u8> = text.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
+        let is_url_safe = compact.iter().any(|byte| matches!(byte, b'-' | b'_'));
+        if !is_url_safe && compact.len() == text.len() {
+            return Err(error);
+        }
+        if is_url_safe { BASE64_URL.decode(compact) } else { BASE64.decode(compact) }
+    })
+}
 
 /// Numbers of so many bytes are gathered without a further allocation.
 const USUAL_BYTES: usize = 8192;
@@ -101,7 +118,7 @@ impl<'de> Visitor<'de> for InputSeed {
         match self.input_type {
             InputType::Strings => Ok(Input::string(text)),
             InputType::Bytes => {
-                let bytes = BASE64.decode(text);
+                let bytes = decode_base64(text);
                 bytes.map(Input::bytes).map_err(|error| E::custom(format_args!("not base64: {error}")))
             }
             _ => Err(E::invalid_type(de::Unexpected::Str(text), &self)),
@@ -139,7 +156,7 @@ where
 
 /// Declares how one element of a numeric input is read, and into which bytes.
 macro_rules! element {
-    ($seed:ident, $width:literal, $expecting:literal, { $($method:ident($number:ident: $type:ty) => $bytes:expr),+ }) => {
+    ($seed:ident, $width:literal, $expecting:literal, { $($method:ident($($number:ident: $type:ty)?) => $bytes:expr),+ }) => {
         #[derive(Default)]
         struct $seed;
 
@@ -158,7 +175,7 @@ macro_rules! element {
                 f.write_str($expecting)
             }
 
-            $(fn $method<E: de::Error>(self, $number: $type) -> Result<Self::Value, E> {
+            $(fn $method<E: de::Error>(self, $($number: $type)?) -> Result<Self::Value, E> {
                 $bytes
             })+
         }
@@ -169,15 +186,17 @@ element!(IntSeed, 4, "a 32-bit integer, -2147483648 to 2147483647", {
     visit_i64(number: i64) => int(number),
     visit_u64(number: u64) => int(number)
 });
-element!(FloatSeed, 4, "a number", {
+element!(FloatSeed, 4, "a number, or null for a missing one", {
     visit_f64(number: f64) => float(number),
     visit_i64(number: i64) => float(number as f64),
-    visit_u64(number: u64) => float(number as f64)
+    visit_u64(number: u64) => float(number as f64),
+    visit_unit() => Ok(f32::NAN.to_le_bytes())
 });
-element!(DoubleSeed, 8, "a number", {
+element!(DoubleSeed, 8, "a number, or null for a missing one", {
     visit_f64(number: f64) => Ok(number.to_le_bytes()),
     visit_i64(number: i64) => Ok((number as f64).to_le_bytes()),
-    visit_u64(number: u64) => Ok((number as f64).to_le_bytes())
+    visit_u64(number: u64) => Ok((number as f64).to_le_bytes()),
+    visit_unit() => Ok(f64::NAN.to_le_bytes())
 });
 
 fn int<E: de::Error, T: TryInto<i32> + fmt::Display + Copy>(number: T) -> Result<[u8; 4], E> {
@@ -188,8 +207,12 @@ fn int<E: de::Error, T: TryInto<i32> + fmt::Display + Copy>(number: T) -> Result
 }
 
 fn float<E: de::Error>(number: f64) -> Result<[u8; 4], E> {
+    if number.is_nan() {
+        // The bits of a NaN that is converted are not specified.
+        return Ok(f32::NAN.to_le_bytes());
+    }
     let narrowed = number as f32;
-    if narrowed.is_finite() {
+    if narrowed.is_finite() || number.is_infinite() {
         return Ok(narrowed.to_le_bytes());
     }
     Err(E::custom(format_args!(

@@ -2,7 +2,8 @@
 //!
 //! Reading numbers is more than half of what a server does for a request with 784 doubles, and `serde_json` alone takes a quarter
 //! longer for it. It calls itself as deep as the type that is read is nested, whatever the text is. Invariant: what is read, and what is
-//! said of what is not, is what `serde_json` reads and says; only the column may be another.
+//! said of what is not, is what `serde_json` reads and says; only the column may be another. There are two exceptions: `NaN`,
+//! `Infinity` and `-Infinity`, which Python's `json` writes, are floating-point numbers, and a byte order mark is skipped.
 
 use std::fmt;
 
@@ -33,6 +34,10 @@ impl de::Error for JsonError {
     }
 
     fn invalid_type(found: Unexpected<'_>, expected: &dyn de::Expected) -> Self {
+        let found = match found {
+            Unexpected::Float(number) if !number.is_finite() => Unexpected::Other(literal(number)),
+            found => found,
+        };
         Self::custom(serde_json::Error::invalid_type(found, expected))
     }
 
@@ -41,9 +46,22 @@ impl de::Error for JsonError {
     }
 }
 
+/// The literal of a number that is not finite.
+fn literal(number: f64) -> &'static str {
+    match number {
+        f64::INFINITY => "Infinity",
+        f64::NEG_INFINITY => "-Infinity",
+        _ => "NaN",
+    }
+}
+
+/// The UTF-8 form of the byte order mark, with which some editors and libraries begin every text.
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+
 impl<'de> Json<'de> {
+    /// A reader of `text`, with or without a byte order mark.
     pub(super) fn new(text: &'de [u8]) -> Self {
-        Self { text, at: 0 }
+        Self { text: text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text), at: 0 }
     }
 
     /// What has not been read.
@@ -119,13 +137,15 @@ impl<'de> Deserializer<'de> for &mut Json<'de> {
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, JsonError> {
         self.peek();
-        let Some((number, length)) = Number::plain(self.rest()) else {
+        let Some((scalar, length)) = Scalar::plain(self.rest()).or_else(|| Scalar::literal(self.rest()))
+        else {
             return self.by_serde_json(|json| json.deserialize_any(visitor));
         };
-        let value = match number {
-            Number::Natural(number) => visitor.visit_u64(number),
-            Number::Negative(number) => visitor.visit_i64(number),
-            Number::Float(number) => visitor.visit_f64(number),
+        let value = match scalar {
+            Scalar::Natural(number) => visitor.visit_u64(number),
+            Scalar::Negative(number) => visitor.visit_i64(number),
+            Scalar::Float(number) => visitor.visit_f64(number),
+            Scalar::Null => visitor.visit_unit(),
         }?;
         self.at += length;
         Ok(value)
@@ -232,14 +252,27 @@ impl<'de> MapAccess<'de> for Items<'_, 'de> {
     }
 }
 
+/// A value that is read here.
 #[derive(Debug)]
-enum Number {
+enum Scalar {
     Natural(u64),
     Negative(i64),
     Float(f64),
+    Null,
 }
 
-impl Number {
+impl Scalar {
+    /// The literal with which a text begins and its length, if it stands for a number.
+    fn literal(text: &[u8]) -> Option<(Self, usize)> {
+        match text {
+            [b'n', b'u', b'l', b'l', ..] => Some((Self::Null, 4)),
+            [b'N', b'a', b'N', ..] => Some((Self::Float(f64::NAN), 3)),
+            _ if text.starts_with(b"Infinity") => Some((Self::Float(f64::INFINITY), 8)),
+            _ if text.starts_with(b"-Infinity") => Some((Self::Float(f64::NEG_INFINITY), 9)),
+            _ => None,
+        }
+    }
+
     /// The number with which a text begins and its length, if it needs no second look.
     #[inline(always)]
     fn plain(text: &[u8]) -> Option<(Self, usize)> {
@@ -300,7 +333,7 @@ mod tests {
     fn json() -> impl Strategy<Value = String> {
         let number = "-?(0|[1-9][0-9]{0,9})([.][0-9]{1,9})?(e[0-9])?";
         let scalar =
-            prop_oneof![4 => number, 1 => Just("null".to_owned()), 1 => Just(r#""a\n\"\u00e9""#.to_owned())];
+            prop_oneof![4 => number, 2 => Just("null".to_owned()), 1 => Just(r#""a\n\"\u00e9""#.to_owned())];
         scalar.prop_recursive(3, 12, 4, |inner| {
             let list = vec(inner.clone(), 0..4).prop_map(|items| format!("[{}]", items.join(" ,\n")));
             let fields = vec(("[ab]", inner), 0..4);
@@ -339,6 +372,18 @@ mod tests {
             prop_assert_eq!(read::<Vec<f64>>(&text), expected::<Vec<f64>>(&text));
             prop_assert_eq!(read::<Vec<Vec<Value>>>(&text), expected::<Vec<Vec<Value>>>(&text));
             prop_assert_eq!(read::<Fields>(&text), expected::<Fields>(&text));
+        }
+    }
+
+    #[test]
+    fn the_numbers_that_python_writes_and_json_lacks_are_read_wherever_a_number_may_be() {
+        let numbers = read::<Vec<f64>>("[NaN,Infinity\n,-Infinity, 1]").unwrap();
+        assert!(numbers[0].is_nan());
+        assert_eq!(numbers[1..], [f64::INFINITY, f64::NEG_INFINITY, 1.0]);
+        for text in
+            ["nan", "NAN", "Nan", "Na", "+Infinity", "-NaN", "- Infinity", "inf", "Infinit", "\"NaN\""]
+        {
+            assert_eq!(read::<f64>(text), expected::<f64>(text), "{text}");
         }
     }
 

@@ -5,8 +5,10 @@
 
 mod asker;
 pub mod feedback;
+pub mod ids;
 mod input;
 mod json;
+mod options;
 
 use std::fmt;
 use std::time::Duration;
@@ -18,7 +20,7 @@ use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, Visitor};
 use self::asker::{Asker, Context};
 use self::input::{BatchSeed, InputSeed};
 use self::json::{Json, JsonError};
-use crate::prediction::Terms;
+pub use self::options::PredictOptions;
 
 /// Every field of the body.
 const FIELDS: &[&str] =
@@ -33,7 +35,7 @@ pub struct Query {
     /// One input, or several that are answered together.
     pub inputs: Inputs,
     /// What else the request asks for.
-    pub terms: Terms,
+    pub options: PredictOptions,
 }
 
 /// The inputs of a request.
@@ -75,10 +77,10 @@ fn parse_map<'de, V: Visitor<'de>>(
     example: &str,
     visitor: V,
 ) -> Result<V::Value, QueryError> {
-    if body.iter().all(u8::is_ascii_whitespace) {
+    let mut json = Json::new(body);
+    if json.rest().iter().all(u8::is_ascii_whitespace) {
         return Err(QueryError(format!("the body is empty; expected JSON such as {example}")));
     }
-    let mut json = Json::new(body);
     let parsed = json.deserialize_map(visitor).and_then(|parsed| json.end().map(|()| parsed));
     parsed.map_err(|error| {
         QueryError(format!("{}; expected JSON such as {example}", excerpt(&explain(&json, &error))))
@@ -94,7 +96,8 @@ fn example(input_type: InputType) -> &'static str {
     }
 }
 
-/// Says where an error is, and of `NaN` and the infinities, which many encoders write, more than that a value was expected.
+/// Says where an error is. Of `NaN` and the infinities, which are taken as numbers of inputs only, it says more than that a value was
+/// expected.
 fn explain(json: &Json<'_>, error: &JsonError) -> String {
     let (before, rest) = (json.before(), json.rest());
     let line_begin = before.iter().rposition(|&byte| byte == b'\n').map_or(0, |newline| newline + 1);
@@ -123,7 +126,7 @@ impl<'de> Visitor<'de> for QueryVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Query, A::Error> {
         let mut inputs = None;
-        let mut terms = Terms::default();
+        let mut options = PredictOptions::default();
         let mut seen = Vec::with_capacity(FIELDS.len());
         while let Some(Field(field)) = map.next_key()? {
             if seen.contains(&field) {
@@ -142,25 +145,25 @@ impl<'de> Visitor<'de> for QueryVisitor {
                     let seed = BatchSeed { input_type: self.input_type, max_inputs: self.max_inputs };
                     inputs = Some(Inputs::Many(at(field, map.next_value_seed(seed))?));
                 }
-                "version" => terms.version = at(field, map.next_value())?,
-                "keep_together" => terms.keep_together = at(field, map.next_value())?,
-                "latency_slo_micros" => terms.latency_slo = Some(at(field, map.next_value_seed(Micros))?),
+                "version" => options.version = at(field, map.next_value())?,
+                "keep_together" => options.keep_together = at(field, map.next_value())?,
+                "latency_slo_micros" => options.latency_slo = Some(at(field, map.next_value_seed(Micros))?),
                 "uid" => {
                     let Asker(uid) = at(field, map.next_value())?;
-                    terms.uid = uid;
+                    options.uid = uid;
                 }
                 "context" => {
                     let Context(context) = at(field, map.next_value())?;
-                    terms.context = Some(context);
+                    options.context = Some(context);
                 }
                 other => unreachable!("'{other}' is none of the fields that deserialise"),
             }
         }
         let inputs = inputs.ok_or_else(|| de::Error::custom("'input' and 'input_batch' are missing"))?;
-        if terms.keep_together && matches!(inputs, Inputs::One(_)) {
+        if options.keep_together && matches!(inputs, Inputs::One(_)) {
             return Err(de::Error::custom("'keep_together' goes with 'input_batch' only"));
         }
-        Ok(Query { inputs, terms })
+        Ok(Query { inputs, options })
     }
 }
 
@@ -227,6 +230,8 @@ impl Visitor<'_> for Micros {
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine;
+    use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE};
     use clipper_rpc::selection::Uid;
     use proptest::prelude::*;
 
@@ -257,6 +262,62 @@ mod tests {
     }
 
     #[test]
+    fn missing_values_reach_the_model_and_are_the_same_key_however_they_are_written() {
+        let (nan, infinity) = (f64::NAN, f64::INFINITY);
+        let body = r#"{"input": [null, NaN,Infinity , -Infinity, -0.0, null]}"#;
+        assert_eq!(
+            one(body, InputType::Doubles),
+            Input::doubles(&[nan, nan, infinity, -infinity, -0.0, nan])
+        );
+        let (nan, infinity) = (f32::NAN, f32::INFINITY);
+        assert_eq!(one(body, InputType::Floats), Input::floats(&[nan, nan, infinity, -infinity, -0.0, nan]));
+        let many = parse(r#"{"input_batch": [[null], [NaN]]}"#, InputType::Floats).unwrap().inputs;
+        assert_eq!(many, Inputs::Many(vec![Input::floats(&[nan]); 2]));
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_skipped_at_the_beginning_and_nowhere_else() {
+        assert_eq!(one("\u{feff}{\"input\": [1]}", InputType::Ints), Input::ints(&[1]));
+        let refused = |body| parse(body, InputType::Ints).unwrap_err();
+        assert!(refused("\u{feff}").contains("the body is empty"));
+        assert!(refused("\u{feff}\u{feff}{\"input\": [1]}").contains("expected value at line 1 column 1"));
+        assert!(refused(" \u{feff}{\"input\": [1]}").contains("expected value"));
+        assert!(refused("\u{feff}{\"input\": [x]}").contains("at line 1 column 12;"));
+    }
+
+    #[test]
+    fn base64_is_read_with_line_breaks_of_either_alphabet_padded_or_not() {
+        let bytes: Vec<u8> = (0..=255).collect();
+        let input = |text: &str| {
+            let body = serde_json::json!({ "input": text }).to_string();
+            parse(&body, InputType::Bytes).map(|query| query.inputs)
+        };
+        let standard = BASE64_STANDARD.encode(&bytes);
+        let lines = |line_break: &str| {
+            let lines = standard.as_bytes().chunks(76).map(|line| std::str::from_utf8(line).unwrap());
+            lines.flat_map(|line| [line, line_break]).collect::<String>()
+        };
+        let url_safe = BASE64_URL_SAFE.encode(&bytes);
+        let texts = [
+            standard.trim_end_matches('=').to_owned(),
+            lines("\n"),
+            lines("\r\n"),
+            lines(" \t"),
+            url_safe.trim_end_matches('=').to_owned(),
+            format!("\n{url_safe}\n"),
+            standard.clone(),
+        ];
+        for text in texts {
+            assert_eq!(input(&text), Ok(Inputs::One(Input::bytes(bytes.clone()))), "{text}");
+        }
+        assert_eq!(input(" \r\n"), Ok(Inputs::One(Input::bytes(Vec::new()))));
+        for text in ["+/-_", "AP8\u{a0}=", "AP8=AP8=", "A", "A\nP8=\n=", "a,b"] {
+            let error = input(text).unwrap_err();
+            assert!(error.starts_with("input: not base64: "), "{text}: {error}");
+        }
+    }
+
+    #[test]
     fn an_empty_vector_is_an_input() {
         assert_eq!(one(r#"{"input": []}"#, InputType::Doubles), Input::doubles(&[]));
     }
@@ -265,10 +326,10 @@ mod tests {
     fn the_optional_fields_are_read() {
         let body = r#"{"uid": "anna", "version": 2, "latency_slo_micros": 500, "context": [1], "input_batch": [[1], [2]]}"#;
         let query = parse(body, InputType::Ints).unwrap();
-        assert_eq!(query.terms.version, Some("2".parse().unwrap()));
-        assert_eq!(query.terms.latency_slo, Some(Duration::from_micros(500)));
-        assert_eq!(query.terms.uid, Uid::new("anna"));
-        assert_eq!(query.terms.context, Some(vec![1.0]));
+        assert_eq!(query.options.version, Some("2".parse().unwrap()));
+        assert_eq!(query.options.latency_slo, Some(Duration::from_micros(500)));
+        assert_eq!(query.options.uid, Uid::new("anna"));
+        assert_eq!(query.options.context, Some(vec![1.0]));
         assert_eq!(query.inputs, Inputs::Many(vec![Input::ints(&[1]), Input::ints(&[2])]));
     }
 
@@ -296,12 +357,33 @@ mod tests {
                 "input: element 1: invalid type: string \"x\", expected a number",
             ),
             (
-                InputType::Doubles,
+                InputType::Ints,
                 r#"{"input": [1, null]}"#,
-                "input: element 1: invalid type: null, expected a number",
+                "input: element 1: invalid type: null, expected a 32-bit integer",
             ),
-            (InputType::Doubles, r#"{"input": [1, NaN]}"#, "NaN is not a JSON number"),
-            (InputType::Doubles, r#"{"input": [-Infinity]}"#, "-Infinity is not a JSON number"),
+            (
+                InputType::Ints,
+                r#"{"input_batch": [[1], [NaN]]}"#,
+                "input_batch: input 1: element 0: invalid type: NaN, expected a 32-bit integer",
+            ),
+            (InputType::Ints, r#"{"input": [-Infinity]}"#, "element 0: invalid type: -Infinity, expected"),
+            (InputType::Doubles, r#"{"input": NaN}"#, "input: invalid type: NaN, expected a list of numbers"),
+            (InputType::Doubles, r#"{"input": null}"#, "input: invalid type: null, expected a list"),
+            (InputType::Doubles, r#"{"input": [NaN0]}"#, "input: element 1: expected `,` or `]`"),
+            (InputType::Doubles, r#"{"input": [nul]}"#, "input: element 0: expected ident"),
+            (InputType::Doubles, r#"{"input": [Inf]}"#, "input: element 0: expected value"),
+            (InputType::Doubles, r#"{"input": [-NaN]}"#, "input: element 0: invalid number"),
+            (
+                InputType::Doubles,
+                r#"{"input": [1], "context": [1, NaN]}"#,
+                "context: invalid type: NaN, expected a finite number",
+            ),
+            (
+                InputType::Doubles,
+                r#"{"input": [1], "context": [null]}"#,
+                "context: invalid type: null, expected f64",
+            ),
+            (InputType::Doubles, r#"{"input": [1], "uid": NaN}"#, "uid: invalid type: NaN, expected"),
             (InputType::Doubles, r#"{"input": [1e400]}"#, "input: element 0: number out of range"),
             (InputType::Doubles, r#"{"input": [1]} x"#, "trailing characters"),
             (InputType::Doubles, r#"{"input": [1"#, "EOF while parsing a list"),
@@ -372,7 +454,21 @@ mod tests {
         let body = format!(r#"{{"input": ["{}"]}}"#, "x".repeat(100_000));
         let error = parse(&body, InputType::Doubles).unwrap_err();
         assert!(error.len() < 1000 && error.contains(" ... "), "{error}");
-        assert!(error.contains("expected a number at line 1"), "{error}");
+        assert!(error.contains("expected a number, or null for a missing one at line 1"), "{error}");
+    }
+
+    /// A number of an input, as a client writes it and as the model reads it.
+    fn number() -> impl Strategy<Value = (String, f64)> {
+        let literals = vec![
+            ("null", f64::NAN),
+            ("NaN", f64::NAN),
+            ("Infinity", f64::INFINITY),
+            ("-Infinity", f64::NEG_INFINITY),
+        ];
+        let literal = proptest::sample::select(literals)
+            .prop_map(|(text, number): (&str, f64)| (text.to_owned(), number));
+        let finite = any::<f64>().prop_filter("finite", |number| number.is_finite());
+        prop_oneof![literal, finite.prop_map(|number| (format!("{number:e}"), number))]
     }
 
     proptest! {
@@ -380,6 +476,13 @@ mod tests {
         fn doubles_arrive_bit_for_bit(values in proptest::collection::vec(any::<f64>().prop_filter("finite", |v| v.is_finite()), 0..20)) {
             let body = serde_json::json!({ "input": values }).to_string();
             prop_assert_eq!(one(&body, InputType::Doubles), Input::doubles(&values));
+        }
+
+        #[test]
+        fn numbers_that_are_missing_or_infinite_arrive_among_others(values in proptest::collection::vec(number(), 0..20)) {
+            let (texts, numbers): (Vec<_>, Vec<_>) = values.into_iter().unzip();
+            let body = format!("{{\"input\": [{}]}}", texts.join(", "));
+            prop_assert_eq!(one(&body, InputType::Doubles), Input::doubles(&numbers));
         }
 
         #[test]

@@ -24,7 +24,8 @@ impl Arrivals {
         self.counted = self.counted.saturating_add(u32::try_from(arrived).unwrap_or(u32::MAX));
     }
 
-    pub(super) fn per_second(&mut self, now: Instant) -> f64 {
+    /// Takes what was counted into the average, once enough time has passed.
+    pub(super) fn update(&mut self, now: Instant) {
         let elapsed = now.saturating_duration_since(self.since);
         if elapsed >= INTERVAL {
             let rate = f64::from(self.counted) / elapsed.as_secs_f64();
@@ -32,6 +33,10 @@ impl Arrivals {
             self.per_second = forgotten * self.per_second + (1.0 - forgotten) * rate;
             (self.counted, self.since) = (0, now);
         }
+    }
+
+    /// Arrivals in a second, as of the last update.
+    pub(super) fn per_second(&self) -> f64 {
         self.per_second
     }
 }
@@ -47,9 +52,10 @@ mod tests {
         for _ in 0..100 {
             arrivals.count(20);
             now += Duration::from_millis(20);
-            arrivals.per_second(now);
+            arrivals.update(now);
         }
-        assert!((arrivals.per_second(now) - 1000.0).abs() < 1.0);
-        assert!(arrivals.per_second(now + Duration::from_secs(5)) < 1.0);
+        assert!((arrivals.per_second() - 1000.0).abs() < 1.0);
+        arrivals.update(now + Duration::from_secs(5));
+        assert!(arrivals.per_second() < 1.0);
     }
 }

@@ -1,12 +1,13 @@
 //! What a queue has at the moment: the queries that wait, and the replicas that may be given them.
 //!
-//! Looked at and changed under the queue's lock only. Here is decided which replica gets work, and which leaves it to others.
+//! Read and changed under the queue's lock only.
 
 use std::time::{Duration, Instant};
 
 use super::arrivals::Arrivals;
+use super::entry::Entry;
 use super::replica::{Activity, Pace, Replica, ReplicaId};
-use super::waiting::{Batch, Waiting};
+use super::waiting::{Batch, Place, Waiting};
 use super::{Depth, Readiness, Work};
 
 /// A replica leaves a query to others only if they are so many times faster.
@@ -48,10 +49,12 @@ impl State {
     }
 
     /// Notes how fast a replica is by now, and wakes those that would be better asked than it.
-    pub(super) fn compare(&mut self, ready: &Readiness<'_>, budget: Duration, now: Instant) {
-        if self.replicas.len() < 2 {
+    pub(super) fn compare(&mut self, ready: &Readiness<'_>, now: Instant) {
+        let Some(first) = self.waiting.first_due() else { return };
+        if self.replicas.len() < 2 || self.is_shunned(ready.replica, now) {
             return;
         }
+        let budget = first - now;
         let one = ready.controller.expected(1);
         for replica in &mut self.replicas {
             if replica.id == ready.replica {
@@ -90,9 +93,10 @@ impl State {
 
     /// Gives a replica copies of the queries with the most time, which stay for others: it costs them nothing should it
     /// be too slow.
-    pub(super) fn lend(&mut self, ready: &Readiness<'_>, most: usize, now: Instant) -> Work {
-        let mut batch = Batch { computations: Vec::new(), budget: Duration::ZERO, last_deadline: now };
-        for (&(due, _), entry) in self.waiting.entries.iter().rev() {
+    pub(super) fn copy(&mut self, ready: &Readiness<'_>, most: usize, now: Instant) -> Work {
+        let mut batch =
+            Batch { computations: Vec::new(), budget: Duration::ZERO, last_deadline: now, is_apart: false };
+        for (&(due, _), entry) in self.waiting.entries.iter().rev().filter(|(_, entry)| !entry.is_apart()) {
             if batch.computations.len() + entry.len() > most {
                 break;
             }
@@ -101,7 +105,8 @@ impl State {
             batch.last_deadline = batch.last_deadline.max(due);
         }
         if batch.computations.is_empty() {
-            return self.rest(ready, 1);
+            self.rest(ready, 1);
+            return Work::Idle;
         }
         self.engage(ready, &batch, now);
         Work::Batch(batch)
@@ -113,20 +118,36 @@ impl State {
             && self.replicas.iter().any(|replica| !replica.is_unusable(now))
     }
 
-    /// Whether another replica answers a query sooner, once it is free; if it rests, it is woken.
-    pub(super) fn leaves_to_faster(&mut self, ready: &Readiness<'_>, now: Instant) -> bool {
+    /// A replica that answers a query sooner, once it is free.
+    pub(super) fn faster(&self, ready: &Readiness<'_>, now: Instant) -> Option<ReplicaId> {
         let one = ready.controller.expected(1);
-        let faster = self.replicas.iter_mut().find(|replica| {
+        let faster = self.replicas.iter().find(|replica| {
             replica.id != ready.replica
                 && !replica.is_unusable(now)
                 && replica.pace.is_some()
                 && replica.latency() < one
         });
-        let Some(faster) = faster else { return false };
-        if faster.activity != Activity::Busy {
-            faster.wake();
+        faster.map(|replica| replica.id)
+    }
+
+    /// An idle replica that holds nothing, other than that one.
+    pub(super) fn free(&self, other_than: ReplicaId, now: Instant) -> Option<ReplicaId> {
+        let free = self.replicas.iter().find(|replica| {
+            replica.id != other_than
+                && replica.activity != Activity::Busy
+                && !replica.is_unusable(now)
+                && replica.busy_until <= now
+        });
+        free.map(|replica| replica.id)
+    }
+
+    /// Wakes a replica, if there is one and it is idle.
+    pub(super) fn wake(&mut self, id: Option<ReplicaId>) {
+        if let Some(replica) = id.and_then(|id| self.replica(id))
+            && replica.activity != Activity::Busy
+        {
+            replica.wake();
         }
-        true
     }
 
     /// Has idle replicas woken for whatever waits, as one to which they may have left work is gone or has stalled.
@@ -142,10 +163,32 @@ impl State {
         self.replicas.iter_mut().find(|replica| replica.id == id)
     }
 
+    /// The most queries that any replica takes in one batch.
+    pub(super) fn largest_batch(&self) -> usize {
+        self.replicas.iter().map(|replica| replica.max_batch_size).max().unwrap_or_default()
+    }
+
+    /// Takes out what is too long for a batch of that replica, to be given to [`Self::leave_to_larger`].
+    pub(super) fn set_aside(&mut self, id: ReplicaId) -> Vec<(Place, Entry)> {
+        let most = self.replica(id).map_or(usize::MAX, |replica| replica.max_batch_size);
+        self.waiting.take_longer_than(most)
+    }
+
+    /// Puts back what was set aside, and wakes an idle replica that can take it.
+    pub(super) fn leave_to_larger(&mut self, set_aside: Vec<(Place, Entry)>) {
+        let Some(longest) = set_aside.iter().map(|(_, entry)| entry.len()).max() else { return };
+        set_aside.into_iter().for_each(|(place, entry)| self.waiting.put(place, entry));
+        let larger = self.replicas.iter_mut().find(|replica| {
+            replica.max_batch_size >= longest && replica.activity != Activity::Busy && !replica.stalled
+        });
+        if let Some(replica) = larger {
+            replica.wake();
+        }
+    }
+
     /// Notes that a replica has nothing to do until `at_least` queries wait, as far as is known.
-    pub(super) fn rest(&mut self, ready: &Readiness<'_>, at_least: usize) -> Work {
+    pub(super) fn rest(&mut self, ready: &Readiness<'_>, at_least: usize) {
         self.rest_until(ready, at_least, Instant::now() + EXPLORATION_INTERVAL);
-        Work::Idle
     }
 
     pub(super) fn rest_until(&mut self, ready: &Readiness<'_>, at_least: usize, patience: Instant) {

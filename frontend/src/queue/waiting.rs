@@ -3,14 +3,15 @@
 //! Invariant: `queries` and `bytes` are those of the entries; an entry stands at the deadline that it had when it was put there.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::entry::Entry;
-use crate::computation::Computation;
-use crate::failure::Failure;
+use clipper_rpc::names::ModelId;
+
+use super::entry::{Entry, are_one_unit};
+use crate::computation::Pending;
+use crate::computation::failure::Failure;
+use crate::computation::mailbox::Delivery;
 use crate::metrics::ModelMetrics;
-use crate::reply::Delivery;
 
 /// The most bytes of inputs in one batch of several; a single larger input travels alone.
 const MAX_BATCH_BYTES: usize = 32 << 20;
@@ -21,11 +22,20 @@ const SWEEP_INTERVAL: Duration = Duration::from_millis(20);
 /// Inputs that a replica is given together.
 pub struct Batch {
     /// At least one, earliest deadline first.
-    pub computations: Vec<Arc<Computation>>,
+    pub computations: Vec<Pending>,
     /// The time until the earliest deadline.
     pub budget: Duration,
     /// The latest deadline.
     pub last_deadline: Instant,
+    /// Whether it is tried again after a setback.
+    pub is_apart: bool,
+}
+
+impl Batch {
+    /// Whether all of it was asked together, by one client: one input, or several that belong together.
+    pub fn is_one_unit(&self) -> bool {
+        are_one_unit(&self.computations)
+    }
 }
 
 /// Where an entry stands: by deadline, between equal ones first come, first served.
@@ -38,13 +48,15 @@ pub(super) struct Waiting {
     /// The number of queries, and the bytes of their inputs.
     pub(super) queries: usize,
     pub(super) bytes: usize,
+    /// No entry has more queries.
+    longest: usize,
     /// When all may be looked through again.
     next_sweep: Instant,
 }
 
 impl Waiting {
     pub(super) fn new(now: Instant) -> Self {
-        Self { entries: BTreeMap::new(), pushed: 0, queries: 0, bytes: 0, next_sweep: now }
+        Self { entries: BTreeMap::new(), pushed: 0, queries: 0, bytes: 0, longest: 0, next_sweep: now }
     }
 
     /// The earliest deadline.
@@ -52,17 +64,40 @@ impl Waiting {
         self.entries.first_key_value().map(|(place, _)| place.0)
     }
 
+    /// Place of the first entry, and whether it must be alone in its batch.
+    pub(super) fn first(&self) -> Option<(Place, bool)> {
+        self.entries.first_key_value().map(|(place, entry)| (*place, entry.is_apart()))
+    }
+
     /// Takes out everything.
     pub(super) fn take_all(&mut self) -> impl Iterator<Item = Entry> {
-        (self.queries, self.bytes) = (0, 0);
+        (self.queries, self.bytes, self.longest) = (0, 0, 0);
         std::mem::take(&mut self.entries).into_values()
     }
 
     pub(super) fn insert(&mut self, entry: Entry) {
         self.pushed += 1;
+        self.put((entry.due, self.pushed), entry);
+    }
+
+    /// Puts an entry where it was taken from.
+    pub(super) fn put(&mut self, place: Place, entry: Entry) {
         self.queries += entry.len();
         self.bytes += entry.bytes();
-        self.entries.insert((entry.due, self.pushed), entry);
+        self.longest = self.longest.max(entry.len());
+        self.entries.insert(place, entry);
+    }
+
+    /// Takes out the entries of more than `most` queries.
+    pub(super) fn take_longer_than(&mut self, most: usize) -> Vec<(Place, Entry)> {
+        if self.longest <= most {
+            return Vec::new();
+        }
+        self.longest = most;
+        let longer: Vec<_> = self.entries.extract_if(.., |_, entry| entry.len() > most).collect();
+        self.queries -= longer.iter().map(|(_, entry)| entry.len()).sum::<usize>();
+        self.bytes -= longer.iter().map(|(_, entry)| entry.bytes()).sum::<usize>();
+        longer
     }
 
     /// Takes out the first entry from `from` on, or of all.
@@ -131,6 +166,7 @@ impl Waiting {
     pub(super) fn give_up(
         &mut self,
         count: usize,
+        model: &ModelId,
         failure: &Failure,
         now: Instant,
         delivery: &mut Delivery,
@@ -139,16 +175,14 @@ impl Waiting {
         while ended < count {
             let Some((_, mut entry)) = self.remove_first(None) else { break };
             ended += entry.len();
-            // The container that holds it may still answer in time.
-            let stays = if entry.hedge { false } else { entry.give_up(failure, delivery) };
-            if stays && entry.due > now {
+            if entry.give_up(model, failure, delivery) && entry.due > now {
                 self.insert(entry);
             }
         }
         ended
     }
 
-    /// Takes out a batch of at most `most` queries from `from` on, or of all.
+    /// Takes out a batch from `from` on, or of all: of at most `most` queries, unless the first entry has more.
     pub(super) fn pick(
         &mut self,
         from: Option<Place>,
@@ -160,25 +194,29 @@ impl Waiting {
         let mut bytes = 0;
         let mut first_deadline = None;
         let mut last_deadline = now;
+        let mut is_apart = false;
         while computations.len() < most {
             let Some((key, mut entry)) = self.remove_first(from) else { break };
             if !entry.is_wanted(now) {
                 continue;
             }
             bytes += entry.bytes();
-            let fits = computations.len() + entry.len() <= most && bytes <= MAX_BATCH_BYTES;
+            let apart = entry.is_apart();
+            let fits = computations.len() + entry.len() <= most && bytes <= MAX_BATCH_BYTES && !apart;
             if !fits && !computations.is_empty() {
-                self.queries += entry.len();
-                self.bytes += entry.bytes();
-                self.entries.insert(key, entry);
+                self.put(key, entry);
                 break;
             }
             first_deadline = first_deadline.or(Some(entry.due));
             last_deadline = last_deadline.max(entry.due);
             metrics.record_queue_time(now.saturating_duration_since(entry.since));
             computations.extend(entry.hand_out());
+            if apart {
+                is_apart = true;
+                break;
+            }
         }
         let budget = first_deadline?.saturating_duration_since(now);
-        Some(Batch { computations, budget, last_deadline })
+        Some(Batch { computations, budget, last_deadline, is_apart })
     }
 }

@@ -5,7 +5,7 @@
 //! or not: a change is written only where the file has the state before it, and a state is written in full where a decision
 //! needs it and the file does not have it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -17,8 +17,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clipper_rpc::names::{AppName, ModelName};
 use clipper_rpc::selection::{Affine, Change, Selection, Uid};
+use clipper_selection::learner::availability::Outcomes;
 use clipper_selection::learner::{Asked, Choice, Learner};
 use clipper_selection::log::Record;
+use clipper_server::EssentialPart;
 use clipper_server::private_directory::Contents;
 use tracing::warn;
 
@@ -27,7 +29,7 @@ use super::lessons::Taught;
 use super::states::Versioned;
 use crate::metrics::ApplicationMetrics;
 use crate::output_json::OutputJson;
-use crate::query_ids::QueryIds;
+use crate::query::ids::QueryIds;
 
 /// Of the records.
 const FORMAT: u32 = 1;
@@ -62,6 +64,14 @@ pub struct DecisionLog {
     backlog: Backlog,
     /// The number of [`ApplicationLog`]s so far.
     numbers: AtomicU64,
+}
+
+/// The thread has not written all that was logged.
+#[derive(Debug, thiserror::Error)]
+#[error("the decision log was not written within {patience:?}: {entries} entries still wait")]
+pub struct Unwritten {
+    patience: Duration,
+    entries: usize,
 }
 
 /// Logs what concerns one application, from one configuration to the next. When it is dropped the
@@ -132,10 +142,23 @@ pub struct Changed {
     pub before: u64,
     /// and after.
     pub version: u64,
-    /// The query whose feedback it is.
-    pub query_id: Option<u64>,
+    /// What it is learned from.
+    pub cause: Cause,
     /// What changed.
     pub change: Change,
+}
+
+/// What a change of a state is learned from.
+pub enum Cause {
+    /// Feedback, on a query if it named one.
+    Feedback {
+        /// The query.
+        query_id: Option<u64>,
+    },
+    /// What became of queries that asked each model.
+    Outcomes(BTreeMap<ModelName, Outcomes>),
+    /// Whatever another frontend learned it from.
+    Elsewhere,
 }
 
 impl DecisionLog {
@@ -143,12 +166,20 @@ impl DecisionLog {
     ///
     /// # Errors
     /// If there can be no thread.
-    pub fn start(config: DecisionLogConfig, query_ids: Arc<QueryIds>) -> io::Result<Self> {
+    pub fn start(
+        config: DecisionLogConfig,
+        query_ids: Arc<QueryIds>,
+        mut part: EssentialPart,
+    ) -> io::Result<Self> {
         let (orders, receiver) = channel();
         let waiting = Arc::<Waiting>::default();
         let writer =
             Writer { config, query_ids, applications: HashMap::new(), waiting: Arc::clone(&waiting) };
-        thread::Builder::new().name("decision-log".to_owned()).spawn(move || writer.run(&receiver))?;
+        let run = move || {
+            writer.run(&receiver);
+            part.finish();
+        };
+        thread::Builder::new().name("decision-log".to_owned()).spawn(run)?;
         Ok(Self { backlog: Backlog { orders, waiting }, numbers: AtomicU64::new(0) })
     }
 
@@ -168,12 +199,18 @@ impl DecisionLog {
         ApplicationLog { application, number, backlog: self.backlog.clone(), counted, metrics }
     }
 
-    /// Waits until what was logged is in the files, for so long at most.
-    pub fn flush(&self, patience: Duration) {
+    /// Waits until what was logged is in the files, for `patience` at most. The thread may be stuck: in a file system that
+    /// does not answer, for instance.
+    ///
+    /// # Errors
+    /// If entries still wait then.
+    pub fn flush(&self, patience: Duration) -> Result<(), Unwritten> {
         let (done, flushed) = sync_channel(1);
-        if self.backlog.orders.send(Order::Flush(done)).is_ok() {
-            let _ = flushed.recv_timeout(patience);
+        let ordered = self.backlog.orders.send(Order::Flush(done)).is_ok();
+        if ordered && flushed.recv_timeout(patience).is_ok() {
+            return Ok(());
         }
+        Err(Unwritten { patience, entries: self.backlog.waiting.entries.load(Ordering::Relaxed) })
     }
 }
 
@@ -182,7 +219,7 @@ impl ApplicationLog {
     pub fn decided(&self, decided: Arc<Decided>, shared: Arc<Versioned>, own: Option<Arc<Versioned>>) {
         let size = decided.size();
         if size > LARGEST_DECISION {
-            self.metrics.feedback.drop_record();
+            self.metrics.feedback.drop_records(1);
             return;
         }
         let is_counted = self.counted.swap(shared.version, Ordering::Relaxed) == shared.version;
@@ -211,7 +248,7 @@ impl ApplicationLog {
 
     fn log(&self, entry: Entry, bytes: usize) {
         if !self.backlog.log(&self.application, entry, bytes) {
-            self.metrics.feedback.drop_record();
+            self.metrics.feedback.drop_records(1);
         }
     }
 }
@@ -287,6 +324,9 @@ struct Logged {
 /// A file, and which states can be rebuilt from it.
 struct LogFile {
     file: BufWriter<File>,
+    /// The records in the buffer.
+    buffered: u64,
+    metrics: Arc<ApplicationMetrics>,
     /// The bytes of everything in it but the first shared state. A large state would otherwise fill
     /// each file.
     bytes: u64,
@@ -350,7 +390,7 @@ impl Writer {
         let is_latest = self.applications.get(application).is_some_and(|logged| logged.number == number);
         if is_latest
             && let Some(mut closed) = self.applications.remove(application)
-            && let Some(Err(error)) = closed.file.as_mut().map(|file| file.file.flush())
+            && let Some(Err(error)) = closed.file.as_mut().map(LogFile::flush)
         {
             warn!(%error, %application, "cannot write the decision log");
         }
@@ -359,18 +399,20 @@ impl Writer {
     fn take_in(&mut self, application: &AppName, entry: Entry) {
         let Some(logged) = self.applications.get_mut(application) else { return };
         if logged.failed.is_some_and(|since| since.elapsed() < PAUSE) {
+            logged.metrics.feedback.drop_records(1);
             return;
         }
         let number = self.query_ids.number();
         if let Err(error) = logged.write(&self.config, number, application, entry) {
             warn!(%error, %application, "cannot write the decision log");
+            logged.metrics.feedback.drop_records(1);
             (logged.file, logged.failed) = (None, Some(Instant::now()));
         }
     }
 
     fn flush(&mut self) {
         for (application, logged) in &mut self.applications {
-            if let Some(Err(error)) = logged.file.as_mut().map(|file| file.file.flush()) {
+            if let Some(Err(error)) = logged.file.as_mut().map(LogFile::flush) {
                 warn!(%error, %application, "cannot write the decision log");
                 (logged.file, logged.failed) = (None, Some(Instant::now()));
             }
@@ -393,9 +435,9 @@ impl Logged {
             Some(file) if file.bytes < config.file_bytes => file,
             full => {
                 if let Some(mut full) = full {
-                    full.file.flush()?;
+                    full.flush()?;
                 }
-                LogFile::create(config, frontend, application)?
+                LogFile::create(config, frontend, application, &self.metrics)?
             }
         };
         let needs = match &entry {
@@ -407,7 +449,7 @@ impl Logged {
             None => file.known.contains_key(&None),
         };
         if !is_started && !self.start(&mut file, application)? {
-            self.metrics.feedback.drop_record();
+            self.metrics.feedback.drop_records(1);
             self.file = Some(file);
             return Ok(());
         }
@@ -415,12 +457,17 @@ impl Logged {
             Entry::Feedback(taught) => {
                 file.write(&taught.record())?;
             }
-            Entry::Changed(Changed { uid, before, version, query_id, change }) => {
+            Entry::Changed(Changed { uid, before, version, cause, change }) => {
                 if let Some(span) = file.known.get_mut(&uid)
                     && span.last == before
                 {
                     span.last = version;
-                    file.write(&Record::Change { version, query_id, uid, change })?;
+                    let (query_id, outcomes) = match cause {
+                        Cause::Feedback { query_id } => (query_id, None),
+                        Cause::Outcomes(outcomes) => (None, Some(outcomes)),
+                        Cause::Elsewhere => (None, None),
+                    };
+                    file.write(&Record::Change { version, query_id, outcomes, uid, change })?;
                 }
             }
             Entry::Replaced { uid: None, state } => {
@@ -447,7 +494,8 @@ impl Logged {
                     let own = own.as_ref().map(|own| &own.beliefs);
                     let weights = decision.propensities.as_slice().into();
                     let choice = Choice { asked: Asked::One(model), weights };
-                    decision.propensities = self.learner.propensities(&shared.beliefs, own, &choice);
+                    decision.propensities =
+                        self.learner.propensities(&shared.beliefs, own, &decision.away, &choice);
                 }
                 decision.outputs = decided.outputs.iter().map(json).collect();
                 decision.output = OutputJson::value(&decided.output);
@@ -492,7 +540,12 @@ fn json(output: &Option<clipper_rpc::output::Output>) -> serde_json::Value {
 
 impl LogFile {
     /// Begins a file, and deletes the oldest of those that are too many.
-    fn create(config: &DecisionLogConfig, frontend: u64, application: &AppName) -> io::Result<Self> {
+    fn create(
+        config: &DecisionLogConfig,
+        frontend: u64,
+        application: &AppName,
+        metrics: &Arc<ApplicationMetrics>,
+    ) -> io::Result<Self> {
         let directory = config.directory.join(application.as_str());
         fs::create_dir_all(&directory)?;
         let path = loop {
@@ -507,8 +560,13 @@ impl LogFile {
         for (_, oldest) in &files[..files.len().saturating_sub(config.files)] {
             fs::remove_file(oldest)?;
         }
+        Ok(Self::new(file, Arc::clone(metrics)))
+    }
+
+    fn new(file: File, metrics: Arc<ApplicationMetrics>) -> Self {
         let file = BufWriter::new(file);
-        Ok(Self { file, bytes: 0, has_start: false, state_bytes: 0, known: HashMap::new() })
+        let known = HashMap::new();
+        Self { file, buffered: 0, metrics, bytes: 0, has_start: false, state_bytes: 0, known }
     }
 
     /// Writes a line. Returns its length.
@@ -518,7 +576,19 @@ impl LogFile {
         let length = line.len() as u64;
         self.bytes += length;
         self.file.write_all(&line)?;
+        // The buffer is written first where it has no room for the line, and so is a line that is longer than all of it.
+        self.buffered = match self.file.buffer().len() {
+            0 => 0,
+            bytes if bytes == line.len() => 1,
+            _ => self.buffered + 1,
+        };
         Ok(length)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()?;
+        self.buffered = 0;
+        Ok(())
     }
 
     fn user(&mut self, uid: Uid, state: &Versioned) -> io::Result<u64> {
@@ -530,6 +600,15 @@ impl LogFile {
     /// Whether a state at a version can be rebuilt.
     fn has(&self, key: &Option<Uid>, version: u64) -> bool {
         self.known.get(key).is_some_and(|span| (span.first..=span.last).contains(&version))
+    }
+}
+
+impl Drop for LogFile {
+    /// Counts the records that cannot be written.
+    fn drop(&mut self) {
+        if self.flush().is_err() {
+            self.metrics.feedback.drop_records(self.buffered);
+        }
     }
 }
 
@@ -566,10 +645,10 @@ pub fn now_micros() -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
 
     use clipper_rpc::selection::{Affine, Statistics};
     use clipper_selection::learner::Learner;
+    use clipper_server::Essentials;
 
     use super::super::decisions::tests::decided;
     use super::*;
@@ -584,14 +663,14 @@ mod tests {
 
     fn state_of(version: u64, figures: usize) -> Arc<Versioned> {
         let selection = Selection::default();
-        let statistics = Statistics(BTreeMap::from([(model(), vec![version as f64; figures])]));
+        let statistics = Statistics(BTreeMap::from([(model(), vec![version as f64; figures].into())]));
         let beliefs = Learner::new(&selection.policy, &[model()]).beliefs(&statistics);
         Arc::new(Versioned { version, statistics, beliefs })
     }
 
     fn change(uid: Option<&Uid>, before: u64, version: u64) -> Changed {
-        let change = Change(BTreeMap::from([(model(), Affine { scale: 1.0, add: vec![1.0] })]));
-        Changed { uid: uid.cloned(), before, version, query_id: None, change }
+        let change = Change(BTreeMap::from([(model(), Affine { scale: 1.0, add: vec![1.0], missed: None })]));
+        Changed { uid: uid.cloned(), before, version, cause: Cause::Elsewhere, change }
     }
 
     struct Fixture {
@@ -605,7 +684,8 @@ mod tests {
         fn new(file_bytes: u64) -> Self {
             let directory = tempfile::tempdir().unwrap();
             let config = DecisionLogConfig { directory: directory.path().to_owned(), file_bytes, files: 3 };
-            let log = DecisionLog::start(config, Arc::default()).unwrap();
+            let part = Essentials::default().part("the decision log");
+            let log = DecisionLog::start(config, Arc::default(), part).unwrap();
             let metrics = Arc::new(ApplicationMetrics::new(Instant::now()));
             let application = log.of(
                 "app".parse().unwrap(),
@@ -636,7 +716,7 @@ mod tests {
 
         /// The records of each file, the oldest first.
         fn files(&self) -> Vec<Vec<Record>> {
-            self.log.flush(Duration::from_secs(60));
+            self.log.flush(Duration::from_secs(60)).unwrap();
             let mut files = files(&self.directory.path().join("app")).unwrap();
             files.sort_unstable();
             let read = |(_, path): &(u64, PathBuf)| {
@@ -728,6 +808,49 @@ mod tests {
     }
 
     #[test]
+    fn a_writer_that_is_stuck_is_not_waited_for_beyond_ones_patience() {
+        let (orders, receiver) = channel();
+        let backlog = Backlog { orders, waiting: Arc::default() };
+        let log = DecisionLog { backlog, numbers: AtomicU64::new(0) };
+        let metrics = Arc::new(ApplicationMetrics::new(Instant::now()));
+        let application =
+            log.of("app".parse().unwrap(), Selection::default(), vec![model()], state(0), metrics.clone());
+        for _ in 0..2 * CAPACITY {
+            application.changed(change(None, 0, 1));
+        }
+        let unwritten = log.flush(Duration::from_millis(10)).unwrap_err();
+        assert_eq!(unwritten.entries, CAPACITY);
+        assert_eq!(metrics.feedback.dropped_records(), CAPACITY as u64);
+        // One that has ended has written nothing either.
+        drop(receiver);
+        assert_eq!(log.flush(Duration::from_secs(60)).unwrap_err().entries, CAPACITY);
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_counted() {
+        let fixture = Fixture::new(1 << 20);
+        // In the place of the application's directory.
+        fs::write(fixture.directory.path().join("app"), "").unwrap();
+        (0..100).for_each(|_| fixture.decide(None, 0, None));
+        fixture.log.flush(Duration::from_secs(60)).unwrap();
+        assert_eq!(fixture.metrics.feedback.dropped_records(), 100);
+    }
+
+    #[test]
+    fn records_that_were_buffered_for_a_disk_that_is_full_are_counted() {
+        let metrics = Arc::new(ApplicationMetrics::new(Instant::now()));
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let mut file = LogFile::new(full, Arc::clone(&metrics));
+        let mut taken = 0;
+        while file.user(Uid::new("anna").unwrap(), &state_of(1, 10)).is_ok() {
+            taken += 1;
+        }
+        assert!(taken > 10, "{taken}");
+        drop(file);
+        assert_eq!(metrics.feedback.dropped_records(), taken);
+    }
+
+    #[test]
     fn a_decision_that_is_too_large_to_be_kept_is_not_logged_either() {
         let fixture = Fixture::new(1 << 20);
         let output = clipper_rpc::output::Output::text("x".repeat(LARGEST_DECISION));
@@ -768,7 +891,7 @@ mod tests {
         assert_eq!(fixture.open_files(), 1);
         let Fixture { directory, log, application, metrics } = fixture;
         drop(application);
-        log.flush(Duration::from_secs(60));
+        log.flush(Duration::from_secs(60)).unwrap();
         let other =
             log.of("b".parse().unwrap(), Selection::default(), vec![model()], state(0), metrics.clone());
         let closed = Fixture { directory, log, application: other, metrics };

@@ -190,16 +190,6 @@ impl Decisions {
         self.get(query_id).map(|decided| explanation::text(&decided))
     }
 
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.shards.iter().map(|shard| lock(shard).order.len()).sum()
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     fn record_at(&self, decided: Arc<Decided>, now: Instant) {
         if self.capacity == 0 {
             return;
@@ -267,9 +257,16 @@ pub(crate) mod tests {
     use clipper_selection::log::Decision;
     use serde_json::Value;
 
-    use super::super::ballot::Absence;
+    use super::super::explanation::Absence;
     use super::*;
-    use crate::failure::Failure;
+
+    impl Decisions {
+        /// Number of decisions.
+        pub(crate) fn len(&self) -> usize {
+            self.shards.iter().map(|shard| lock(shard).order.len()).sum()
+        }
+    }
+    use crate::computation::failure::Failure;
 
     /// A decision of a query that two of three models answered.
     pub(crate) fn decided(query_id: u64) -> Decided {
@@ -284,6 +281,8 @@ pub(crate) mod tests {
                 candidates: names.to_vec(),
                 propensities: vec![0.5, 0.3, 0.2],
                 asked: None,
+                away: Vec::new(),
+                answered: None,
                 outputs: Vec::new(),
                 output: Value::Null,
                 default_reason: None,
@@ -418,6 +417,6 @@ pub(crate) mod tests {
     fn without_room_nothing_is_kept() {
         let decisions = Decisions::new(0);
         decisions.record(Arc::new(decided(1)));
-        assert!(decisions.get(1).is_none() && decisions.is_empty());
+        assert!(decisions.get(1).is_none() && decisions.len() == 0);
     }
 }

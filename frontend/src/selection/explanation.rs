@@ -6,9 +6,8 @@ use clipper_rpc::output::Output;
 use clipper_selection::combine::same_label;
 use serde_json::{Value, json};
 
-use super::ballot::{Absence, Ended};
 use super::decisions::Decided;
-use crate::failure::Failure;
+use crate::computation::failure::Failure;
 use crate::output_json::OutputJson;
 
 /// How a decision came about, besides what feedback needs to know.
@@ -22,6 +21,29 @@ pub struct Course {
     pub unused: Option<Output>,
     /// Why the default output was.
     pub failure: Option<Failure>,
+}
+
+/// When the answer was given.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Ended {
+    /// When no model that was asked could change it any more: all had answered or failed.
+    #[default]
+    Complete,
+    /// When those that had not answered could not change it.
+    Certain,
+    /// At the deadline, without some.
+    Deadline,
+}
+
+/// Why a model that was asked contributed nothing.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Absence {
+    /// It failed, or said that it would.
+    Failed(Failure),
+    /// It had not answered by the deadline.
+    Late,
+    /// It had not answered when the answer was certain without it.
+    Unneeded,
 }
 
 impl Course {

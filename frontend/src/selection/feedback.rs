@@ -10,32 +10,15 @@ use clipper_rpc::output::Output;
 use clipper_rpc::selection::{Loss, OutputKind, Uid, Verdict};
 use clipper_selection::combine::same_label;
 use clipper_selection::loss::loss;
-use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
-use utoipa::ToSchema;
 
 use super::Selector;
 use super::decision_log::now_micros;
 use super::decisions::Decided;
 use super::lessons::{Subject, Taught};
+use crate::metrics::FeedbackStatus;
 use crate::output_json::OutputJson;
-
-/// What was done with feedback that is right in itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Status {
-    /// The application's policy learns from it.
-    Applied,
-    /// There was feedback on the query before.
-    Duplicate,
-    /// It was passed on to the frontend that answered the query.
-    Forwarded,
-    /// Nothing follows from it, as no model's output is known.
-    NothingLearned,
-    /// The application has no policy that learns.
-    NoPolicy,
-}
 
 /// Why feedback is refused.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -48,38 +31,6 @@ pub enum FeedbackError {
     Full,
 }
 
-impl Status {
-    /// Every status.
-    pub const ALL: [Self; 5] =
-        [Self::Applied, Self::Duplicate, Self::Forwarded, Self::NothingLearned, Self::NoPolicy];
-
-    /// The word for it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Applied => "applied",
-            Self::Duplicate => "duplicate",
-            Self::Forwarded => "forwarded",
-            Self::NothingLearned => "nothing_learned",
-            Self::NoPolicy => "no_policy",
-        }
-    }
-
-    /// The sentence for it.
-    pub fn explanation(self) -> &'static str {
-        match self {
-            Self::Applied => "the application's policy learns from it",
-            Self::Duplicate => "there was feedback on this query before; this one is ignored",
-            Self::Forwarded => {
-                "it is passed on to the frontend that answered the query; of no effect if that has ended or forgotten it"
-            }
-            Self::NothingLearned => {
-                "nothing follows from it for any model: no model's output is judged by it"
-            }
-            Self::NoPolicy => "the application's policy learns nothing from feedback",
-        }
-    }
-}
-
 /// Judges an answer.
 ///
 /// # Errors
@@ -88,7 +39,7 @@ pub fn judge(
     selector: &Selector,
     decided: &Arc<Decided>,
     verdict: &Verdict,
-) -> Result<Status, FeedbackError> {
+) -> Result<FeedbackStatus, FeedbackError> {
     let label = match verdict {
         Verdict::Label(label) => Some(text(label)?),
         Verdict::Reward(_) => None,
@@ -98,7 +49,7 @@ pub fn judge(
     let reserved = selector.states.lessons().reserve(bytes).ok_or(FeedbackError::Full)?;
     let (losses, reward) = losses(selector, decided, verdict).map_err(FeedbackError::Verdict)?;
     if decided.judged.swap(true, Ordering::Relaxed) {
-        return Ok(Status::Duplicate);
+        return Ok(FeedbackStatus::Duplicate);
     }
     let status = status(&losses);
     let subject = Subject::Answer(Arc::clone(decided));
@@ -116,7 +67,7 @@ pub fn judge_input(
     context: Option<Vec<f64>>,
     outputs: &[Option<Output>],
     label: &Value,
-) -> Result<Status, FeedbackError> {
+) -> Result<FeedbackStatus, FeedbackError> {
     let candidates = selector.learner.candidates().to_vec();
     let subject = Subject::Input { uid, context, candidates };
     let text = text(label)?;
@@ -141,8 +92,8 @@ fn size(label: Option<&RawValue>, models: usize) -> usize {
     size_of::<Taught>() + models * size_of::<Option<f64>>() + label.map_or(0, |label| label.get().len())
 }
 
-fn status(losses: &[Option<f64>]) -> Status {
-    if losses.iter().any(Option::is_some) { Status::Applied } else { Status::NothingLearned }
+fn status(losses: &[Option<f64>]) -> FeedbackStatus {
+    if losses.iter().any(Option::is_some) { FeedbackStatus::Applied } else { FeedbackStatus::NothingLearned }
 }
 
 /// The loss of each candidate of a decision, where it is known, and the reward of the answer.
@@ -260,7 +211,7 @@ mod tests {
         decided.decision.default_reason = Some("low_confidence".to_owned());
         let losses = losses_by_reward(OutputKind::Labels, &decided, 1.0).unwrap();
         assert_eq!(losses, [None, None, None]);
-        assert_eq!(status(&losses), Status::NothingLearned);
+        assert_eq!(status(&losses), FeedbackStatus::NothingLearned);
     }
 
     #[test]

@@ -7,13 +7,12 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use clipper_rpc::catalog::Revision;
 use clipper_rpc::names::{AppName, ModelName};
 use clipper_rpc::selection::{Change, Selection, StateChange, StateKey, Statistics, Uid};
-use clipper_selection::learner::{Learner, Lesson};
+use clipper_selection::learner::{Learner, Lesson, availability};
 
 use super::Facilities;
-use super::decision_log::{ApplicationLog, Changed};
+use super::decision_log::{ApplicationLog, Cause, Changed};
 use super::lessons::{Lessons, Subject, Taught};
 use super::states::{States, Versioned, Wanted};
 use super::unsent::Unsent;
@@ -87,6 +86,15 @@ struct Drafts(HashMap<Option<Uid>, Draft>);
 struct Draft {
     statistics: Statistics,
     version: u64,
+    /// The published state that has the same figures, if there is one: what is prepared of them takes most of the time.
+    figures_of: Option<Arc<Versioned>>,
+}
+
+impl Draft {
+    /// A state that is not what was published.
+    fn new(statistics: Statistics, version: u64) -> Self {
+        Self { statistics, version, figures_of: None }
+    }
 }
 
 impl Learning {
@@ -159,18 +167,14 @@ impl Learning {
         &self.learner
     }
 
-    /// Since when it learns.
-    pub fn since(&self) -> Revision {
-        self.selection.since
-    }
-
-    /// Learns from at most so many of the lessons that wait; whether more do.
+    /// Learns from at most so many of the lessons that wait, and from all outcomes; whether more lessons do.
     pub fn learn(&mut self, most: usize) -> bool {
         let (taken, more) = self.lessons.take(most);
         let mut drafts = Drafts::default();
         for taught in &taken {
             self.learn_from(taught, &mut drafts);
         }
+        self.learn_outcomes(&mut drafts);
         self.publish(drafts);
         let dropped = self.unsent.shed();
         self.metrics.feedback.drop_changes(dropped.len());
@@ -208,6 +212,17 @@ impl Learning {
         }
     }
 
+    /// Learns whether models answered in time: of all users alike, as they share the containers.
+    fn learn_outcomes(&mut self, drafts: &mut Drafts) {
+        let outcomes = self.lessons.take_outcomes();
+        if outcomes.is_empty() {
+            return;
+        }
+        let draft = drafts.0.entry(None).or_insert_with(|| self.draft(&None));
+        let change = availability::learn(&draft.statistics, &outcomes);
+        self.change(None, Cause::Outcomes(outcomes), change, draft);
+    }
+
     /// Forgets a user whose changes were dropped before its state was loaded: what is in memory
     /// began from nothing.
     fn forget_unless_loaded(&self, uid: Uid) {
@@ -240,6 +255,12 @@ impl Learning {
         }
         let draft = drafts.0.entry(key.clone()).or_insert_with(|| self.draft(&key));
         let change = self.learner.learn(&draft.statistics, lesson);
+        draft.figures_of = None;
+        self.change(key, Cause::Feedback { query_id }, change, draft);
+    }
+
+    /// Changes a draft by what was learned here.
+    fn change(&mut self, key: Option<Uid>, cause: Cause, change: Change, draft: &mut Draft) {
         if change.is_empty() {
             return;
         }
@@ -247,7 +268,7 @@ impl Learning {
         let before = || (!self.states.wanted.awaits(&key)).then(|| draft.statistics.clone());
         self.unsent.add(&key, before, &change);
         draft.statistics.apply(&change);
-        Self::changed(&mut self.version, self.log.as_deref(), key, query_id, change, draft);
+        Self::changed(&mut self.version, self.log.as_deref(), key, cause, change, draft);
     }
 
     /// Takes part in an exchange: what it is to say, as far as there is room.
@@ -282,7 +303,7 @@ impl Learning {
         for (StateKey { uid, .. }, stored) in loaded.collect::<Vec<_>>() {
             self.unsent.rebase(&uid, &stored);
             let statistics = self.unsent.state(&uid).unwrap_or(stored);
-            drafts.0.insert(uid.clone(), Draft { statistics, version: self.version });
+            drafts.0.insert(uid.clone(), Draft::new(statistics, self.version));
             replaced.insert(uid);
         }
         self.states.wanted.settle(&std::mem::take(&mut self.asked));
@@ -297,13 +318,14 @@ impl Learning {
             } else if self.unsent.state(&uid).is_none() && self.is_held(&uid) {
                 let draft = drafts.0.entry(uid.clone()).or_insert_with(|| self.draft(&uid));
                 draft.statistics.apply(&change);
-                Self::changed(&mut self.version, self.log.as_deref(), uid, None, change, draft);
+                draft.figures_of = None;
+                Self::changed(&mut self.version, self.log.as_deref(), uid, Cause::Elsewhere, change, draft);
             }
         }
         self.unsent.arrive();
         for uid in preceded {
             let Some(statistics) = self.unsent.state(&uid) else { continue };
-            drafts.0.insert(uid.clone(), Draft { statistics, version: self.version });
+            drafts.0.insert(uid.clone(), Draft::new(statistics, self.version));
             replaced.insert(uid);
         }
         self.unsent.forget_stored();
@@ -337,14 +359,14 @@ impl Learning {
         version: &mut u64,
         log: Option<&ApplicationLog>,
         uid: Option<Uid>,
-        query_id: Option<u64>,
+        cause: Cause,
         change: Change,
         draft: &mut Draft,
     ) {
         *version += 1;
         let before = std::mem::replace(&mut draft.version, *version);
         if let Some(log) = log {
-            log.changed(Changed { uid, before, version: *version, query_id, change });
+            log.changed(Changed { uid, before, version: *version, cause, change });
         }
     }
 
@@ -355,9 +377,11 @@ impl Learning {
             Some(uid) => self.states.users.get(self.states.number, uid),
         };
         match held {
-            Some(held) => Draft { statistics: held.statistics.clone(), version: held.version },
+            Some(held) => {
+                Draft { statistics: held.statistics.clone(), version: held.version, figures_of: Some(held) }
+            }
             // It has left the memory, or has never been there.
-            None => Draft { statistics: self.unsent.state(key).unwrap_or_default(), version: 0 },
+            None => Draft::new(self.unsent.state(key).unwrap_or_default(), 0),
         }
     }
 
@@ -366,8 +390,14 @@ impl Learning {
     }
 
     fn publish(&self, drafts: Drafts) {
-        for (key, Draft { statistics, version }) in drafts.0 {
-            let state = versioned(&self.learner, statistics, version);
+        for (key, Draft { statistics, version, figures_of }) in drafts.0 {
+            let state = match figures_of {
+                Some(held) => {
+                    let beliefs = self.learner.with_availability(&held.beliefs, &statistics);
+                    Arc::new(Versioned { version, statistics, beliefs })
+                }
+                None => versioned(&self.learner, statistics, version),
+            };
             match key {
                 None => self.states.shared.store(state),
                 Some(uid) => self.states.users.insert(self.states.number, uid, state),
@@ -479,7 +509,7 @@ mod tests {
 
         fn key(&self, uid: Option<&str>) -> StateKey {
             let application = self.learning.application.clone();
-            StateKey { application, since: self.learning.since(), uid: uid.and_then(Uid::new) }
+            StateKey { application, since: self.learning.selection.since, uid: uid.and_then(Uid::new) }
         }
     }
 
@@ -519,8 +549,9 @@ mod tests {
     fn assert_close(one: &Statistics, other: &Statistics) {
         let models = |statistics: &Statistics| statistics.0.keys().cloned().collect::<Vec<_>>();
         assert_eq!(models(one), models(other));
-        for (model, figures) in &one.0 {
-            for (figure, same) in figures.iter().zip(other.of(model)) {
+        for (model, of) in &one.0 {
+            assert!((of.missed - other.missed(model)).abs() < 1e-9, "{one:?}\n{other:?}");
+            for (figure, same) in of.figures.iter().zip(other.of(model)) {
                 assert!((figure - same).abs() < 1e-9, "{one:?}\n{other:?}");
             }
         }
@@ -560,6 +591,30 @@ mod tests {
                 }
                 assert_eq!(side.learning.unsent.states(), 0);
             }
+        }
+    }
+
+    #[test]
+    fn frontends_learn_of_each_other_whether_models_answer_and_forget_no_feedback_over_it() {
+        let mut store = Store::default();
+        let mut sides = [Side::new(0, thompson()), Side::new(1, thompson())];
+        let name: ModelName = "a".parse().unwrap();
+        for round in 0..40 {
+            for side in &mut sides {
+                side.hear(None, [0.0, 1.0]);
+                let lessons = Arc::clone(&side.learning.lessons);
+                (0..4).for_each(|query| lessons.count(&name, (query + round) % 4 == 0));
+                side.learning.learn(usize::MAX);
+            }
+            sides.iter_mut().for_each(|side| side.exchange(&mut store));
+        }
+        sides.iter_mut().for_each(|side| side.exchange(&mut store));
+        for side in &sides {
+            assert_close(&side.shared(), &store.states[&side.key(None)]);
+            let missed = side.shared().missed(&name);
+            assert!((0.5..1.0).contains(&missed), "{missed}");
+            assert_eq!(side.learning.states.shared().beliefs.availability(0), 1.0 - missed);
+            assert_eq!(count(&side.shared(), "a"), 80.0);
         }
     }
 
@@ -652,7 +707,7 @@ mod tests {
         let mut unsent = Unsent::new(20_000);
         let change = Change(BTreeMap::from([(
             "a".parse().unwrap(),
-            clipper_rpc::selection::Affine { scale: 1.0, add: vec![1.0; 8] },
+            clipper_rpc::selection::Affine { scale: 1.0, add: vec![1.0; 8], missed: None },
         )]));
         let mut dropped = 0;
         for user in 0..1000 {
@@ -737,7 +792,7 @@ mod tests {
 
     #[test]
     fn a_change_that_is_too_large_for_one_exchange_is_sent_in_parts() {
-        let affine = clipper_rpc::selection::Affine { scale: 1.0, add: vec![1.0; 100] };
+        let affine = clipper_rpc::selection::Affine { scale: 1.0, add: vec![1.0; 100], missed: None };
         let models = (0..10).map(|model| (format!("m{model}").parse().unwrap(), affine.clone()));
         let change = Change(models.collect());
         let mut unsent = Unsent::new(1 << 20);

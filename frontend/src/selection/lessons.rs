@@ -1,7 +1,9 @@
-//! What feedback teaches, on its way from the requests to the application's actor.
+//! What feedback teaches, and what became of queries, on its way from the requests to the application's actor.
 //!
-//! Invariant: a lesson whose place was reserved is applied; without a place the application is told to come again.
+//! Outcomes of queries are counted by model, as their order does not matter: so many as there may be, they take no more
+//! memory. Invariant: a lesson whose place was reserved is applied; without a place the application is told to come again.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -9,6 +11,7 @@ use actix::WeakRecipient;
 use actix::prelude::*;
 use clipper_rpc::names::ModelName;
 use clipper_rpc::selection::Uid;
+use clipper_selection::learner::availability::Outcomes;
 use clipper_selection::log::Record;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -132,7 +135,7 @@ impl Subject {
     }
 }
 
-/// The lessons of one application that wait for its actor.
+/// The lessons and outcomes of one application that wait for its actor.
 #[derive(Default)]
 pub struct Lessons {
     /// The number of those that wait and of those that have a place,
@@ -141,11 +144,13 @@ pub struct Lessons {
     bytes: AtomicUsize,
     /// Each with its size. Held for a push or a swap.
     waiting: Mutex<Vec<(Arc<Taught>, usize)>>,
+    /// The outcomes that wait, by model. Held for an addition or a swap.
+    outcomes: Mutex<BTreeMap<ModelName, Outcomes>>,
     /// Who is told that some wait; unset for a moment at the start.
     actor: OnceLock<WeakRecipient<LessonsWait>>,
 }
 
-/// Lessons wait where none did.
+/// Lessons or outcomes wait where none did.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct LessonsWait;
@@ -186,6 +191,30 @@ impl Lessons {
         (taken.into_iter().map(|(taught, _)| taught).collect(), more)
     }
 
+    /// Counts a query for which a model was asked, which it answered in time or not.
+    pub fn count(&self, model: &ModelName, answered: bool) {
+        let mut outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = outcomes.is_empty();
+        let of = outcomes.entry(model.clone()).or_default();
+        let counted = if answered { &mut of.answered } else { &mut of.missed };
+        *counted = counted.saturating_add(1);
+        drop(outcomes);
+        if first {
+            self.wake();
+        }
+    }
+
+    /// All outcomes that wait.
+    pub fn take_outcomes(&self) -> BTreeMap<ModelName, Outcomes> {
+        std::mem::take(&mut *self.outcomes.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn wake(&self) {
+        if let Some(actor) = self.actor.get().and_then(WeakRecipient::upgrade) {
+            actor.do_send(LessonsWait);
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Vec<(Arc<Taught>, usize)>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -200,8 +229,8 @@ impl Reserved<'_> {
         waiting.push((Arc::new(taught), bytes));
         let first = waiting.len() == 1;
         drop(waiting);
-        if first && let Some(actor) = lessons.actor.get().and_then(WeakRecipient::upgrade) {
-            actor.do_send(LessonsWait);
+        if first {
+            lessons.wake();
         }
     }
 }
@@ -275,6 +304,19 @@ mod tests {
         assert_eq!(taught.outputs_since(), [Value::Null, json!("cat"), Value::Null]);
         taught.losses[1] = None;
         assert!(taught.outputs_since().is_empty(), "it came after the feedback, too");
+    }
+
+    #[test]
+    fn outcomes_are_counted_by_model_until_they_are_taken() {
+        let lessons = Lessons::default();
+        let [a, b]: [ModelName; 2] = ["a", "b"].map(|name| name.parse().unwrap());
+        lessons.count(&a, true);
+        lessons.count(&b, false);
+        lessons.count(&a, false);
+        lessons.count(&a, true);
+        let expected = [(a, Outcomes { answered: 2, missed: 1 }), (b, Outcomes { answered: 0, missed: 1 })];
+        assert_eq!(lessons.take_outcomes(), BTreeMap::from(expected));
+        assert!(lessons.take_outcomes().is_empty());
     }
 
     #[test]

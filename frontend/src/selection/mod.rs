@@ -1,23 +1,17 @@
 //! Selection among an application's models, as its queries and its feedback meet it.
 //!
-//! - [`prediction`]: the path of a prediction that several models may answer; `request`: what its queries have in common, and how each
-//!   is concluded.
-//! - [`ballot`]: the models that are asked for one query, and what they answer.
 //! - [`states`]: what is learned, the application's shared state and its users'; [`users`] are in memory within a bound.
 //! - [`decisions`]: what was decided for recent queries, by query id; [`explanation`]: in words.
 //! - [`feedback`]: from an application's verdict to one of the [`lessons`] that wait for the actor; [`learning`]: what it makes of
 //!   them, and [`unsent`]: what of that the store does not have yet.
 //! - [`decision_log`]: all of it in files, where that is asked for.
 
-pub mod ballot;
 pub mod decision_log;
 pub mod decisions;
 pub mod explanation;
 pub mod feedback;
 pub mod learning;
 pub mod lessons;
-pub mod prediction;
-mod request;
 pub mod states;
 pub mod unsent;
 pub mod users;
@@ -25,16 +19,15 @@ pub mod users;
 use std::sync::Arc;
 
 use clipper_rpc::selection::{Selection, Uid};
-use clipper_selection::learner::{Beliefs, Learner};
+use clipper_selection::learner::{Beliefs, Choice, Learner};
 use tokio::sync::Notify;
 
-use self::ballot::Ballot;
 use self::decision_log::DecisionLog;
 use self::decisions::{Decided, Decisions};
 use self::states::{States, Versioned};
 use self::users::UserStates;
 use crate::metrics::CandidateMetrics;
-use crate::view::ModelView;
+use crate::queue::ModelView;
 
 /// Confidences are told, and compared with a threshold, in so many parts: the rest is noise.
 const CONFIDENCE_PARTS: f64 = 1e4;
@@ -80,23 +73,35 @@ impl Selector {
         Read { shared: self.states.shared(), own: uid.and_then(|uid| self.states.own(uid)) }
     }
 
-    /// Chooses the models to ask for one query.
+    /// Chooses the models to ask for one query. Those that are `away` are no candidates.
     ///
     /// # Errors
     /// If the policy cannot do with the context: what it expects.
-    pub fn choose(&self, query_id: u64, read: &Read, context: Option<&[f64]>) -> Result<Ballot, String> {
+    pub fn choose(
+        &self,
+        query_id: u64,
+        read: &Read,
+        away: &[usize],
+        context: Option<&[f64]>,
+    ) -> Result<Choice, String> {
         let seed = self.selection.seed;
-        let choice = self.learner.choose(&read.shared.beliefs, read.own(), context, seed, query_id)?;
-        Ok(Ballot::new(query_id, choice))
+        self.learner.choose(&read.shared.beliefs, read.own(), away, context, seed, query_id)
     }
 
     /// How good a model is believed to be, 0 to 1: the confidence in what it answers alone.
-    fn trust(&self, read: &Read, model: usize) -> f64 {
+    pub(crate) fn trust(&self, read: &Read, model: usize) -> f64 {
         self.learner.mean_reward(&read.shared.beliefs, read.own(), model)
     }
 
+    /// Counts whether the one model that was asked answered in time. Costs nothing while models answer.
+    pub(crate) fn count(&self, read: &Read, model: usize, answered: bool) {
+        if !answered || read.shared.beliefs.availability(model) < 1.0 {
+            self.states.lessons().count(&self.models[model].name, answered);
+        }
+    }
+
     /// Keeps a decision for feedback and explanations. Every decision of every application passes here.
-    fn record(&self, decided: Decided, read: &Read) -> Arc<Decided> {
+    pub(crate) fn record(&self, decided: Decided, read: &Read) -> Arc<Decided> {
         let decided = Arc::new(decided);
         self.states.log(&decided, &read.shared, read.own.as_ref());
         self.decisions.record(Arc::clone(&decided));
@@ -111,7 +116,7 @@ impl Read {
 }
 
 /// A confidence as it is told, and compared.
-fn rounded(confidence: f64) -> f64 {
+pub(crate) fn rounded(confidence: f64) -> f64 {
     let confidence = (confidence * CONFIDENCE_PARTS).round() / CONFIDENCE_PARTS;
     if confidence.is_nan() { 0.0 } else { confidence.clamp(0.0, 1.0) }
 }
@@ -124,7 +129,7 @@ pub(crate) mod tests {
     pub(crate) fn facilities() -> Facilities {
         Facilities {
             users: Arc::new(UserStates::new(1 << 20)),
-            decisions: Arc::new(Decisions::new(100)),
+            decisions: Arc::new(Decisions::new(10_000)),
             log: None,
             wake: Arc::default(),
         }

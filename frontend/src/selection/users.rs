@@ -42,7 +42,7 @@ impl Weighter<(u64, Uid), Arc<Versioned>> for Bytes {
 
 /// What a vector of figures for each model takes in memory, in bytes; an estimate.
 pub fn weight(statistics: &Statistics) -> usize {
-    statistics.0.values().map(|figures| MODEL_BYTES + size_of_val(figures.as_slice())).sum()
+    statistics.0.values().map(|of| MODEL_BYTES + size_of_val(of.figures.as_slice())).sum()
 }
 
 impl UserStates {
@@ -96,11 +96,6 @@ impl UserStates {
     /// How many states there are.
     pub fn len(&self) -> usize {
         self.states.len()
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.states.is_empty()
     }
 
     /// What they take, in bytes.

@@ -20,8 +20,6 @@ use super::{DeployError, NumReplicas};
 const EXITS_TO_GIVE_UP: u32 = 2;
 /// How many of its last lines a failed replica is quoted with.
 const QUOTED_LINES: usize = 20;
-/// Longer timeouts are cut to this.
-const LONGEST_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Until when a caller waits, and how long that is in all.
 #[derive(Debug, Clone, Copy)]
@@ -32,7 +30,6 @@ pub(super) struct Patience {
 
 impl Patience {
     pub(super) fn new(timeout: Duration) -> Self {
-        let timeout = timeout.min(LONGEST_TIMEOUT);
         Self { timeout, deadline: Instant::now() + timeout }
     }
 }

@@ -14,7 +14,7 @@ use clipper_rpc::names::ModelId;
 use clipper_rpc::secret::Secret;
 use futures_util::future::join_all;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, Semaphore, watch};
-use tokio::time::timeout_at;
+use tokio::time::{timeout, timeout_at};
 use tracing::{info, warn};
 
 use super::change::{Change, Patience};
@@ -360,7 +360,7 @@ impl Deployments {
         }
     }
 
-    /// Stops every process, and returns once they are gone. Nothing can be deployed any more.
+    /// Stops every process, and returns once they are gone, or cannot be killed. Nothing can be deployed any more.
     pub async fn shutdown(&self) {
         let leaving = {
             let mut table = self.table();
@@ -370,7 +370,14 @@ impl Deployments {
             }
             table.leaving(|_| true)
         };
-        self.all_gone(leaving).await;
+        // Each is told to end, killed, and killed with its guard, after a time of grace each.
+        let limit = 4 * self.shared.host.config.grace;
+        if timeout(limit, self.all_gone(leaving)).await.is_err() {
+            warn!(
+                ?limit,
+                "shutdown waits no longer for replicas that do not end: the next start kills what is left"
+            );
+        }
         self.shared.host.arbiter.stop();
     }
 

@@ -86,6 +86,8 @@ enum Phase {
 #[derive(Debug)]
 struct Run {
     seen: Seen,
+    /// Whether the process runs. Before, its files are copied, or it waits for its turn.
+    started: bool,
     /// Whether every frontend that there was reported it, some time.
     was_ready: bool,
     ready_since: Option<Instant>,
@@ -95,15 +97,16 @@ struct Run {
 
 impl Run {
     fn new(now: Instant, seen: Seen) -> Self {
-        let mut run = Self { seen, was_ready: false, ready_since: None, unconnected_since: None };
+        let mut run =
+            Self { seen, started: false, was_ready: false, ready_since: None, unconnected_since: None };
         run.observe(now, Seen { connected: 0, ..seen });
         run
     }
 
     fn observe(&mut self, now: Instant, seen: Seen) {
         self.seen = seen;
-        self.unconnected_since =
-            (seen.frontends > 0 && seen.connected == 0).then(|| self.unconnected_since.unwrap_or(now));
+        self.unconnected_since = (self.started && seen.frontends > 0 && seen.connected == 0)
+            .then(|| self.unconnected_since.unwrap_or(now));
         // Once ready, it stays so while one frontend has it: a frontend that is new takes a moment to be found.
         let ready = seen.connected > 0 && (seen.connected >= seen.frontends || self.ready_since.is_some());
         self.ready_since = ready.then(|| self.ready_since.unwrap_or(now));
@@ -113,6 +116,7 @@ impl Run {
     fn reason(&self) -> Option<String> {
         match self {
             Self { ready_since: Some(_), .. } => None,
+            Self { started: false, .. } => Some("being started".to_owned()),
             Self { seen: Seen { frontends: 0, .. }, .. } => {
                 Some("running, but no frontend is connected".to_owned())
             }
@@ -170,6 +174,14 @@ impl Lifecycle {
                 Some(Order::End)
             }
             _ => None,
+        }
+    }
+
+    /// The process runs from now on: its time to connect begins.
+    pub(super) fn started(&mut self, now: Instant) {
+        if let Phase::Running(run) = &mut self.phase {
+            run.started = true;
+            run.observe(now, run.seen);
         }
     }
 
@@ -274,6 +286,7 @@ mod tests {
         let now = Instant::now();
         let mut replica = Lifecycle::new(TIMEOUT);
         assert_eq!(replica.advance(now, NOWHERE), Some(Order::Start));
+        replica.started(now);
         (replica, now)
     }
 
@@ -378,6 +391,16 @@ mod tests {
         replica.exited(now + TIMEOUT, &Exit::Signal(15));
         assert_eq!(replica.reason().unwrap(), "was ended: it had not connected within 60 s");
         assert_eq!(replica.advance(now + TIMEOUT + seconds(0.1), NOWHERE), Some(Order::Start));
+    }
+
+    #[test]
+    fn the_time_to_connect_begins_when_the_process_runs() {
+        let mut replica = Lifecycle::new(TIMEOUT);
+        let now = Instant::now();
+        assert_eq!(replica.advance(now, NOWHERE), Some(Order::Start));
+        assert_eq!(replica.advance(now + 2 * TIMEOUT, NOWHERE), None, "its files are being copied");
+        replica.started(now + 2 * TIMEOUT);
+        assert_eq!(replica.deadline(), Some(now + 3 * TIMEOUT));
     }
 
     #[test]

@@ -8,7 +8,7 @@
 //! - `process.rs`: one process, its environment, its start through the guard ([`crate::guard`]) and its end.
 //! - `leftovers.rs`: processes that outlived their guard.
 //! - `output.rs`: what replicas print; `logs.rs`: the files that it is kept in.
-//! - [`Artifacts`] (`artifact.rs`): uploaded model files.
+//! - [`Artifacts`] (`artifact/`): uploaded model files.
 //! - `environment.rs`: the variables of a deployment.
 //! - `model_files.rs`: each deployment's own copy of its artifact.
 //! - `spec.rs`, `status.rs`, `error.rs`: what is asked for, what is, and why not.
@@ -20,13 +20,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clipper_rpc::secret::Secret;
+use clipper_server::Essentials;
 
-pub use artifact::{ArtifactError, ArtifactId, Artifacts, MalformedArtifactId};
+pub use artifact::{
+    ArtifactBounds, ArtifactError, ArtifactId, Artifacts, Hold, MalformedArtifactId, Owner, Reservation,
+    UploadRoom,
+};
 pub use deployments::{BegunDeployment, Deployments, Running};
 pub use environment::{Environment, ExportedEnvironment, Withheld};
 pub use error::DeployError;
 pub use spec::{
-    ContainerKind, DeploymentSpec, NoProgram, NumReplicas, Run, TooManyReplicas, UnknownContainerKind, Words,
+    ContainerKind, DeploymentSpec, NoProgram, NumReplicas, Run, StartupTimeout, TimeoutOutOfRange,
+    TooManyReplicas, UnknownContainerKind, Words,
 };
 pub use status::{DeploymentStatus, ReplicaState, ReplicaStatus};
 
@@ -58,12 +63,12 @@ pub struct Config {
     pub container_key: Secret,
     /// How long a replica that is told to end may take before it is killed.
     pub grace: Duration,
-    /// How long a replica may run without being connected to any frontend before it is started anew.
-    pub connect_timeout: Duration,
     /// How long to wait for a frontend, where replicas are to start and there is none.
     pub frontend_timeout: Duration,
     /// The size of a log file at which it is set aside. Each replica has one, and one that was set aside.
     pub log_bytes: u64,
+    /// The replicas' actors belong to these.
+    pub essentials: Essentials,
 }
 
 impl Config {
@@ -75,9 +80,9 @@ impl Config {
             guard,
             container_key,
             grace: Duration::from_secs(5),
-            connect_timeout: Duration::from_secs(60),
             frontend_timeout: Duration::from_secs(5),
             log_bytes: 4 << 20,
+            essentials: Essentials::default(),
         }
     }
 }

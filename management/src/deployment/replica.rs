@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use actix_rt::ArbiterHandle;
+use clipper_server::EssentialPart;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tracing::{info, warn};
 use uuid::Uuid;
@@ -61,7 +62,7 @@ impl ReplicaHandle {
         let Host { arbiter, config, starts } = host;
         let launch = Launch::new(config, deployment, number, Arc::clone(starts));
         let output = Output::new(launch.log_file.clone(), config.log_bytes);
-        let lifecycle = Lifecycle::new(config.connect_timeout);
+        let lifecycle = Lifecycle::new(deployment.spec.startup_timeout.get());
         let (sender, snapshots) = watch::channel(Snapshot {
             state: lifecycle.state(),
             reason: lifecycle.reason(),
@@ -81,6 +82,9 @@ impl ReplicaHandle {
             timer: None,
             stopping: false,
             snapshots: sender,
+            part: config
+                .essentials
+                .part(format!("the actor of replica {number} of {}", deployment.spec.model)),
         };
         let address = Replica::start_in_arbiter(arbiter, |_| replica);
         Self { number, output, snapshots, address }
@@ -144,6 +148,8 @@ struct Replica {
     timer: Option<SpawnHandle>,
     stopping: bool,
     snapshots: watch::Sender<Snapshot>,
+    /// Reports an end of this actor that nobody asked for.
+    part: EssentialPart,
 }
 
 #[derive(Debug)]
@@ -181,6 +187,11 @@ impl Actor for Replica {
     fn started(&mut self, ctx: &mut Context<Self>) {
         self.advance(ctx);
     }
+
+    /// Not called after a panic.
+    fn stopped(&mut self, _: &mut Context<Self>) {
+        self.part.finish();
+    }
 }
 
 impl Handler<Observe> for Replica {
@@ -199,6 +210,7 @@ impl Handler<Started> for Replica {
         if let Some(process) = &mut self.process {
             info!(model = %self.launch.model, replica = self.launch.number, pid, "replica started");
             process.pid = Some(pid);
+            self.lifecycle.started(Instant::now());
             // A frontend may have seen it before the guard's report was read.
             self.advance(ctx);
         }

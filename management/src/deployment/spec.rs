@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 use clipper_rpc::input::InputType;
 use clipper_rpc::names::ModelId;
@@ -36,6 +37,10 @@ pub struct DeploymentSpec<E = Environment> {
     /// The interpreter of a Python container kind, if not management's default.
     #[serde(default)]
     pub python: Option<PathBuf>,
+    /// How long each process may take to load its model and connect. Records of older versions have
+    /// the default.
+    #[serde(default, rename = "timeout_seconds")]
+    pub startup_timeout: StartupTimeout,
 }
 
 impl<E> DeploymentSpec<E> {
@@ -47,8 +52,17 @@ impl<E> DeploymentSpec<E> {
         self,
         form: impl FnOnce(E) -> Result<F, X>,
     ) -> Result<DeploymentSpec<F>, X> {
-        let Self { model, input_type, num_replicas, run, environment, artifact, model_data_path, python } =
-            self;
+        let Self {
+            model,
+            input_type,
+            num_replicas,
+            run,
+            environment,
+            artifact,
+            model_data_path,
+            python,
+            startup_timeout,
+        } = self;
         let environment = form(environment)?;
         Ok(DeploymentSpec {
             model,
@@ -59,6 +73,7 @@ impl<E> DeploymentSpec<E> {
             artifact,
             model_data_path,
             python,
+            startup_timeout,
         })
     }
 }
@@ -109,6 +124,51 @@ impl From<NumReplicas> for u32 {
 impl fmt::Display for NumReplicas {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+/// The time that a process of a replica may take to load its model and connect to a frontend, in
+/// whole seconds: 1 to [`StartupTimeout::MAX_SECONDS`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "u64", into = "u32")]
+pub struct StartupTimeout(u32);
+
+/// A number of seconds that is not a [`StartupTimeout`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("timeout_seconds must be from 1 to {most}, not {0}", most = StartupTimeout::MAX_SECONDS)]
+pub struct TimeoutOutOfRange(u64);
+
+impl StartupTimeout {
+    /// A day.
+    pub const MAX_SECONDS: u32 = 24 * 60 * 60;
+
+    /// The time as a duration.
+    pub fn get(self) -> Duration {
+        Duration::from_secs(self.0.into())
+    }
+}
+
+impl Default for StartupTimeout {
+    fn default() -> Self {
+        Self(60)
+    }
+}
+
+impl TryFrom<u64> for StartupTimeout {
+    type Error = TimeoutOutOfRange;
+
+    fn try_from(seconds: u64) -> Result<Self, TimeoutOutOfRange> {
+        u32::try_from(seconds)
+            .ok()
+            .filter(|seconds| (1..=Self::MAX_SECONDS).contains(seconds))
+            .map(Self)
+            .ok_or(TimeoutOutOfRange(seconds))
+    }
+}
+
+impl From<StartupTimeout> for u32 {
+    fn from(timeout: StartupTimeout) -> Self {
+        timeout.0
     }
 }
 
@@ -242,6 +302,26 @@ mod tests {
             let error = serde_json::from_str::<NumReplicas>(text).unwrap_err().to_string();
             assert_eq!(error, format!("a deployment can have at most 1000 replicas, not {text}"));
         }
+    }
+
+    #[test]
+    fn a_replica_may_load_for_a_second_to_a_day() {
+        for text in ["1", "75", "86400"] {
+            let timeout: StartupTimeout = serde_json::from_str(text).unwrap();
+            assert_eq!(timeout.get().as_secs().to_string(), text);
+        }
+        for text in ["0", "86401", "18446744073709551615"] {
+            let error = serde_json::from_str::<StartupTimeout>(text).unwrap_err().to_string();
+            assert_eq!(error, format!("timeout_seconds must be from 1 to 86400, not {text}"));
+        }
+    }
+
+    #[test]
+    fn a_record_of_an_older_version_has_the_default_timeout() {
+        let record = r#"{"model": {"name": "m", "version": "1"}, "input_type": "doubles", "num_replicas": 1,
+            "run": {"kind": "noop"}}"#;
+        let spec: DeploymentSpec = serde_json::from_str(record).unwrap();
+        assert_eq!(spec.startup_timeout.get(), Duration::from_secs(60));
     }
 
     #[test]

@@ -3,14 +3,18 @@
 
 use std::collections::BTreeMap;
 
-use actix_web::{HttpRequest, HttpResponse, Responder};
+use actix_web::{HttpRequest, HttpResponse, Responder, web};
 use serde::{Deserialize, Serialize};
 use utoipa::openapi::{ContentBuilder, Ref, RefOr, Response, ResponseBuilder, schema::ObjectBuilder};
 use utoipa::{IntoResponses, ToSchema};
 
 use super::error::{ApiError, ErrorBody};
+use crate::admin::Admin;
 
-/// A sentence of success, as plain text.
+/// The header that names the frontends which have not applied the latest changes, by their query addresses.
+const BEHIND_HEADER: &str = "clipper-frontends-behind";
+
+/// A sentence of success, as plain text, and the frontends that management gave up waiting for.
 pub(super) struct Sentence(pub(super) String);
 
 /// What a handler returns that answers with a sentence.
@@ -19,8 +23,19 @@ pub(super) type Spoken = Result<Sentence, ApiError>;
 impl Responder for Sentence {
     type Body = actix_web::body::BoxBody;
 
-    fn respond_to(self, _: &HttpRequest) -> HttpResponse {
-        HttpResponse::Ok().content_type("text/plain; charset=utf-8").body(self.0)
+    fn respond_to(self, request: &HttpRequest) -> HttpResponse {
+        let admin = request.app_data::<web::Data<Admin>>();
+        let behind = admin.map(|admin| admin.frontends().behind()).unwrap_or_default().join(", ");
+        let mut response = HttpResponse::Ok();
+        response.content_type("text/plain; charset=utf-8");
+        if behind.is_empty() {
+            return response.body(self.0);
+        }
+        response.insert_header((BEHIND_HEADER, behind.as_str()));
+        response.body(format!(
+            "{}\nNot applied yet by the frontends at {behind}, which serve what they knew until they reach management",
+            self.0
+        ))
     }
 }
 

@@ -110,7 +110,9 @@ async fn read(
     Ok((bytes, HeldRoom(held)))
 }
 
+/// Reads a body, with or without a byte order mark.
 fn parse<T: RequestBody>(bytes: &[u8]) -> Result<T, ApiError> {
+    let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes);
     // serde would also take an array for a struct, its elements for the fields in order.
     if bytes.trim_ascii_start().first() == Some(&b'[') {
         return Err(misfit::<T>("invalid type: array, expected an object".into()));
@@ -221,6 +223,15 @@ mod tests {
         assert!(parsed.is_ok());
         drop((first, second));
         assert_eq!(room.0.available_permits(), 3);
+    }
+
+    #[actix_rt::test]
+    async fn a_byte_order_mark_before_a_body_is_skipped() {
+        let room = BodyRoom::default();
+        assert!(body(&room, "\u{feff}{}".into()).await.1.is_ok());
+        let refused = body(&room, "\u{feff}[]".into()).await.1.err().unwrap().to_string();
+        assert!(refused.contains("invalid type: array, expected an object"), "{refused}");
+        assert!(body(&room, "\u{feff}\u{feff}{}".into()).await.1.is_err());
     }
 
     #[actix_rt::test]

@@ -1,12 +1,15 @@
 //! The catalog as a whole: its feed for frontends, with their exchange beside it, and export and import for people.
 
 use std::convert::Infallible;
+use std::future::{Ready, ready};
 use std::net::{IpAddr, Ipv4Addr};
 
-use actix_web::{HttpRequest, get, post, web};
+use actix_web::dev::Payload;
+use actix_web::{CustomizeResponder, FromRequest, HttpRequest, Responder, get, post, web};
 use clipper_rpc::catalog::{Application, FollowError, FollowRequest, FollowResponse, Model, Revision};
+use clipper_rpc::protocol::{PROTOCOL, PROTOCOL_HEADER, check_frontend};
 use clipper_rpc::selection::{ExchangeRequest, ExchangeResponse};
-use clipper_server::hangup::hung_up;
+use clipper_server::connection::half_closed;
 use serde::{Deserialize, Serialize};
 use utoipa::openapi::{ObjectBuilder, RefOr, Schema};
 use utoipa::{IntoParams, PartialSchema, ToSchema};
@@ -21,6 +24,27 @@ use crate::refusal::Refusal;
 
 /// The version of the form of exports.
 const EXPORT_VERSION: u32 = 1;
+
+/// A call of a frontend that speaks the protocol of this management. Checked before anything of the body is read, as
+/// extractors run in the order of a handler's parameters.
+struct SameProtocol;
+
+impl FromRequest for SameProtocol {
+    type Error = ApiError;
+    type Future = Ready<Result<Self, ApiError>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let header = request.headers().get(PROTOCOL_HEADER).and_then(|header| header.to_str().ok());
+        ready(check_frontend(header).map(|()| Self).map_err(ApiError::from))
+    }
+}
+
+/// An answer to a frontend, which says what protocol it is of.
+type Answered<T> = Result<CustomizeResponder<web::Json<T>>, ApiError>;
+
+fn answered<T: Serialize>(answer: T) -> Answered<T> {
+    Ok(web::Json(answer).customize().insert_header((PROTOCOL_HEADER, PROTOCOL)))
+}
 
 /// A frontend's call; `rpc/src/catalog.rs` describes it.
 #[derive(Deserialize)]
@@ -48,13 +72,17 @@ impl RequestBody for FollowBody {
 pub(super) async fn follow(
     admin: web::Data<Admin>,
     request: HttpRequest,
+    _: SameProtocol,
     Body(FollowBody(body)): Body<FollowBody>,
-) -> Result<web::Json<FollowResponse>, ApiError> {
+) -> Answered<FollowResponse> {
     release_room(&request);
     let caller = request.peer_addr().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |address| address.ip());
     tokio::select! {
-        answer = admin.follow.follow(body, caller) => Ok(web::Json(answer?)),
-        () = hung_up(&request) => Err(FollowError("the caller has hung up".into()).into()),
+        answer = admin.follow.follow(body, caller) => answered(answer?),
+        // A frontend keeps its side open until it is answered, unless it has ended.
+        () = half_closed(&request) => {
+            Err(FollowError("the caller has closed its side of the connection before it was answered".into()).into())
+        }
     }
 }
 
@@ -83,9 +111,10 @@ impl RequestBody for ExchangeBody {
 #[post("/admin/exchange")]
 pub(super) async fn exchange(
     admin: web::Data<Admin>,
+    _: SameProtocol,
     Body(ExchangeBody(body)): Body<ExchangeBody>,
-) -> Result<web::Json<ExchangeResponse>, ApiError> {
-    Ok(web::Json(admin.follow.states.exchange(body).await?))
+) -> Answered<ExchangeResponse> {
+    answered(admin.follow.states.exchange(body).await?)
 }
 
 /// All records, deployments included; not the files of artifacts.

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use actix_web::{post, web};
 use clipper_rpc::catalog::ModelVersionSpec;
@@ -18,7 +17,7 @@ use super::error::ApiError;
 use super::models::ServingInfo;
 use crate::admin::Admin;
 use crate::deployment::{
-    ArtifactId, ContainerKind, DeploymentSpec, DeploymentStatus, NumReplicas, Run, Words,
+    ArtifactId, ContainerKind, DeploymentSpec, DeploymentStatus, NumReplicas, Run, StartupTimeout, Words,
 };
 use crate::deployments::{self, Selection};
 use crate::models;
@@ -62,8 +61,10 @@ pub(super) struct NewDeployment {
     /// The interpreter of a Python container kind.
     #[schema(value_type = Option<String>)]
     python: Option<PathBuf>,
-    /// How long to wait for every replica to be ready; 60 unless given.
-    timeout_seconds: Option<u32>,
+    /// How long each replica may load its model, now and at every later start, and how long this call
+    /// waits for all of them; 60 unless given.
+    #[schema(value_type = Option<u32>, minimum = 1, maximum = 86400)]
+    timeout_seconds: Option<StartupTimeout>,
 }
 
 impl RequestBody for NewDeployment {}
@@ -102,15 +103,11 @@ impl NewDeployment {
             artifact: self.artifact,
             model_data_path: self.model_data_path,
             python: self.python,
+            startup_timeout: self.timeout_seconds.unwrap_or_default(),
         };
         deployments::check(&spec, &version)?;
         Ok((spec, version))
     }
-}
-
-/// How long a call waits for replicas.
-fn timeout(seconds: Option<u32>) -> Duration {
-    Duration::from_secs(seconds.map_or(60, u64::from))
 }
 
 /// Another number of replicas.
@@ -124,8 +121,10 @@ pub(super) struct Scaling {
     model_version: Option<ModelVersion>,
     #[schema(value_type = u32, maximum = 1000)]
     num_replicas: NumReplicas,
-    /// How long to wait for every replica to be ready; 60 unless given.
-    timeout_seconds: Option<u32>,
+    /// How long to wait for every replica to be ready; that of the deployment unless given. How long
+    /// a replica may load stays as it is.
+    #[schema(value_type = Option<u32>, minimum = 1, maximum = 86400)]
+    timeout_seconds: Option<StartupTimeout>,
 }
 
 impl RequestBody for Scaling {}
@@ -184,7 +183,6 @@ pub(super) struct DeploymentInfo {
 #[utoipa::path(request_body = NewDeployment, responses(Sentence, Refused), tag = "deployments")]
 #[post("/admin/deploy_model")]
 pub(super) async fn deploy_model(admin: web::Data<Admin>, Body(body): Body<NewDeployment>) -> Spoken {
-    let timeout = timeout(body.timeout_seconds);
     let (spec, version) = body.parts()?;
     let said = Sentence(format!(
         "Successfully deployed model with name '{}' and version '{}' with {}",
@@ -192,7 +190,7 @@ pub(super) async fn deploy_model(admin: web::Data<Admin>, Body(body): Body<NewDe
         spec.model.version,
         counted(spec.num_replicas.get().into(), "replica")
     ));
-    admin.deploy(spec, version, timeout).await?;
+    admin.deploy(spec, version).await?;
     Ok(said)
 }
 
@@ -205,7 +203,7 @@ pub(super) async fn set_num_replicas(admin: web::Data<Admin>, Body(body): Body<S
         "Successfully set the number of replicas of model with name '{}' and version '{}' to {}",
         id.name, id.version, body.num_replicas
     ));
-    admin.scale(id, body.num_replicas, timeout(body.timeout_seconds)).await?;
+    admin.scale(id, body.num_replicas, body.timeout_seconds).await?;
     Ok(said)
 }
 

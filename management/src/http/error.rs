@@ -3,6 +3,7 @@
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpResponse, ResponseError};
 use clipper_rpc::catalog::FollowError;
+use clipper_rpc::protocol::ProtocolMismatch;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -41,12 +42,16 @@ pub(super) enum ApiError {
     NoRoom { most: usize },
     #[error("{most} uploads are in progress, which is the most that are allowed; try again")]
     Uploads { most: usize },
+    #[error("a backup is being made, and only one is at a time; try again later")]
+    Backup,
     #[error(transparent)]
     Access(#[from] AccessError),
     #[error(transparent)]
     Refused(#[from] Refusal),
     #[error("{what}")]
     Artifact { what: String },
+    #[error("{what}")]
+    Storage { what: String },
     #[error("{sentence}")]
     Missing { sentence: String },
     #[error("There is nothing at {path}; GET / says what there is")]
@@ -59,6 +64,8 @@ pub(super) enum ApiError {
     States(#[from] StateError),
     #[error(transparent)]
     Follow(#[from] FollowError),
+    #[error(transparent)]
+    Protocol(#[from] ProtocolMismatch),
     #[error("Management could not do this: {what}")]
     Internal { what: String },
 }
@@ -92,14 +99,16 @@ impl ApiError {
             Self::Value { .. }
             | Self::Refused(_)
             | Self::States(StateError::Over { .. } | StateError::TooManyStates { .. }) => "Request error",
-            Self::Artifact { .. } => "Artifact error",
+            Self::Artifact { .. } | Self::Storage { .. } => "Artifact error",
             Self::Missing { .. } | Self::NotFound { .. } => "Not found",
             Self::Method { .. } => "Method not allowed",
             Self::Store(_)
             | Self::States(_)
             | Self::Follow(_)
             | Self::NoRoom { .. }
+            | Self::Backup
             | Self::Uploads { .. } => "Unavailable",
+            Self::Protocol(_) => "Protocol mismatch",
             Self::Internal { .. } => "Internal error",
         }
     }
@@ -125,8 +134,12 @@ impl ResponseError for ApiError {
             | Self::States(_)
             | Self::Follow(_)
             | Self::NoRoom { .. }
+            | Self::Backup
             | Self::Uploads { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            // No refusal to frontends of any version: they keep what they have learned, and try again.
+            Self::Protocol(_) => StatusCode::NOT_IMPLEMENTED,
             Self::TooSlow { .. } => StatusCode::REQUEST_TIMEOUT,
+            Self::Storage { .. } => StatusCode::INSUFFICIENT_STORAGE,
             Self::Internal { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -145,7 +158,9 @@ impl ResponseError for ApiError {
                 | Self::Incomplete { .. }
                 | Self::TooSlow { .. }
                 | Self::NoRoom { .. }
+                | Self::Storage { .. }
                 | Self::Uploads { .. }
+                | Self::Protocol(_)
         );
         if is_cut_off {
             // The rest of the body is still coming; nothing after it could be told from it.

@@ -11,12 +11,13 @@ use clipper_server::process::Process;
 use clipper_server::{Connections, Families, Form, Report, text};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Registry, Unit};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use crate::admin::Admin;
 use crate::deployment::ReplicaState;
+use crate::frontends::Standing;
 
 /// The states of a replica, as metrics name them.
 const STATES: [(ReplicaState, &str); 4] = [
@@ -50,6 +51,8 @@ struct Counts {
     lone: [(&'static str, &'static str, u64); 7],
     /// The replicas by state.
     replicas: [(&'static str, u64); 4],
+    /// The frontends that follow.
+    frontends: Vec<Standing>,
     /// Changes of what is learned that were not stored.
     left_out: u64,
 }
@@ -73,6 +76,7 @@ impl Counts {
                 ("selection_users", "Users of whom something is learned", admin.follow.states.users()),
             ],
             replicas: STATES.map(|(state, name)| (name, in_state(state))),
+            frontends: admin.frontends().standings(),
             left_out: admin.follow.states.left_out(),
         }
     }
@@ -101,6 +105,24 @@ impl Collector for Counts {
             "Replicas of deployments on this host, by state",
             None,
             self.replicas.map(|(state, count)| ([("state", state)], count)),
+        )?;
+        let labels: Vec<_> = self.frontends.iter().map(|it| (it.number.to_string(), it)).collect();
+        let each = || {
+            labels.iter().map(|(number, it)| {
+                ([("frontend", number.as_str()), ("address", it.query_address.as_str())], *it)
+            })
+        };
+        families.gauge(
+            "clipper_management_frontend_revision",
+            "The revision of the catalog that a frontend has applied",
+            None,
+            each().map(|(labels, it)| (labels, it.revision.unwrap_or_default())),
+        )?;
+        families.gauge(
+            "clipper_management_frontend_last_contact",
+            "Time since the last call of a frontend",
+            Some(&Unit::Seconds),
+            each().map(|(labels, it)| (labels, it.last_contact_seconds)),
         )?;
         families.lone_counter(
             "clipper_management_selection_changes_left_out",
@@ -179,7 +201,7 @@ mod tests {
         let count = || async {
             tokio::task::yield_now().await;
             let left_out = 1 + made.fetch_add(1, Ordering::Relaxed);
-            Counts { lone: [("", "", 0); 7], replicas: [("", 0); 4], left_out }
+            Counts { lone: [("", "", 0); 7], replicas: [("", 0); 4], frontends: Vec::new(), left_out }
         };
         let asked = futures_util::future::join_all((0..100).map(|_| last.get(count()))).await;
         assert!(asked.iter().all(|counts| counts.left_out == 1));

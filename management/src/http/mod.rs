@@ -1,7 +1,7 @@
 //! The admin interface over HTTP: thin handlers over `admin.rs` and the domain functions, one module a resource.
 //!
 //! # Layout
-//! - `applications`, `selection`, `models`, `deployments`, `artifacts`, `catalog`, `status`, `metrics`: the handlers.
+//! - `applications`, `selection`, `models`, `deployments`, `artifacts`, `catalog`, `backup`, `status`, `metrics`: the handlers.
 //! - `body`, `pace`: how bodies are read, and how fast they must arrive; `batching`, `selection_body`: the values in
 //!   them that have two forms; `answer`: how answers are said; `error`: how refusals are; `description`: what the
 //!   description says of access.
@@ -32,6 +32,7 @@ use crate::admin::Admin;
 mod answer;
 mod applications;
 mod artifacts;
+mod backup;
 mod batching;
 mod body;
 mod catalog;
@@ -45,7 +46,7 @@ mod selection;
 mod selection_body;
 mod status;
 
-/// The most connections of one worker. Idle ones are closed after some seconds, and slow requests end.
+/// The most connections of one worker.
 const MAX_CONNECTIONS: usize = 1024;
 /// Admin calls are rare and short; two threads keep one that is slow from delaying the rest.
 const WORKERS: usize = 2;
@@ -101,14 +102,17 @@ interface! {
     deployments::stop_all_models,
     deployments::get_replica_logs,
     artifacts::add_artifact,
+    artifacts::get_artifact,
     catalog::follow,
     catalog::exchange,
     catalog::export,
     catalog::import,
+    backup::get_backup,
     status::about,
     status::ping,
     status::livez,
     status::readyz,
+    status::get_frontends,
     metrics::metrics,
     metrics::admin_metrics,
 }
@@ -154,6 +158,7 @@ fn allowed(item: &PathItem) -> &'static Method {
 /// without the check.
 pub(crate) fn server(
     listener: TcpListener,
+    keep_alive: Duration,
     access: Access,
     admin: Admin,
     uploads: Uploads,
@@ -164,6 +169,7 @@ pub(crate) fn server(
     let connections = Connections::default();
     let counted = connections.clone();
     let body_room = web::Data::new(body::BodyRoom::default());
+    let backup_turn = web::Data::new(backup::BackupTurn::default());
     let last_counts = web::Data::new(metrics::LastCounts::default());
     let application = move || {
         let access = Arc::clone(&access);
@@ -181,11 +187,12 @@ pub(crate) fn server(
             .app_data(admin.clone())
             .app_data(uploads.clone())
             .app_data(body_room.clone())
+            .app_data(backup_turn.clone())
             .app_data(last_counts.clone())
             .app_data(web::Data::new(connections.clone()))
             .configure(routes)
             .default_service(web::to(unknown))
     };
-    let serving = Serving { workers: WORKERS, max_connections: MAX_CONNECTIONS, drain: DRAIN };
+    let serving = Serving { workers: WORKERS, max_connections: MAX_CONNECTIONS, keep_alive, drain: DRAIN };
     clipper_server::serve(listener, serving, counted, application)
 }

@@ -79,6 +79,8 @@ pub(super) struct LearnedOfModel {
     mean_reward: Option<f64>,
     /// The reward that is expected of it; a user's is drawn to the shared one while the user gave little feedback.
     expected_reward: f64,
+    /// The part of the queries that asked it lately and that it answered in time, where one model is asked. For all users alike.
+    availability: f64,
     /// Its part in the next answer, or the probability that it will be asked; adds up to 1 over the models.
     weight: Option<f64>,
     /// All that is stored of it, in the order of the policy.
@@ -151,10 +153,10 @@ fn models(
     let shared_beliefs = learner.beliefs(shared);
     let own_beliefs = own.map(|own| learner.beliefs(own));
     let own_beliefs = own_beliefs.as_ref();
-    let weights = match learner.choose(&shared_beliefs, own_beliefs, None, selection.seed, 0) {
+    let weights = match learner.choose(&shared_beliefs, own_beliefs, &[], None, selection.seed, 0) {
         // Its choice is a draw; the others say how they draw.
         Ok(choice) if matches!(selection.policy, Policy::Thompson { .. }) => {
-            learner.propensities(&shared_beliefs, own_beliefs, &choice)
+            learner.propensities(&shared_beliefs, own_beliefs, &[], &choice)
         }
         Ok(choice) => choice.weights.to_vec(),
         Err(sentence) => {
@@ -174,6 +176,7 @@ fn models(
                 feedbacks,
                 mean_reward: (feedbacks > 0.0).then(|| rewards / feedbacks),
                 expected_reward: learner.mean_reward(&shared_beliefs, own_beliefs, index),
+                availability: shared_beliefs.availability(index),
                 weight: weights.get(index).copied(),
                 figures,
             }

@@ -1,11 +1,14 @@
 //! What says how management is doing, for people and for probes.
 
-use actix_web::{get, web};
+use actix_web::{get, post, web};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::answer::{List, Listing, Refused};
+use super::body::Body;
 use super::error::ApiError;
 use crate::admin::Admin;
+use crate::frontends::Standing;
 
 /// What this is, and where to look.
 #[derive(Debug, Serialize, ToSchema)]
@@ -49,6 +52,25 @@ pub(super) async fn ping() -> &'static str {
 #[get("/livez")]
 pub(super) async fn livez() -> &'static str {
     "ok"
+}
+
+/// Lists the frontends that follow.
+#[utoipa::path(
+    request_body = Listing,
+    responses((status = 200, body = List<Standing>, description = "`host:port`, or objects if verbose"), Refused),
+    tag = "status"
+)]
+#[post("/admin/get_frontends")]
+pub(super) async fn get_frontends(
+    admin: web::Data<Admin>,
+    Body(body): Body<Listing>,
+) -> web::Json<List<Standing>> {
+    let standings = admin.frontends().standings();
+    web::Json(if body.verbose {
+        List::Objects(standings)
+    } else {
+        List::Names(standings.into_iter().map(|standing| standing.query_address).collect())
+    })
 }
 
 /// Says whether changes can be made.

@@ -47,10 +47,8 @@ impl<'a> Admission<'a> {
         let application = self.application(&sent.key)?;
         let most = max_figures(&application.selection.policy);
         let change = &sent.change.0;
-        let fits = change.len() <= MAX_MODELS
-            && change.values().all(|it| {
-                it.add.len() <= most && it.scale.is_finite() && it.add.iter().all(|add| add.is_finite())
-            });
+        let fits =
+            change.len() <= MAX_MODELS && change.values().all(|it| it.add.len() <= most && it.is_sound());
         if !fits {
             self.left_out += 1;
             return None;
@@ -90,6 +88,8 @@ fn max_figures(policy: &Policy) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use clipper_rpc::selection::{Affine, Selection};
 
     use super::super::tests::{change, key, statistics};
@@ -101,7 +101,11 @@ mod tests {
         let selection = Selection { policy, ..Selection::default() };
         let application = Application { selection, ..app("a", linked) };
         let before = Catalog { revision: 6, ..Catalog::default() };
-        edited(before.clone(), crate::applications::add(&before, application))
+        let mut catalog = edited(before.clone(), crate::applications::add(&before, application));
+        // As the keys of these tests have it.
+        let application = catalog.applications.get_mut("a").unwrap();
+        Arc::make_mut(application).selection.since = key(None).since;
+        catalog
     }
 
     #[test]
@@ -109,13 +113,13 @@ mod tests {
         let catalog = catalog(r#"{"policy": "exp3"}"#, &["m", "n"]);
         let mut admission = Admission::new(&catalog);
         let mut sent = change(key(None), 1.0, &[1.0]);
-        let affine = Affine { scale: 1.0, add: vec![1.0] };
+        let affine = Affine { scale: 1.0, add: vec![1.0], missed: None };
         sent.change.0.insert("stranger".parse().unwrap(), affine.clone());
         let admitted = admission.admit(&sent, &Statistics::default()).unwrap();
         assert_eq!(admitted, change(key(None), 1.0, &[1.0]));
         assert_eq!(admission.left_out, 1);
         let mut state = statistics(&[1.0]);
-        state.0.insert("stranger".parse().unwrap(), vec![1.0]);
+        state.0.insert("stranger".parse().unwrap(), vec![1.0].into());
         assert_eq!(admission.admit(&sent, &state), Some(sent));
         sent = change(key(None), 1.0, &[]);
         sent.change.0 =
@@ -143,10 +147,10 @@ mod tests {
         let mut admission = Admission::new(&catalog);
         let mut state = Statistics::default();
         admission.admit(&change(key(None), 1.0, &[1.0]), &state).unwrap();
-        state.0.extend((0..MAX_MODELS).map(|it| (format!("former{it}").parse().unwrap(), vec![1.0])));
+        state.0.extend((0..MAX_MODELS).map(|it| (format!("former{it}").parse().unwrap(), vec![1.0].into())));
         admission.prune(&key(None), &mut state);
         assert_eq!(state.0.len(), MAX_MODELS);
-        state.0.insert("m".parse().unwrap(), vec![1.0]);
+        state.0.insert("m".parse().unwrap(), vec![1.0].into());
         admission.prune(&key(None), &mut state);
         assert_eq!(state, statistics(&[1.0]));
     }

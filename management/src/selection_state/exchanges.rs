@@ -54,6 +54,11 @@ impl Exchanges {
         Self { store, runs, ring, peers, max_users, counts, written: false }
     }
 
+    /// Writes a copy of everything that is learned.
+    pub(super) fn copy(&self, out: &mut impl std::io::Write) -> Result<(), StateError> {
+        self.store.copy(out)
+    }
+
     /// Makes an exchange, whose changes are not yet durable.
     pub(super) fn exchange(
         &mut self,

@@ -13,8 +13,10 @@
 //! that are gone. Should a write fail, the state of the disk is unknown, so every exchange is refused from then on; a
 //! restart reads what is there.
 //!
-//! Invariant: a change that a frontend was told to be stored is on disk, once.
+//! Invariant: a change that a frontend was told to be stored is on disk, once; so is everything that is read here.
 
+use std::fs::File;
+use std::io::{BufWriter, Read};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
@@ -22,11 +24,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use clipper_rpc::selection::{ExchangeRequest, ExchangeResponse, StateKey, Statistics};
+use clipper_server::EssentialPart;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
+use uuid::Uuid;
 
 use self::exchanges::{Counts, Exchanges};
 use self::store::StateStore;
+use crate::catalog::Catalog;
 use crate::error::OpenError;
 use crate::feed::Feed;
 
@@ -100,28 +105,41 @@ pub struct SelectionStates {
 #[derive(Debug)]
 enum Order {
     Exchange(Box<ExchangeRequest>, Answer<ExchangeResponse>),
-    Read(Vec<StateKey>, Answer<Vec<Option<Statistics>>>),
+    Read(Vec<StateKey>, Answer<States>),
     Explain(u64, oneshot::Sender<Result<String, NoExplanation>>),
+    Copy(File, Answer<(Arc<Catalog>, File)>),
     /// The applications may be others now.
     CatalogChanged,
     Close(Answer<()>),
 }
 
 type Answer<T> = oneshot::Sender<Result<T, StateError>>;
+/// The states of some keys, in order; `None` where nothing is learned.
+type States = Vec<Option<Statistics>>;
 
 impl SelectionStates {
-    /// Opens or creates the database in a data directory that is locked, and starts the thread. States of their own
-    /// are kept for at most `max_users`.
+    /// Opens or creates the database in a data directory that is locked, and starts the thread, which is an
+    /// essential part. States of their own are kept for at most `max_users`.
     ///
     /// # Errors
     /// One clear line: see [`OpenError`].
-    pub async fn open(directory: PathBuf, feed: Arc<Feed>, max_users: u64) -> Result<Self, OpenError> {
-        tokio::task::spawn_blocking(move || Self::open_blocking(&directory, feed, max_users))
+    pub async fn open(
+        directory: PathBuf,
+        feed: Arc<Feed>,
+        max_users: u64,
+        part: EssentialPart,
+    ) -> Result<Self, OpenError> {
+        tokio::task::spawn_blocking(move || Self::open_blocking(&directory, feed, max_users, part))
             .await
             .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
     }
 
-    fn open_blocking(directory: &Path, feed: Arc<Feed>, max_users: u64) -> Result<Self, OpenError> {
+    fn open_blocking(
+        directory: &Path,
+        feed: Arc<Feed>,
+        max_users: u64,
+        mut part: EssentialPart,
+    ) -> Result<Self, OpenError> {
         let (store, runs) = StateStore::open(directory, feed.store())?;
         let counts = Arc::<Counts>::default();
         let exchanges = Exchanges::new(store, runs, max_users, Arc::clone(&counts));
@@ -129,7 +147,10 @@ impl SelectionStates {
         let (orders, received) = mpsc::channel();
         thread::Builder::new()
             .name("clipper-states".into())
-            .spawn(move || states.run(&received))
+            .spawn(move || {
+                states.run(&received);
+                part.finish();
+            })
             .map_err(|error| OpenError::unreadable(directory, error))?;
         Ok(Self { orders, counts })
     }
@@ -152,12 +173,21 @@ impl SelectionStates {
         self.ask(|answer| Order::Exchange(Box::new(request), answer)).await
     }
 
-    /// The states of these keys; `None` where nothing is learned.
+    /// The states of these keys, as they are on disk; `None` where nothing is learned.
     ///
     /// # Errors
-    /// If they cannot be read.
+    /// If they cannot be read, or what was written before could not be made durable.
     pub async fn read(&self, keys: Vec<StateKey>) -> Result<Vec<Option<Statistics>>, StateError> {
         self.ask(|answer| Order::Read(keys, answer)).await
+    }
+
+    /// Writes a copy of everything that is learned to a file, with the catalog of the same moment. No exchange is made
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// If it cannot be read, or the file not be written.
+    pub(crate) async fn copy(&self, file: File) -> Result<(Arc<Catalog>, File), StateError> {
+        self.ask(|answer| Order::Copy(file, answer)).await
     }
 
     /// Asks the frontend that answered a query how it came to that, and waits for some seconds for the JSON.
@@ -204,6 +234,37 @@ impl SelectionStates {
     }
 }
 
+/// Fills a new data directory, whose catalog is `catalog`, with a copy of what was learned. Blocks.
+///
+/// # Errors
+/// If the copy cannot be read, or the directory not be written.
+pub(crate) fn restore(directory: &Path, catalog: Uuid, copy: impl Read) -> Result<(), OpenError> {
+    StateStore::restore(directory, catalog, copy)
+}
+
+/// Answers to a group of orders, which wait until everything that they tell of is durable.
+#[derive(Default)]
+struct Pending {
+    exchanged: Vec<(Result<ExchangeResponse, StateError>, Answer<ExchangeResponse>)>,
+    read: Vec<(Result<States, StateError>, Answer<States>)>,
+    closing: Option<Answer<()>>,
+}
+
+impl Pending {
+    /// Answers, or says why what was written is not durable. Whoever asked may have gone.
+    fn answer(self, synced: &Result<(), StateError>) {
+        for (response, answer) in self.exchanged {
+            let _ = answer.send(synced.clone().and(response));
+        }
+        for (read, answer) in self.read {
+            let _ = answer.send(synced.clone().and(read));
+        }
+        if let Some(answer) = self.closing {
+            let _ = answer.send(synced.clone());
+        }
+    }
+}
+
 /// What the thread owns.
 struct StatesThread {
     exchanges: Exchanges,
@@ -230,31 +291,31 @@ impl StatesThread {
                     Err(mpsc::TryRecvError::Disconnected) => return,
                 }
             };
-            let mut exchanged = Vec::new();
-            let mut closing = None;
+            let mut pending = Pending::default();
             for order in std::iter::once(first).chain(orders.try_iter()).take(GROUP) {
-                match order {
-                    Order::Exchange(request, answer) => exchanged.push((self.exchange(&request), answer)),
-                    // Whoever asked may have gone, here and below.
-                    Order::Read(keys, answer) => drop(answer.send(self.exchanges.read(&keys))),
-                    Order::Explain(query_id, answer) => {
-                        self.exchanges.explain(query_id, answer, Instant::now());
-                    }
-                    Order::CatalogChanged => {}
-                    Order::Close(answer) => {
-                        closing = Some(answer);
-                        break;
-                    }
+                self.take(order, &mut pending);
+                if pending.closing.is_some() {
+                    break;
                 }
             }
-            let synced = self.sync();
-            for (response, answer) in exchanged {
-                let _ = answer.send(synced.clone().and(response));
-            }
-            if let Some(answer) = closing {
-                let _ = answer.send(synced);
+            let closing = pending.closing.is_some();
+            pending.answer(&self.sync());
+            if closing {
                 return;
             }
+        }
+    }
+
+    /// Carries out an order. Answers that tell of what is learned are left in `pending`.
+    fn take(&mut self, order: Order, pending: &mut Pending) {
+        match order {
+            Order::Exchange(request, answer) => pending.exchanged.push((self.exchange(&request), answer)),
+            Order::Read(keys, answer) => pending.read.push((self.exchanges.read(&keys), answer)),
+            Order::Explain(query_id, answer) => self.exchanges.explain(query_id, answer, Instant::now()),
+            // Whoever asked may have gone.
+            Order::Copy(file, answer) => drop(answer.send(self.copy(file))),
+            Order::CatalogChanged => {}
+            Order::Close(answer) => pending.closing = Some(answer),
         }
     }
 
@@ -268,6 +329,15 @@ impl StatesThread {
             self.fail(error.clone());
         }
         response
+    }
+
+    /// Copies what is learned. What was written and is not durable yet is copied with it.
+    fn copy(&self, file: File) -> Result<(Arc<Catalog>, File), StateError> {
+        let catalog = self.feed.catalog();
+        let mut out = BufWriter::new(file);
+        self.exchanges.copy(&mut out)?;
+        let file = out.into_inner().map_err(|error| StateError::Failed(error.to_string()))?;
+        Ok((catalog, file))
     }
 
     /// Makes what was written durable, if anything was.

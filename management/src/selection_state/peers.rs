@@ -236,7 +236,7 @@ fn size_of_response(response: &ExchangeResponse) -> usize {
 /// How much memory a state takes, roughly.
 pub(super) fn size_of_state(key: &StateKey, state: &Statistics) -> usize {
     let uid = key.uid.as_ref().map_or(0, |uid| uid.as_str().len());
-    let models = state.0.values().map(|figures| 128 + size_of::<f64>() * figures.len());
+    let models = state.0.values().map(|of| 128 + size_of::<f64>() * of.figures.len());
     size_of::<(StateKey, Statistics)>() + uid + models.sum::<usize>()
 }
 

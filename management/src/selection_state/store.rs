@@ -15,14 +15,14 @@
 //! | `0x00` and 16 bytes of a frontend's run | the number of its last exchange (u64), and its place among all (u64) |
 //!
 //! Numbers are big-endian, so that the states of an application are beside each other. A state is the MessagePack of its
-//! [`Statistics`], `{model: [figure, ...]}`, in pieces: see [`crate::database`].
+//! [`Statistics`], `{model: [figure, ...]}`, or `{model: [[figure, ...], missed]}` of a model that missed queries lately, in pieces: see [`crate::database`].
 //!
 //! Invariant: the states contain the changes of exactly those exchanges that the numbers say.
 
 use std::collections::HashMap;
 use std::path::Path;
 
-use clipper_rpc::catalog::Revision;
+use clipper_rpc::catalog::Generation;
 use clipper_rpc::names::AppName;
 use clipper_rpc::selection::{StateKey, Statistics};
 use sha2::{Digest, Sha256};
@@ -31,6 +31,8 @@ use uuid::Uuid;
 use super::StateError;
 use crate::database::{self, Database, PIECE, piece_key};
 use crate::error::OpenError;
+
+mod copy;
 
 /// The layout of the database that this code writes. Raise it with a migration in [`StateStore::open`].
 const SCHEMA: u32 = 1;
@@ -220,7 +222,7 @@ impl StateStore {
     }
 
     /// The applications that something is learned for, each since when: read without reading their states.
-    pub(super) fn learned(&self) -> Result<Vec<(AppName, Revision)>, StateError> {
+    pub(super) fn learned(&self) -> Result<Vec<(AppName, Generation)>, StateError> {
         let mut learned = Vec::new();
         let mut from = vec![1];
         while let Some(entry) = self.states.range(from..).next() {
@@ -245,7 +247,7 @@ impl StateStore {
         &self,
         runs: &mut Runs,
         application: &AppName,
-        since: Revision,
+        since: Generation,
     ) -> Result<bool, StateError> {
         let mut batch = sled::Batch::default();
         let mut removed = 0;
@@ -295,14 +297,14 @@ fn run_key(frontend: Uuid) -> Vec<u8> {
     [&[0], &frontend.as_bytes()[..]].concat()
 }
 
-fn prefix(application: &AppName, since: Revision) -> Vec<u8> {
+fn prefix(application: &AppName, since: Generation) -> Vec<u8> {
     [application.as_str().as_bytes(), &[0], &since.to_be_bytes()].concat()
 }
 
 /// Whether a key is that of the first piece of a user's state.
 fn begins_user(key: &[u8]) -> bool {
     let application = key.iter().position(|byte| *byte == 0).unwrap_or(key.len());
-    key.get(application + 1 + size_of::<Revision>()).is_some_and(|tag| *tag > 0) && key.ends_with(&[0; 4])
+    key.get(application + 1 + size_of::<Generation>()).is_some_and(|tag| *tag > 0) && key.ends_with(&[0; 4])
 }
 
 /// The key of a state, but for the number of the piece.

@@ -6,6 +6,7 @@ use clipper_rpc::catalog::Application;
 use clipper_rpc::selection::{
     Affine, Change, ExchangePosition, ForwardedFeedback, Policy, Selection, StateChange, Uid, Verdict,
 };
+use clipper_server::Essentials;
 use proptest::prelude::*;
 use uuid::Uuid;
 
@@ -24,11 +25,11 @@ pub(super) fn key(user: Option<&str>) -> StateKey {
 }
 
 pub(super) fn statistics(figures: &[f64]) -> Statistics {
-    Statistics(BTreeMap::from([("m".parse().unwrap(), figures.to_vec())]))
+    Statistics(BTreeMap::from([("m".parse().unwrap(), figures.to_vec().into())]))
 }
 
 pub(super) fn change(key: StateKey, scale: f64, add: &[f64]) -> StateChange {
-    let affine = Affine { scale, add: add.to_vec() };
+    let affine = Affine { scale, add: add.to_vec(), missed: None };
     StateChange { key, change: Change(BTreeMap::from([("m".parse().unwrap(), affine)])) }
 }
 
@@ -98,6 +99,32 @@ impl Fixture {
 
     fn stored(&self, key: &StateKey) -> Option<Statistics> {
         self.exchanges.as_ref().unwrap().read(std::slice::from_ref(key)).unwrap().remove(0)
+    }
+}
+
+#[test]
+fn nothing_is_told_of_what_is_learned_before_it_is_on_disk() {
+    let mut fixture = Fixture::new();
+    let exchanges = fixture.exchanges.take().unwrap();
+    let feed = Arc::new(Feed::new(Uuid::nil(), fixture.catalog.clone()));
+    let mut thread = StatesThread { exchanges, feed, swept: None, failed: None };
+    let learned = ExchangeRequest { changes: vec![change(key(None), 1.0, &[1.0])], ..request(1, 1) };
+    for (synced, told) in [
+        (Ok(()), Ok(vec![Some(statistics(&[1.0]))])),
+        (
+            Err(StateError::Failed("the disk is full".into())),
+            Err(StateError::Failed("the disk is full".into())),
+        ),
+    ] {
+        let mut pending = Pending::default();
+        let (answer, mut exchanged) = oneshot::channel();
+        thread.take(Order::Exchange(Box::new(learned.clone()), answer), &mut pending);
+        let (answer, mut read) = oneshot::channel();
+        thread.take(Order::Read(vec![key(None)], answer), &mut pending);
+        assert!(exchanged.try_recv().is_err() && read.try_recv().is_err(), "neither is on disk yet");
+        pending.answer(&synced);
+        assert_eq!(exchanged.try_recv().unwrap().map(drop), synced);
+        assert_eq!(read.try_recv().unwrap(), told);
     }
 }
 
@@ -313,7 +340,7 @@ proptest! {
                 Event::Learn { frontend, user, scale, add } => {
                     let StateChange { key, mut change } = change(key(user.as_deref()), scale, &add);
                     // Counts how often something was learned, in whatever order it is applied.
-                    change.0.insert("count".parse().unwrap(), Affine { scale: 1.0, add: vec![1.0] });
+                    change.0.insert("count".parse().unwrap(), Affine { scale: 1.0, add: vec![1.0], missed: None });
                     *learned.entry(key.clone()).or_default() += 1.0;
                     frontends[frontend].learn(&key, &change);
                 }
@@ -350,7 +377,8 @@ proptest! {
 
 async fn opened(directory: &Path, applications: Vec<Application>) -> (SelectionStates, Arc<Feed>) {
     let feed = Arc::new(Feed::new(Uuid::nil(), catalog(applications)));
-    (SelectionStates::open(directory.into(), feed.clone(), MAX_USERS).await.unwrap(), feed)
+    let part = Essentials::default().part("the states");
+    (SelectionStates::open(directory.into(), feed.clone(), MAX_USERS, part).await.unwrap(), feed)
 }
 
 #[tokio::test]

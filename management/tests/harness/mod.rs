@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test program uses a part")]
 #![allow(clippy::unwrap_used, reason = "all of this is a test")]
 
+use clipper_rpc::protocol::{PROTOCOL, PROTOCOL_HEADER};
 use std::net::TcpListener;
 use std::path::Path;
 use std::thread::{self, JoinHandle};
@@ -23,7 +24,9 @@ pub(crate) fn config(data_dir: &Path) -> Config {
         max_artifact_bytes: 100_000,
         access: access(Tokens::default()),
         artifacts_bytes: 10_000_000,
+        uploads_bytes: 10_000_000,
         selection_users: 1_000_000,
+        keep_alive: Duration::from_secs(75),
     }
 }
 
@@ -107,7 +110,11 @@ impl Client {
     pub(crate) fn posting(&self, path: &str, body: impl Into<reqwest::Body>) -> reqwest::RequestBuilder {
         let is_archive = path.ends_with("/add_artifact");
         let content_type = if is_archive { "application/x-tar" } else { "application/json" };
-        self.http.post(format!("{}{path}", self.base)).header("content-type", content_type).body(body)
+        self.http
+            .post(format!("{}{path}", self.base))
+            .header("content-type", content_type)
+            .header(PROTOCOL_HEADER, PROTOCOL)
+            .body(body)
     }
 
     pub(crate) async fn post_text(&self, path: &str, body: impl Into<reqwest::Body>) -> (StatusCode, String) {

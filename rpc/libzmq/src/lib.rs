@@ -25,6 +25,7 @@ const PATCHES: &[(&str, &str)] = &[
     ("bytes-held", include_str!("../patches/5-bytes-held.patch")),
     ("assertions", include_str!("../patches/6-assertions.patch")),
     ("connections", include_str!("../patches/7-connections.patch")),
+    ("pings", include_str!("../patches/8-pings.patch")),
 ];
 
 /// Builds libzmq. The interface is the part of `zeromq-src` 0.2 that `zmq-sys` uses.

@@ -11,6 +11,12 @@ pub enum CodecError {
         /// The number of frames that arrived.
         found: usize,
     },
+    /// The message is one of protocol 3, which containers of the original Clipper speak.
+    #[error("it speaks protocol 3, the original Clipper's")]
+    Protocol3 {
+        /// The name and version of its model, if the message has them.
+        model: Option<String>,
+    },
     /// The header is not a MessagePack map.
     #[error("the header is not a MessagePack map")]
     NotAMap,

@@ -9,7 +9,7 @@ use rmp_serde::decode::Error;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::item::{Array, ErrorText, Item};
+use super::item::{Array, ErrorText, Errors, Item};
 use super::{CodecError, Frames};
 use crate::excerpt::excerpt;
 use crate::input::{InputBatch, InputType};
@@ -50,7 +50,7 @@ pub(super) struct Header<'a> {
     #[serde(borrow, skip_serializing_if = "Option::is_none")]
     pub(super) outputs: Option<Array<Item<'a>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) errors: Option<BTreeMap<u32, ErrorText>>,
+    pub(super) errors: Option<Errors>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) labels: Option<Array<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -184,7 +184,7 @@ impl<'a> Header<'a> {
 
     /// The errors of a `prediction`.
     pub(super) fn take_errors(&mut self) -> Result<BTreeMap<u32, String>, CodecError> {
-        let errors = self.errors.take().unwrap_or_default();
+        let Errors(errors) = self.errors.take().unwrap_or_default();
         let count = self.count.unwrap_or_default();
         match errors.last_key_value() {
             Some((&index, _)) if u64::from(index) >= count => Err(CodecError::ErrorIndex { index, count }),

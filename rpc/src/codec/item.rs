@@ -1,14 +1,16 @@
 //! The parts of a header that repeat: elements borrowed from the frame, and arrays that do not trust their length.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
+use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::ser::{Serialize, SerializeSeq, Serializer};
 
-use crate::excerpt::error_text;
+use crate::excerpt::{error_text, excerpt};
 use crate::output::Element;
 
 /// An element of `inputs` or `outputs`, borrowed from the frame.
@@ -100,6 +102,80 @@ impl Serialize for ErrorText {
 impl<'de> Deserialize<'de> for ErrorText {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         <&str>::deserialize(deserializer).map(|text| Self(error_text(text).into_owned()))
+    }
+}
+
+/// The errors of single inputs by their index, each index at most once.
+#[derive(Debug, Default)]
+pub(super) struct Errors(pub(super) BTreeMap<u32, ErrorText>);
+
+impl Serialize for Errors {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Errors {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ErrorsVisitor;
+
+        impl<'de> Visitor<'de> for ErrorsVisitor {
+            type Value = Errors;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a map of input indexes to texts")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Errors, A::Error> {
+                let mut errors = BTreeMap::new();
+                while let Some((Index(index), text)) = map.next_entry()? {
+                    let Entry::Vacant(place) = errors.entry(index) else {
+                        return Err(de::Error::custom(format_args!("'errors' has input {index} twice")));
+                    };
+                    place.insert(text);
+                }
+                Ok(Errors(errors))
+            }
+        }
+
+        deserializer.deserialize_map(ErrorsVisitor)
+    }
+}
+
+/// The index of an input: an integer, or its decimal digits where a language has maps with string
+/// keys only.
+struct Index(u32);
+
+impl<'de> Deserialize<'de> for Index {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct IndexVisitor;
+
+        impl Visitor<'_> for IndexVisitor {
+            type Value = Index;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the index of an input as a key of 'errors', such as 7 or \"7\"")
+            }
+
+            fn visit_u64<E: de::Error>(self, index: u64) -> Result<Index, E> {
+                let refused = || E::invalid_value(de::Unexpected::Unsigned(index), &self);
+                u32::try_from(index).map(Index).map_err(|_| refused())
+            }
+
+            fn visit_i64<E: de::Error>(self, index: i64) -> Result<Index, E> {
+                let refused = || E::invalid_value(de::Unexpected::Signed(index), &self);
+                u32::try_from(index).map(Index).map_err(|_| refused())
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Index, E> {
+                // One spelling for each number: no sign, no space, no leading zero.
+                let index = text.parse().ok().filter(|index: &u32| index.to_string() == text);
+                let refused = || E::invalid_value(de::Unexpected::Str(&excerpt(text)), &self);
+                index.map(Index).ok_or_else(refused)
+            }
+        }
+
+        deserializer.deserialize_any(IndexVisitor)
     }
 }
 

@@ -12,6 +12,7 @@ mod budget;
 mod error;
 mod header;
 mod item;
+mod original;
 
 use std::borrow::Cow;
 
@@ -19,7 +20,7 @@ use bytes::Bytes;
 
 pub use self::error::CodecError;
 use self::header::{Header, expect_count, parse, require};
-use self::item::{Array, ErrorText};
+use self::item::{Array, ErrorText, Errors};
 use crate::excerpt::excerpt;
 use crate::message::{Feedback, FromContainer, Introduction, Predict, Prediction, Registered, ToContainer};
 
@@ -65,6 +66,9 @@ impl Frames {
     /// If they are not an empty frame, a header and at most one payload.
     pub fn from_multipart(frames: Vec<Bytes>) -> Result<Self, CodecError> {
         let found = frames.len();
+        if let Some(model) = original::recognise(&frames) {
+            return Err(CodecError::Protocol3 { model });
+        }
         let mut frames = frames.into_iter();
         match (frames.next(), frames.next(), frames.next(), frames.next()) {
             (Some(empty), Some(header), payload, None) if empty.is_empty() => Ok(Self { header, payload }),
@@ -97,7 +101,7 @@ impl FromContainer {
                     elapsed_micros: Some(prediction.elapsed_micros),
                     errors: (!prediction.errors.is_empty()).then(|| {
                         let errors = prediction.errors.iter();
-                        errors.map(|(&index, text)| (index, ErrorText(text.clone()))).collect()
+                        Errors(errors.map(|(&index, text)| (index, ErrorText(text.clone()))).collect())
                     }),
                     ..Header::of("prediction")
                 };

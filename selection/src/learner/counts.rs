@@ -6,7 +6,8 @@
 use clipper_rpc::selection::{Affine, Policy, TOTALS};
 use smallvec::SmallVec;
 
-use super::{PerModel, Told, figure, largest};
+use super::availability::Prospects;
+use super::{PerModel, Told, figure};
 
 /// How many plays of a model what all users say of it is worth, at most, beside what a user says who said much; twice
 /// that for one who gave as many feedbacks as this is.
@@ -61,27 +62,23 @@ impl Counts {
     }
 
     /// The probability of each model: most of it is the best one's, and all share what is left.
-    pub(super) fn epsilon_greedy(&self, epsilon: f64, decay: f64) -> PerModel {
+    pub(super) fn epsilon_greedy(&self, epsilon: f64, decay: f64, prospects: &Prospects) -> PerModel {
         let models = self.plays.len();
         let epsilon = epsilon / (1.0 + decay * self.feedbacks);
-        let mut probabilities = PerModel::from_elem(epsilon / models as f64, models);
-        probabilities[largest((0..models).map(|model| self.mean_reward(model)))] += 1.0 - epsilon;
+        let even = PerModel::from_elem(epsilon / models as f64, models);
+        let mut probabilities = prospects.weigh(even, epsilon);
+        probabilities[prospects.best((0..models).map(|model| self.mean_reward(model)))] += 1.0 - epsilon;
         probabilities
     }
 
-    /// The first model that was never played; then the one with the highest bound.
-    pub(super) fn ucb1(&self, exploration: f64) -> usize {
-        largest(self.bounds(exploration))
-    }
-
-    /// The upper confidence bound of each model's mean reward.
-    fn bounds(&self, exploration: f64) -> impl Iterator<Item = f64> {
+    /// The upper confidence bound of each model's mean reward. That of a model that was never played is above all others.
+    pub(super) fn bounds(&self, exploration: f64) -> impl Iterator<Item = f64> {
         let log_plays = self.plays.iter().sum::<f64>().max(1.0).ln();
         self.plays.iter().enumerate().map(move |(model, plays)| {
             if *plays > 0.0 {
                 self.mean_reward(model) + exploration * (2.0 * log_plays / plays).sqrt()
             } else {
-                f64::INFINITY
+                2.0 + exploration * (2.0 * log_plays).sqrt()
             }
         })
     }
@@ -102,14 +99,17 @@ pub(super) fn learn(discount: f64, told: &[Option<Told>]) -> Vec<Affine> {
     let change = |told: &Option<Told>| Affine {
         scale: discount,
         add: told.map_or_else(Vec::new, |told| vec![0.0, 0.0, 1.0, 1.0 - told.loss]),
+        missed: None,
     };
     told.iter().map(change).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use clipper_rpc::selection::Statistics;
     use smallvec::smallvec;
 
+    use super::super::availability::Availability;
     use super::*;
 
     #[derive(serde::Deserialize)]
@@ -140,7 +140,10 @@ mod tests {
     #[test]
     fn epsilon_decays_with_feedback() {
         let counts = Counts { plays: smallvec![5.0, 5.0], rewards: smallvec![1.0, 2.0], feedbacks: 10.0 };
-        assert_eq!(counts.epsilon_greedy(0.5, 0.1).as_slice(), [0.125, 0.875]);
+        let statistics = Statistics::default();
+        let models = ["a", "b"].map(|model| model.parse().unwrap());
+        let prospects = Availability::new(&models, &statistics).prospects(&[]);
+        assert_eq!(counts.epsilon_greedy(0.5, 0.1, &prospects).as_slice(), [0.125, 0.875]);
     }
 
     #[test]

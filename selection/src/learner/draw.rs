@@ -6,6 +6,20 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Beta, Distribution};
 
+/// 2^64 by the golden ratio.
+const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// A point in [0, 1) for a query, apart from what is drawn for it.
+///
+/// Each is as likely as any other, over the seeds; of consecutive queries the points are spread evenly, so that every interval
+/// has its turn: one of length 0.01 at the latest after 144 queries.
+pub(super) fn point(seed: u64, query_id: u64) -> f64 {
+    let offset: u64 = Draw::new(seed, u64::MAX).0.random();
+    let point = query_id.wrapping_mul(GOLDEN).wrapping_add(offset);
+    // The bits that a number has room for.
+    (point >> 11) as f64 / (1_u64 << 53) as f64
+}
+
 /// Draws for one query.
 pub(super) struct Draw(ChaCha8Rng);
 
@@ -32,11 +46,11 @@ impl Draw {
         shares.iter().rposition(|share| *share > 0.0).unwrap_or(0)
     }
 
-    /// The index of the largest of a draw of each Beta distribution, of equals the lowest.
-    pub(super) fn best(mut self, posteriors: &[(f64, f64)]) -> usize {
-        super::largest(posteriors.iter().map(|&(alpha, beta)| {
+    /// A draw of each Beta distribution.
+    pub(super) fn rewards(mut self, posteriors: &[(f64, f64)]) -> impl Iterator<Item = f64> {
+        posteriors.iter().map(move |&(alpha, beta)| {
             // Not finite or not positive it cannot be; and where it were, the mean is what is known.
             Beta::new(alpha, beta).map_or(alpha / (alpha + beta), |posterior| posterior.sample(&mut self.0))
-        }))
+        })
     }
 }

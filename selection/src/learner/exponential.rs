@@ -114,7 +114,7 @@ pub(super) fn learn(policy: &Policy, figures: &[&[f64]], told: &[Option<Told>]) 
         .map(|((log, scale), of)| {
             let mut add = vec![0.0; TOTALS + 1];
             add[TOTALS] = (log + gauge) / rate - scale * figure(of, TOTALS);
-            Affine { scale: *scale, add }
+            Affine { scale: *scale, add, missed: None }
         })
         .collect()
 }

@@ -7,7 +7,7 @@
 
 use clipper_rpc::selection::{Affine, TOTALS};
 
-use super::{Told, figure, largest, unchanged};
+use super::{Told, figure, unchanged};
 
 /// The largest feature, in either direction: squares of larger ones drown the rest of a sum.
 const LARGEST_FEATURE: f64 = 1e6;
@@ -37,9 +37,9 @@ pub(super) fn check(context: Option<&[f64]>, dimensions: usize) -> Result<&[f64]
     }
 }
 
-/// The model with the highest bound, of equals the first.
-pub(super) fn best(arms: &[Arm], context: &[f64], alpha: f64) -> usize {
-    largest(arms.iter().map(|arm| arm.bound(context, alpha)))
+/// The upper confidence bound of each model's reward.
+pub(super) fn bounds(arms: &[Arm], context: &[f64], alpha: f64) -> impl Iterator<Item = f64> {
+    arms.iter().map(move |arm| arm.bound(context, alpha))
 }
 
 /// The change of each candidate.

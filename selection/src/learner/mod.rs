@@ -7,12 +7,14 @@
 //! linked later joins in without a word, and one that is unlinked takes nothing with it.
 //!
 //! # Layout
+//! - [`availability`]: whether models answer in time, which counts for every policy that asks one.
 //! - [`exponential`]: `exp3`, `exp3_ix` and `exp4`: weights, as logarithms.
 //! - [`counts`]: `epsilon_greedy`, `ucb1` and `thompson`: plays and rewards.
 //! - [`linear`]: `linucb`: a ridge regression for each model.
 //! - [`posterior`]: how likely each of several Beta variables is the largest.
 //! - [`mod@draw`]: what is drawn for a query.
 
+pub mod availability;
 mod counts;
 mod draw;
 mod exponential;
@@ -23,10 +25,12 @@ use clipper_rpc::names::ModelName;
 use clipper_rpc::selection::{Affine, Change, Policy, Statistics, TOTALS};
 use smallvec::{SmallVec, smallvec};
 
+use self::availability::{Availability, Prospects};
 use self::counts::Counts;
 use self::draw::Draw;
 use self::exponential::Weights;
 use self::linear::Arm;
+use self::posterior::Scaled;
 
 /// A number for each candidate.
 pub(crate) type PerModel = SmallVec<[f64; 8]>;
@@ -44,6 +48,8 @@ pub struct Learner {
 pub struct Beliefs {
     /// What the means of rewards are taken from.
     counts: Counts,
+    /// Of the shared state only.
+    availability: Availability,
     policy: PolicyBeliefs,
 }
 
@@ -138,12 +144,19 @@ impl Learner {
             | Policy::MajorityVote {}
             | Policy::Mean {} => PolicyBeliefs::Counts,
         };
-        Beliefs { counts: Counts::new(&self.policy, &figures), policy }
+        let availability = Availability::new(&self.candidates, statistics);
+        Beliefs { counts: Counts::new(&self.policy, &figures), availability, policy }
+    }
+
+    /// The same beliefs, but for whether models answer in time.
+    pub fn with_availability(&self, beliefs: &Beliefs, statistics: &Statistics) -> Beliefs {
+        Beliefs { availability: Availability::new(&self.candidates, statistics), ..beliefs.clone() }
     }
 
     /// Chooses for one query. A user's `own` beliefs are shrunk towards the `shared` ones, the less, the more feedback the
-    /// user gave; but `linucb` knows users by the query's context alone. All chance comes from `seed` and `query_id`.
-    /// Takes microseconds.
+    /// user gave; but `linucb` knows users by the query's context alone. Whether models answer in time is what the `shared`
+    /// beliefs say. A policy that asks one model asks none of those whose indices are in `away`, unless all are. All chance
+    /// comes from `seed` and `query_id`. Takes microseconds.
     ///
     /// # Errors
     /// If the policy needs a context of another length; says in one sentence what was expected.
@@ -151,12 +164,19 @@ impl Learner {
         &self,
         shared: &Beliefs,
         own: Option<&Beliefs>,
+        away: &[usize],
         context: Option<&[f64]>,
         seed: u64,
         query_id: u64,
     ) -> Result<Choice, String> {
         let models = self.candidates.len();
+        let prospects = || shared.availability.prospects(away);
         let draw = || Draw::new(seed, query_id);
+        let drawn = |prospects: &Prospects, parts: PerModel| {
+            prospects.choose(draw().index(&parts), &parts, seed, query_id)
+        };
+        let certain =
+            |prospects: &Prospects, model| prospects.choose(model, &certain(model, models), seed, query_id);
         Ok(match &self.policy {
             Policy::DefaultOutput => Choice::certain(0, models),
             Policy::MajorityVote {} | Policy::Mean {} => {
@@ -164,18 +184,22 @@ impl Learner {
             }
             Policy::Exp4 { .. } => Choice { asked: Asked::All, weights: self.weights(shared, own) },
             Policy::Exp3 { .. } | Policy::Exp3Ix {} => {
-                let weights = self.weights(shared, own);
-                Choice { asked: Asked::One(draw().index(&weights)), weights }
+                let prospects = prospects();
+                drawn(&prospects, prospects.weigh(self.weights(shared, own), 1.0))
             }
             Policy::EpsilonGreedy { epsilon, decay, .. } => {
-                let weights = self.counts(shared, own).epsilon_greedy(*epsilon, *decay);
-                Choice { asked: Asked::One(draw().index(&weights)), weights }
+                let prospects = prospects();
+                drawn(&prospects, self.counts(shared, own).epsilon_greedy(*epsilon, *decay, &prospects))
             }
             Policy::Ucb1 { exploration } => {
-                Choice::certain(self.counts(shared, own).ucb1(*exploration), models)
+                let prospects = prospects();
+                certain(&prospects, prospects.best(self.counts(shared, own).bounds(*exploration)))
             }
             Policy::Thompson { .. } => {
-                Choice::certain(draw().best(&self.counts(shared, own).posteriors()), models)
+                let prospects = prospects();
+                let posteriors = self.counts(shared, own).posteriors();
+                let choice = certain(&prospects, prospects.largest(draw().rewards(&posteriors)));
+                choice.made_certain()
             }
             Policy::LinUcb { dimensions, alpha, .. } => {
                 let context = linear::check(context, *dimensions)?;
@@ -183,7 +207,8 @@ impl Learner {
                     PolicyBeliefs::Arms(arms) => arms.as_slice(),
                     PolicyBeliefs::Counts | PolicyBeliefs::Weights(_) => &[],
                 };
-                Choice::certain(linear::best(arms, context, *alpha), models)
+                let prospects = prospects();
+                certain(&prospects, prospects.best(linear::bounds(arms, context, *alpha)))
             }
         })
     }
@@ -206,12 +231,28 @@ impl Learner {
     }
 
     /// The probability of each candidate to be chosen, exactly or to 1e-3, where [`Choice::weights`] does not have it
-    /// (`thompson`, whose weights only say what was chosen); may take a millisecond.
-    pub fn propensities(&self, shared: &Beliefs, own: Option<&Beliefs>, choice: &Choice) -> Vec<f64> {
-        match self.policy {
-            Policy::Thompson { .. } => posterior::best_of(&self.counts(shared, own).posteriors()),
-            _ => choice.weights.to_vec(),
+    /// (`thompson`, whose weights only say what was chosen); may take a millisecond. `away` is what [`Learner::choose`] was
+    /// told.
+    pub fn propensities(
+        &self,
+        shared: &Beliefs,
+        own: Option<&Beliefs>,
+        away: &[usize],
+        choice: &Choice,
+    ) -> Vec<f64> {
+        if !matches!(self.policy, Policy::Thompson { .. }) {
+            return choice.weights.to_vec();
         }
+        let prospects = shared.availability.prospects(away);
+        let posteriors = self.counts(shared, own).posteriors();
+        let scaled = prospects.candidates().map(|(model, factor)| {
+            let (alpha, beta) = posteriors[model];
+            Scaled { alpha, beta, factor }
+        });
+        let best = posterior::best_of(&scaled.collect::<Vec<_>>());
+        let mut parts = vec![0.0; posteriors.len()];
+        prospects.candidates().zip(best).for_each(|((model, _), part)| parts[model] = part);
+        prospects.with_kept(&parts).to_vec()
     }
 
     /// What a lesson changes of the state `before` it: to be applied to that state, and to be sent to whoever has a copy.
@@ -299,18 +340,39 @@ impl Learner {
     }
 }
 
+impl Beliefs {
+    /// The part of its queries that a model answers in time, in (0, 1]. At 1 it has missed nothing lately, and another answer
+    /// in time teaches nothing.
+    pub fn availability(&self, model: usize) -> f64 {
+        self.availability.of(model)
+    }
+}
+
 impl Choice {
     /// The one model, of that many.
     fn certain(model: usize, models: usize) -> Self {
-        let mut weights: PerModel = smallvec![0.0; models];
-        weights[model] = 1.0;
-        Self { asked: Asked::One(model), weights }
+        Self { asked: Asked::One(model), weights: certain(model, models) }
     }
+
+    /// The same model, with weights that say nothing but which it is.
+    fn made_certain(self) -> Self {
+        match self.asked {
+            Asked::One(model) => Self::certain(model, self.weights.len()),
+            Asked::All => self,
+        }
+    }
+}
+
+/// All of the weight for one model of that many.
+fn certain(model: usize, models: usize) -> PerModel {
+    let mut weights: PerModel = smallvec![0.0; models];
+    weights[model] = 1.0;
+    weights
 }
 
 /// A change of nothing for each of that many models.
 fn unchanged(models: usize) -> Vec<Affine> {
-    vec![Affine { scale: 1.0, add: Vec::new() }; models]
+    vec![Affine { scale: 1.0, add: Vec::new(), missed: None }; models]
 }
 
 /// A figure of a model; zero if it has none, or if it has been spoilt.
@@ -371,7 +433,7 @@ mod tests {
 
         fn choose(&self, query_id: u64) -> Choice {
             let beliefs = self.learner.beliefs(&self.statistics);
-            self.learner.choose(&beliefs, None, Some(&[1.0, 0.5]), 11, query_id).unwrap()
+            self.learner.choose(&beliefs, None, &[], Some(&[1.0, 0.5]), 11, query_id).unwrap()
         }
 
         fn learn(&mut self, lesson: &Lesson<'_>) {
@@ -592,7 +654,7 @@ mod tests {
         let mut pupil = Pupil::new("thompson", "ab");
         pupil.learn(&Lesson::Partial { model: 0, loss: 0.0, propensity: 1.0, context: None });
         let beliefs = pupil.learner.beliefs(&pupil.statistics);
-        let propensities = pupil.learner.propensities(&beliefs, None, &pupil.choose(0));
+        let propensities = pupil.learner.propensities(&beliefs, None, &[], &pupil.choose(0));
         assert!((propensities[0] - 2.0 / 3.0).abs() < 1e-6, "{propensities:?}");
         let drawn = (0..3000).filter(|query_id| pupil.choose(*query_id).asked == Asked::One(0)).count();
         assert!((1900..2100).contains(&drawn), "{drawn}");
@@ -609,7 +671,7 @@ mod tests {
             let (shared, own) =
                 (all.learner.beliefs(&all.statistics), user.learner.beliefs(&user.statistics));
             let choose = |own| {
-                let choice = |query_id| all.learner.choose(&shared, own, None, 5, query_id).unwrap();
+                let choice = |query_id| all.learner.choose(&shared, own, &[], None, 5, query_id).unwrap();
                 let second = (0..200).map(choice).filter(|choice| match choice.asked {
                     Asked::One(model) => model == 1,
                     Asked::All => choice.weights[1] > 0.5,
@@ -627,7 +689,7 @@ mod tests {
     fn linucb_needs_its_context() {
         let pupil = Pupil::new(LINUCB, "ab");
         let beliefs = pupil.learner.beliefs(&pupil.statistics);
-        let error = pupil.learner.choose(&beliefs, None, Some(&[1.0]), 1, 1).unwrap_err();
+        let error = pupil.learner.choose(&beliefs, None, &[], Some(&[1.0]), 1, 1).unwrap_err();
         assert_eq!(error, "linucb needs a context of 2 numbers between -1e6 and 1e6, but the query's has 1");
     }
 }

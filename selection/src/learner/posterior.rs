@@ -1,4 +1,5 @@
-//! How likely each of several independent Beta variables is the largest: the propensities of Thompson sampling.
+//! How likely each of several independent Beta variables, each times a factor, is the largest: the propensities of Thompson
+//! sampling.
 //!
 //! By integration: P(i is largest) is the integral of its density times the product of the others' distribution
 //! functions. Invariant: the parameters are at least 1, so that densities are bounded.
@@ -9,12 +10,21 @@ const STEPS: i32 = 96;
 /// How often something must have happened to count.
 const NOTHING: f64 = 1e-9;
 
-/// The probability of each of the Beta distributions (of those parameters) to yield the largest number; they add up to 1.
-pub(super) fn best_of(parameters: &[(f64, f64)]) -> Vec<f64> {
-    let intervals = Intervals::new(parameters);
-    let curves: Vec<Curve> = parameters.iter().map(|&of| Curve::new(of, &intervals)).collect();
-    let mut best = vec![0.0; parameters.len()];
-    let mut others = vec![1.0; parameters.len()];
+/// A Beta variable times a factor.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Scaled {
+    pub(super) alpha: f64,
+    pub(super) beta: f64,
+    /// In (0, 1].
+    pub(super) factor: f64,
+}
+
+/// The probability of each of the variables to be the largest; they add up to 1.
+pub(super) fn best_of(variables: &[Scaled]) -> Vec<f64> {
+    let intervals = Intervals::new(variables);
+    let curves: Vec<Curve> = variables.iter().map(|&of| Curve::new(of, &intervals)).collect();
+    let mut best = vec![0.0; variables.len()];
+    let mut others = vec![1.0; variables.len()];
     for (point, weight) in intervals.weights().enumerate() {
         // The product of the others, by what is before and what is after each.
         let mut before = 1.0;
@@ -38,9 +48,9 @@ pub(super) fn best_of(parameters: &[(f64, f64)]) -> Vec<f64> {
 struct Intervals(Vec<f64>);
 
 impl Intervals {
-    fn new(parameters: &[(f64, f64)]) -> Self {
+    fn new(variables: &[Scaled]) -> Self {
         let mut ends: Vec<f64> = (0..=STEPS).map(|step| f64::from(step) / f64::from(STEPS)).collect();
-        for &(alpha, beta) in parameters {
+        for &Scaled { alpha, beta, factor } in variables {
             let sum = alpha + beta;
             let mean = alpha / sum;
             let deviation = (mean * (1.0 - mean) / (sum + 1.0)).sqrt();
@@ -49,16 +59,18 @@ impl Intervals {
             let wider = (1..).map(|power| deviation * REACH * f64::from(1 << power));
             let far =
                 wider.take_while(|step| *step < 1.0).take(30).flat_map(|step| [mean - step, mean + step]);
-            ends.extend((0..=STEPS).map(reach).chain(far).filter(|end| (0.0..=1.0).contains(end)));
+            let near = (0..=STEPS).map(reach).chain(far).filter(|end| (0.0..=1.0).contains(end));
+            // Its density may end in the middle of nowhere.
+            ends.extend(near.map(|end| end * factor).chain([factor]));
         }
         ends.sort_by(f64::total_cmp);
         ends.dedup();
         Self(ends)
     }
 
-    /// The points of all intervals.
-    fn points(&self) -> impl Iterator<Item = f64> {
-        self.0.windows(2).flat_map(|ends| [ends[0], ends[0].midpoint(ends[1]), ends[1]])
+    /// The points of each interval.
+    fn triples(&self) -> impl Iterator<Item = [f64; 3]> {
+        self.0.windows(2).map(|ends| [ends[0], ends[0].midpoint(ends[1]), ends[1]])
     }
 
     /// Simpson's weights of the points.
@@ -77,7 +89,7 @@ struct Curve {
 }
 
 impl Curve {
-    fn new((alpha, beta): (f64, f64), intervals: &Intervals) -> Self {
+    fn new(Scaled { alpha, beta, factor }: Scaled, intervals: &Intervals) -> Self {
         // What is left of the forgotten is nothing: so little bends a density at an end alone, between two points.
         let [over_alpha, over_beta] = [alpha, beta].map(|of| if of - 1.0 > NOTHING { of - 1.0 } else { 0.0 });
         // As a part of the density at the mode, so that nothing overflows; normalised by its own integral below.
@@ -89,7 +101,12 @@ impl Curve {
         // which the density is zero.
         let mode = if over_alpha + over_beta > 0.0 { over_alpha / (over_alpha + over_beta) } else { 0.5 };
         let highest = log(mode.clamp(f64::MIN_POSITIVE, 1.0 - f64::EPSILON));
-        let mut density: Vec<f64> = intervals.points().map(|x| (log(x) - highest).exp()).collect();
+        let density = intervals.triples().flat_map(|points| {
+            // It may jump at the end of its range, which belongs to the interval before.
+            let is_within = points[0] < factor;
+            points.map(|x| if is_within { (log((x / factor).min(1.0)) - highest).exp() } else { 0.0 })
+        });
+        let mut density: Vec<f64> = density.collect();
         let mut distribution = Vec::with_capacity(density.len());
         let mut passed = 0.0;
         for (ends, at) in intervals.0.windows(2).zip(density.chunks_exact(3)) {
@@ -112,6 +129,12 @@ mod tests {
     use rand_distr::{Beta, Distribution};
 
     use super::*;
+
+    /// The probabilities of variables of those parameters, not scaled.
+    fn best_of(parameters: &[(f64, f64)]) -> Vec<f64> {
+        let plain = |&(alpha, beta): &(f64, f64)| Scaled { alpha, beta, factor: 1.0 };
+        super::best_of(&parameters.iter().map(plain).collect::<Vec<_>>())
+    }
 
     fn assert_close(found: &[f64], expected: &[f64], tolerance: f64) {
         for (one, other) in found.iter().zip(expected) {

@@ -227,9 +227,10 @@ impl Study {
             Player::Policy(simulated) => simulated,
         };
         let (uid, context) = (round.uid.as_ref(), round.context.as_deref());
-        let choice = simulated.choose(uid, context, round.number)?;
+        let choice = simulated.choose(uid, &[], context, round.number)?;
         match choice.asked {
             Asked::One(model) => {
+                simulated.learn_outcome(model, round.outputs[model].is_some());
                 if let Some(loss) = round.losses[model] {
                     let propensity = choice.weights[model];
                     simulated.learn(uid, &Lesson::Partial { model, loss, propensity, context });

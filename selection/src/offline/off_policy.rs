@@ -48,6 +48,12 @@ struct Event {
     asked: usize,
     reward: f64,
     propensities: Box<[f64]>,
+    /// The candidates that nobody could ask.
+    away: Box<[usize]>,
+    /// Whether the feedback says something of the model: not if it gave no output.
+    is_judged: bool,
+    /// Whether it answered in time, where that says something of the model.
+    answered: Option<bool>,
     context: Option<Box<[f64]>>,
     uid: Option<Uid>,
 }
@@ -93,6 +99,7 @@ impl Events {
             return false;
         }
         let group = self.group(&decision.candidates);
+        let is_judged = judgement.losses.get(asked).is_none_or(Option::is_some);
         self.events.push(Event {
             time_micros: decision.time_micros,
             query_id: decision.query_id,
@@ -100,6 +107,9 @@ impl Events {
             asked,
             reward: judgement.reward,
             propensities: decision.propensities.into(),
+            away: decision.away.into(),
+            is_judged,
+            answered: decision.answered,
             context: decision.context.map(Into::into),
             uid: decision.uid,
         });
@@ -186,7 +196,10 @@ impl Events {
             let group = &self.groups[event.group];
             let does: Vec<f64> = match (target, &mut turns) {
                 (Target::Always(always), _) => {
-                    let shares = group.iter().map(|arm| f64::from(u8::from(self.arms[*arm] == *always)));
+                    let is_it = |(model, arm): (usize, &usize)| {
+                        self.arms[*arm] == *always && !event.away.contains(&model)
+                    };
+                    let shares = group.iter().enumerate().map(|of| f64::from(u8::from(is_it(of))));
                     let shares: Vec<f64> = shares.collect();
                     if shares.iter().all(|share| *share == 0.0) {
                         continue;
@@ -198,7 +211,11 @@ impl Events {
                         group.iter().map(|arm| self.arms[*arm].clone()).collect();
                     turns.propensities(&candidates, event)?
                 }
-                _ => vec![1.0 / group.len() as f64; group.len()],
+                _ => {
+                    let here = (0..group.len()).map(|model| !event.away.contains(&model));
+                    let share = 1.0 / (group.len() - event.away.len().min(group.len() - 1)) as f64;
+                    here.map(|is_here| if is_here { share } else { 0.0 }).collect()
+                }
             };
             let guess = |arm: &usize| model.guess(index, *arm, event.context());
             let weight = does[event.asked] / event.propensity();
@@ -316,8 +333,8 @@ impl Turns {
             self.simulated.get_or_insert_with(|| Simulated::new(&self.policy, candidates, self.seed));
         simulated.set_candidates(candidates);
         let choice: Choice =
-            simulated.choose(event.uid.as_ref(), event.context.as_deref(), event.query_id)?;
-        Ok(simulated.propensities(event.uid.as_ref(), &choice))
+            simulated.choose(event.uid.as_ref(), &event.away, event.context.as_deref(), event.query_id)?;
+        Ok(simulated.propensities(event.uid.as_ref(), &event.away, &choice))
     }
 
     fn offer(&mut self, event: &Event, propensity: f64, weight: f64) {
@@ -330,7 +347,12 @@ impl Turns {
         let (context, model) = (event.context.as_deref(), event.asked);
         let lesson = Lesson::Partial { model, loss: 1.0 - event.reward, propensity, context };
         if let Some(simulated) = &mut self.simulated {
-            simulated.learn(event.uid.as_ref(), &lesson);
+            if let Some(answered) = event.answered {
+                simulated.learn_outcome(model, answered);
+            }
+            if event.is_judged {
+                simulated.learn(event.uid.as_ref(), &lesson);
+            }
         }
         self.accepted += 1;
         self.pace = self.quotients.value().unwrap_or(1.0).min(1.0);

@@ -9,7 +9,7 @@ use clipper_rpc::names::{AppName, ModelName};
 use clipper_rpc::selection::{Change, Selection, Statistics, Uid};
 use serde::Serialize;
 
-use crate::learner::{Asked, Learner, Lesson};
+use crate::learner::{Asked, Learner, Lesson, availability};
 use crate::log::{Decision, Record};
 use crate::offline::timeline::{Coming, Timeline};
 
@@ -119,14 +119,14 @@ impl Replay {
                     place.users.insert(uid, Timeline::new(version, statistics));
                 }
             }
-            Record::Change { version, query_id, uid, change } => {
+            Record::Change { version, query_id, outcomes, uid, change } => {
                 let Some(timeline) = self.place.as_mut().and_then(|place| place.timeline(uid.as_ref()))
                 else {
                     self.report.changes.total += 1;
                     self.report.changes.excuse("the log does not have the state before it");
                     return;
                 };
-                timeline.note(Coming { version, query_id, change });
+                timeline.note(Coming { version, query_id, outcomes, change });
                 self.hold(Held::Change { version, uid });
             }
             Record::Decision(decision) => {
@@ -216,7 +216,7 @@ impl Replay {
     }
 }
 
-/// What the feedback behind a change teaches.
+/// What the feedback, or the outcomes, behind a change teach.
 fn recompute(
     learner: &Learner,
     before: &Statistics,
@@ -224,6 +224,9 @@ fn recompute(
     decided: &Remembered<Decided>,
     judged: &Remembered<Vec<Option<f64>>>,
 ) -> Result<Change, &'static str> {
+    if let Some(outcomes) = &coming.outcomes {
+        return Ok(availability::learn(before, outcomes));
+    }
     let query_id = coming.query_id.ok_or("not by feedback on a query of this frontend")?;
     let decided = decided.by_query.get(&query_id).ok_or("the log does not have the decision")?;
     let losses = judged.by_query.get(&query_id).ok_or("the log does not have the feedback")?;
@@ -270,7 +273,8 @@ impl Place {
         };
         let own = own.as_deref();
         let context = decision.context.as_deref();
-        let choice = learner.choose(&shared, own, context, selection.seed, decision.query_id)?;
+        let choice =
+            learner.choose(&shared, own, &decision.away, context, selection.seed, decision.query_id)?;
         let asked = match choice.asked {
             Asked::One(model) => Some(model),
             Asked::All => None,
@@ -285,7 +289,7 @@ impl Place {
         if same_bits(&decision.propensities, &choice.weights) {
             return Ok(None);
         }
-        let computed = learner.propensities(&shared, own, &choice);
+        let computed = learner.propensities(&shared, own, &decision.away, &choice);
         Ok((!same_bits(&decision.propensities, &computed)).then(|| {
             format!("logged the propensities {}, computed {}", json(&decision.propensities), json(&computed))
         }))

@@ -2,11 +2,12 @@
 //!
 //! Invariant: the beliefs of a state are those of its statistics.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use clipper_rpc::names::ModelName;
-use clipper_rpc::selection::{Policy, Statistics, Uid};
+use clipper_rpc::selection::{Change, Policy, Statistics, Uid};
 
+use crate::learner::availability::{self, Outcomes};
 use crate::learner::{Beliefs, Choice, Learner, Lesson};
 
 /// A policy, and what it has learned.
@@ -41,22 +42,23 @@ impl Simulated {
         }
     }
 
-    /// Chooses for one query.
+    /// Chooses for one query, for which some candidates may be `away`.
     ///
     /// # Errors
     /// If the policy needs a context of another length.
     pub fn choose(
         &self,
         uid: Option<&Uid>,
+        away: &[usize],
         context: Option<&[f64]>,
         query_id: u64,
     ) -> Result<Choice, String> {
-        self.learner.choose(&self.shared.beliefs, self.own(uid), context, self.seed, query_id)
+        self.learner.choose(&self.shared.beliefs, self.own(uid), away, context, self.seed, query_id)
     }
 
-    /// The probability of each candidate to be chosen.
-    pub fn propensities(&self, uid: Option<&Uid>, choice: &Choice) -> Vec<f64> {
-        self.learner.propensities(&self.shared.beliefs, self.own(uid), choice)
+    /// The probability of each candidate to be chosen, where some are `away`.
+    pub fn propensities(&self, uid: Option<&Uid>, away: &[usize], choice: &Choice) -> Vec<f64> {
+        self.learner.propensities(&self.shared.beliefs, self.own(uid), away, choice)
     }
 
     /// Learns, for the user and for all.
@@ -68,6 +70,16 @@ impl Simulated {
             own.learn(&self.learner, lesson);
         }
         self.shared.learn(&self.learner, lesson);
+    }
+
+    /// Learns whether the one model that was asked answered in time.
+    pub fn learn_outcome(&mut self, model: usize, answered: bool) {
+        let Some(name) = self.learner.candidates().get(model) else { return };
+        let outcomes =
+            if answered { Outcomes { answered: 1, missed: 0 } } else { Outcomes { answered: 0, missed: 1 } };
+        let outcomes = BTreeMap::from([(name.clone(), outcomes)]);
+        let change = availability::learn(&self.shared.statistics, &outcomes);
+        self.shared.change(&self.learner, &change);
     }
 
     fn own(&self, uid: Option<&Uid>) -> Option<&Beliefs> {
@@ -83,8 +95,12 @@ impl State {
 
     fn learn(&mut self, learner: &Learner, lesson: &Lesson<'_>) {
         let change = learner.learn(&self.statistics, lesson);
+        self.change(learner, &change);
+    }
+
+    fn change(&mut self, learner: &Learner, change: &Change) {
         if !change.is_empty() {
-            self.statistics.apply(&change);
+            self.statistics.apply(change);
             self.beliefs = learner.beliefs(&self.statistics);
         }
     }

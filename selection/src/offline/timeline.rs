@@ -5,8 +5,10 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use clipper_rpc::names::ModelName;
 use clipper_rpc::selection::{Change, Statistics};
 
+use crate::learner::availability::Outcomes;
 use crate::learner::{Beliefs, Learner};
 
 /// One state, and the changes that it is still to take in.
@@ -24,6 +26,8 @@ pub struct Coming {
     pub version: u64,
     /// The query whose feedback it is.
     pub query_id: Option<u64>,
+    /// The outcomes that it is learned from.
+    pub outcomes: Option<BTreeMap<ModelName, Outcomes>>,
     /// What changes.
     pub change: Change,
 }

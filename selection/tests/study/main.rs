@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "all of this is a test")]
 
+mod availability;
 mod failure;
 mod personalization;
 mod simulation;

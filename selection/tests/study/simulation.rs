@@ -93,7 +93,7 @@ impl Simulation {
             .collect();
         let shared = self.learner.beliefs(&self.shared);
         let own = user.and_then(|user| self.own.get(&user)).map(|own| self.learner.beliefs(own));
-        let choice = self.learner.choose(&shared, own.as_ref(), None, 7, self.queries).unwrap();
+        let choice = self.learner.choose(&shared, own.as_ref(), &[], None, 7, self.queries).unwrap();
         let output = match choice.asked {
             Asked::One(model) => self.labels[answers[model]].clone(),
             Asked::All => {

@@ -11,6 +11,7 @@ from typing import Any, Callable
 
 import msgpack
 import numpy as np
+from numpy.typing import NDArray
 
 from .errors import CodecError
 from .input_type import DTYPES
@@ -81,6 +82,24 @@ def encode(message: FromContainer) -> list[bytes]:
     return _frames(fields, payload)
 
 
+def sendable(prediction: Prediction) -> tuple[Prediction, dict[int, str]]:
+    """Takes the outputs out that cannot be sent even alone: too large, or not Unicode.
+
+    Returns:
+        The prediction without them, and why, by index, as is told to each one's query.
+    """
+    if isinstance(prediction.outputs, NumericBatch):
+        return prediction, {}
+    outputs, reasons = list(prediction.outputs), {}
+    for index, output in enumerate(outputs):
+        try:
+            encode(prediction._replace(outputs=[output], errors={}))
+        except CodecError as error:
+            outputs[index] = None
+            reasons[index] = f"the output, of type {type(output).__name__}, cannot be sent: {error}"
+    return prediction._replace(outputs=outputs, errors={**prediction.errors, **reasons}), reasons
+
+
 def encode_predict(batch_id: int, input_type: str, inputs: Sequence[Any], budget_micros: int) -> list[bytes]:
     """Writes a batch as a frontend does, so that a function can be checked without one.
 
@@ -105,11 +124,22 @@ def encode_predict(batch_id: int, input_type: str, inputs: Sequence[Any], budget
         fields["inputs"] = list(inputs)
         return _frames(fields, None)
     try:
-        rows = [np.asarray(row, dtype=dtype).reshape(-1) for row in inputs]
+        rows = [_row(row, dtype) for row in inputs]
     except (TypeError, ValueError, OverflowError) as error:
         raise CodecError(f"an input is not a list of {input_type}: {error}") from None
     fields["lengths"] = [row.size for row in rows]
     return _frames(fields, b"".join(row.tobytes() for row in rows))
+
+
+def _row(row: Any, dtype: np.dtype) -> NDArray[Any]:
+    """Returns the numbers of an input; masked ones are NaN.
+
+    Raises:
+        TypeError: the type has no NaN.
+    """
+    if np.ma.is_masked(row):
+        row = row.tolist()
+    return np.asarray(row, dtype=dtype).reshape(-1)
 
 
 def _frames(fields: dict[str, Any], payload: bytes | None) -> list[bytes]:

@@ -1,7 +1,8 @@
-"""Owns the sockets and the one thread of a container: it carries out what the sessions order.
+"""Owns the sockets of a container, and the thread that carries out what the sessions order.
 
-Invariant: every socket is used on the thread that calls `run`, and each `predict` that is read is answered on
-the socket that it came from before another message is read.
+Invariant: every socket is used under the lock that the thread of `run` holds unless the model computes.
+While it computes, another thread sends heartbeats, and reads nothing. Each `predict` is answered on the
+socket that it came from, before another batch is begun, unless the container has registered anew since.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ import logging
 import math
 import os
 import platform
+import threading
 import time
+from collections import deque
 from typing import Callable
 
 import zmq
@@ -20,24 +23,34 @@ from .adapter import Adapter, Model
 from .config import Address, Config
 from .endpoint import endpoint_of
 from .errors import CodecError, RejectedError
+from .failure_log import FailureLog
 from .membership import Membership
 from .messages import (
     BatchError,
+    Drain,
     Feedback,
     FeedbackAck,
     FromContainer,
+    FromFrontend,
     Goodbye,
     Heartbeat,
     Predict,
     Prediction,
     Register,
 )
-from .session import Order, Session, State
+from .outputs import counted
+from .session import MAX_PAUSE_SECONDS, Order, Session, State
 from .stop_signal import StopSignal
 from .version import __version__
 
 LINGER_MILLIS = 1000
 """How long a socket that is closed politely may go on sending."""
+
+_IDLE_BEAT_SECONDS = 0.5
+"""How often the thread of the heartbeats looks, at least."""
+_LEAST_BEAT_SECONDS = 0.005
+_MAX_READ_AHEAD = 16
+"""The most messages that are read after a batch: a frontend sends two batches ahead, and little else."""
 
 _LOGGER = logging.getLogger("clipper_container")
 _MILLIS_PER_SECOND = 1000
@@ -82,6 +95,7 @@ class Container:
         self._adapter = adapter
         self._stop = stop
         self._clock = clock
+        self._failures = FailureLog(clock)
         self._register = Register(
             model=config.model_name,
             version=config.model_version,
@@ -96,6 +110,9 @@ class Container:
         self._sessions: dict[Address, Session] = {}
         self._sockets: dict[Session, zmq.Socket[bytes]] = {}
         self._listening: dict[zmq.Socket[bytes], Session] = {}
+        self._waiting: dict[Session, deque[FromFrontend]] = {}  # read ahead, in the order of arrival
+        self._sockets_lock = threading.Lock()
+        self._stop_beating = threading.Event()
         self._changed = False
         self._poller = zmq.Poller()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -107,6 +124,9 @@ class Container:
             RejectedError: a frontend rejected the container for good and no other accepts it.
         """
         self._poller.register(self._stop.fileno(), zmq.POLLIN)
+        beating = threading.Thread(target=self._beat_while_computing, name="heartbeats", daemon=True)
+        self._sockets_lock.acquire()
+        beating.start()
         try:
             self._follow_membership()
             while not self._stop.requested:
@@ -116,18 +136,24 @@ class Container:
         finally:
             for session in list(self._sockets):
                 self._carry_out(Order.LEAVE, session)
+            self._stop_beating.set()
+            self._sockets_lock.release()
+            beating.join()
             self._context.term()
 
     def _turn(self) -> None:
         """Waits for something to happen, reads one message of each session that has one, and keeps time."""
         wake_at = min((session.wake_at for session in self._sessions.values()), default=math.inf)
-        for source, _ in self._poller.poll(self._millis_until(wake_at)):
-            if self._stop.requested:
-                return
+        ready = [session for session, waiting in self._waiting.items() if waiting]
+        for source, _ in self._poller.poll(0 if ready else self._millis_until(wake_at)):
             if isinstance(source, int):
                 self._stop.clear_wakeup()
-            else:
-                self._read(source)
+            elif self._listening[source] not in ready:
+                ready.append(self._listening[source])
+        for session in ready:
+            if self._stop.requested:
+                return
+            self._read(session)
         now = self._clock()
         if now >= wake_at:
             for session in self._sessions.values():
@@ -139,35 +165,97 @@ class Container:
         seconds = min(max(wake_at - self._clock(), 0), _MAX_WAIT_SECONDS)
         return math.ceil(seconds * _MILLIS_PER_SECOND)
 
-    def _read(self, socket: zmq.Socket[bytes]) -> None:
-        session = self._listening[socket]
+    def _read(self, session: Session) -> None:
+        """Takes the next message of a session, and does what it demands."""
+        waiting = self._waiting.get(session)
+        message = waiting.popleft() if waiting else self._receive(session)
+        if isinstance(message, Predict):
+            self._answer(message, session)
+        elif message is not None:
+            self._handle(message, session)
+
+    def _receive(self, session: Session) -> FromFrontend | None:
+        """Reads a message of the registration that there is, if one has arrived."""
+        socket = self._sockets.get(session)
+        if socket is None:
+            return None
         try:
             message = codec.decode(multipart.receive(socket))
         except zmq.Again:
-            return
+            return None
         except CodecError as error:
             self._carry_out(session.fail(self._clock(), f"malformed message: {error}"), session)
-            return
+            return None
+        return message if session.expects(message) else None
+
+    def _handle(self, message: FromFrontend, session: Session) -> None:
+        """Does what a message other than `predict` demands."""
+        registration = session.registration
         self._carry_out(session.receive(message, self._clock()), session)
-        if isinstance(message, Predict):
-            self._answer(message, session)
-        elif isinstance(message, Feedback):
+        if session.registration != registration:
+            self._waiting.pop(session, None)
+        if isinstance(message, Feedback):
             self._send(FeedbackAck(message.id), session)
         else:
             self._changed = True
 
     def _answer(self, batch: Predict, session: Session) -> None:
         started = self._clock()
+        session.receive(batch, started)
+        registration = session.registration
+        self._sockets_lock.release()
         try:
-            answer = self._adapter.answer(batch)
+            answer = self._adapter.answer(batch, self._failures)
         except KeyboardInterrupt:
+            self._sockets_lock.acquire()
             self._send(BatchError(batch.id, "the container was interrupted"), session)
             raise
+        self._sockets_lock.acquire()
         deaf = self._clock() - started
         for each in self._sessions.values():
             each.was_deaf(deaf)
-        self._send(answer, session)
-        _log_failure(answer)
+        self._catch_up(session)
+        if session.registration == registration:
+            self._send(answer, session)
+        else:
+            _LOGGER.info("dropping the answer to a batch of an earlier registration with %s", session.address)
+
+    def _catch_up(self, session: Session) -> None:
+        """Reads what arrived during a batch: whether the frontend still knows this container, above all."""
+        for _ in range(_MAX_READ_AHEAD):
+            socket = self._sockets.get(session)
+            if socket is None or not int(socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+                return
+            message = self._receive(session)
+            if isinstance(message, (Predict, Feedback, Drain)):
+                self._waiting.setdefault(session, deque()).append(message)
+            elif message is not None:
+                self._handle(message, session)
+
+    def _beat_while_computing(self) -> None:
+        """Sends heartbeats in a thread of its own, whenever the model computes."""
+        pause = _IDLE_BEAT_SECONDS
+        while not self._stop_beating.wait(pause):
+            if not self._sockets_lock.acquire(blocking=False):
+                continue
+            try:
+                pause = self._beat()
+            finally:
+                self._sockets_lock.release()
+
+    def _beat(self) -> float:
+        """Sends the heartbeats that are due. Returns how long to pause."""
+        now = self._clock()
+        wanted = _IDLE_BEAT_SECONDS
+        for session, socket in self._sockets.items():
+            wanted = min(wanted, session.heartbeat_seconds / 2)
+            if session.heartbeat_is_due(now):
+                try:
+                    multipart.send(socket, codec.encode(Heartbeat()))
+                except zmq.ZMQError:
+                    continue  # the thread of `run` will find out, too
+                session.spoke(now)
+        return max(wanted, _LEAST_BEAT_SECONDS)
 
     def _carry_out(self, order: Order, session: Session) -> None:
         if order is Order.NOTHING:
@@ -203,6 +291,7 @@ class Container:
         socket = self._sockets.pop(session, None)
         if socket is not None:
             del self._listening[socket]
+            self._waiting.pop(session, None)
             self._poller.unregister(socket)
             socket.close(linger_millis)
             self._changed = True
@@ -213,16 +302,28 @@ class Container:
             return
         try:
             frames = codec.encode(message)
-        except CodecError as error:
+        except CodecError:
             if not isinstance(message, Prediction):
                 raise
-            frames = codec.encode(BatchError(message.id, f"the answer cannot be sent: {error}"))
+            frames = self._encode_sendable(message)
         try:
             multipart.send(socket, frames)
         except zmq.Again:
             self._carry_out(session.fail(self._clock(), "it takes no more messages"), session)
         else:
             session.spoke(self._clock())
+
+    def _encode_sendable(self, prediction: Prediction) -> list[bytes]:
+        """Writes a prediction that cannot be sent as it is, so that an output costs its own input only."""
+        count = len(prediction.outputs)
+        prediction, reasons = codec.sendable(prediction)
+        self._failures.record_outputs(reasons, count)
+        try:
+            return codec.encode(prediction)
+        except CodecError as error:  # together they are too large
+            message = f"the answer cannot be sent: {error}"
+            self._failures.record("answer", f"a batch of {counted(count, 'input')}", lambda: message)
+            return codec.encode(BatchError(prediction.id, message))
 
     def _follow_membership(self) -> None:
         """Opens and closes sessions as the frontends of the cluster come and go.
@@ -232,6 +333,11 @@ class Container:
         """
         self._changed = False
         wanted = self._membership.wanted(self._sessions.values())
+        if not any(session.accepted for session in self._sessions.values()):
+            # One that refused long ago may accept by now, and there is nobody else.
+            for address, session in list(self._sessions.items()):
+                if session.refused_for(self._clock()) >= MAX_PAUSE_SECONDS:
+                    del self._sessions[address]
         for address in self._sessions.keys() - wanted:
             session = self._sessions.pop(address)
             if session in self._sockets:
@@ -242,18 +348,8 @@ class Container:
 
     def _require_hope(self) -> None:
         sessions = self._sessions.values()
-        if any(session.state in (State.ACCEPTED, State.REGISTERING) for session in sessions):
+        if any(session.state is not State.REFUSED for session in sessions):
             return
         for session in sessions:
             if session.refusal is not None:
                 raise RejectedError(str(session.address), session.refusal)
-
-
-def _log_failure(answer: Prediction | BatchError) -> None:
-    """Logs the failure of a batch, or of the first of its inputs: a burst is most often one fault."""
-    if isinstance(answer, BatchError):
-        _LOGGER.error("a batch failed: %s", answer.message)
-    elif answer.errors:
-        index, reason = next(iter(answer.errors.items()))
-        failed, count = len(answer.errors), len(answer.outputs)
-        _LOGGER.error("%d of %d inputs failed; input %d: %s", failed, count, index, reason)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
@@ -22,6 +23,7 @@ _WIRE_ELEMENTS = {str, bytes, type(None)}
 _NUMBERS = {int, float, np.int32, np.int64, np.float32, np.float64}
 _INT32 = np.iinfo(np.int32)
 _MATRIX_NDIM = 2
+_NULL = "null"
 _NOT_A_BATCH = (str, bytes, bytearray, memoryview, Mapping, Set)
 
 
@@ -38,7 +40,7 @@ def one_per_input(returned: Any, count: int) -> list[Any] | NDArray[Any]:
     elements = _sequence(returned)
     if len(elements) != count:
         raise OutputError(
-            f"the function returned {_counted(len(elements), 'output')} for {_counted(count, 'input')}; "
+            f"the function returned {counted(len(elements), 'output')} for {counted(count, 'input')}; "
             "it must return one per input"
         )
     return elements
@@ -49,7 +51,8 @@ def to_outputs(elements: list[Any] | NDArray[Any]) -> tuple[Outputs, dict[int, s
 
     Numbers of one kind, in an array of shape (count,) or (count, length) or in a list, stay numbers.
     Otherwise an element that is str, bytes or None stays what it is, and any other becomes JSON text, in
-    which numbers that are not finite are null.
+    which numbers that are not finite are null. So are missing values wherever they are: masked ones, pandas'
+    `NA` and `NaT`, numpy's `NaT`, and None within a pandas object.
 
     Returns:
         The outputs, and for each element that cannot be sent, by its index, the reason; its output is None.
@@ -64,7 +67,7 @@ def to_outputs(elements: list[Any] | NDArray[Any]) -> tuple[Outputs, dict[int, s
         numbers = _numbers(elements)
         if numbers is not None:
             return numbers, {}
-        elements = list(elements) if elements.ndim > 1 else elements.tolist()
+        elements = list(elements) if elements.ndim > 1 else _or_null(elements)
     return _elementwise(elements)
 
 
@@ -72,9 +75,9 @@ def _sequence(returned: Any) -> list[Any] | NDArray[Any]:
     if type(returned) is list or (type(returned) is np.ndarray and returned.ndim):
         return returned
     if hasattr(returned, "__array__"):
-        array = np.asarray(returned)
+        array = np.asanyarray(returned) if isinstance(returned, np.ma.MaskedArray) else np.asarray(returned)
         if array.ndim:
-            return array
+            return _with_none_masked(array) if array.dtype.hasobject else array
     elif isinstance(returned, Iterable) and not isinstance(returned, _NOT_A_BATCH):
         return list(returned)
     raise OutputError(
@@ -83,7 +86,8 @@ def _sequence(returned: Any) -> list[Any] | NDArray[Any]:
     )
 
 
-def _counted(count: int, noun: str) -> str:
+def counted(count: int, noun: str) -> str:
+    """Returns the noun with its number, in the plural unless there is one."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
@@ -94,6 +98,8 @@ def _numbers(array: NDArray[Any]) -> NumericBatch | None:
     dtype = _wire_dtype(array)
     if dtype is None:
         return None
+    if isinstance(array, np.ma.MaskedArray):
+        array = array.filled(np.nan) if array.dtype.kind == "f" else array.data
     values = array.astype(dtype, copy=False).reshape(-1)
     return NumericBatch(values, None if array.ndim == 1 else [array.shape[1]] * len(array))
 
@@ -102,11 +108,29 @@ def _wire_dtype(array: NDArray[Any]) -> np.dtype | None:
     kind, size = array.dtype.kind, array.dtype.itemsize
     if kind == "f":
         return DTYPES["floats" if size <= np.dtype(np.float32).itemsize else "doubles"]
-    if kind in "iu":
+    if kind in "iu" and not np.ma.is_masked(array):
         fits = size < _INT32.dtype.itemsize or array.dtype == np.int32
         if fits or not array.size or (array.min() >= _INT32.min and array.max() <= _INT32.max):
             return DTYPES["ints"]
     return None
+
+
+def _with_none_masked(array: NDArray[Any]) -> NDArray[Any]:
+    """Masks each None: in the arrays of other libraries it is a missing value, and not a missing output."""
+    missing = np.array([item is None for item in np.ma.getdata(array).flat], bool).reshape(array.shape)
+    return np.ma.array(array, mask=missing)
+
+
+def _or_null(array: NDArray[Any]) -> list[Any]:
+    """Returns the elements of a 1-D array, with JSON's null in the place of missing values."""
+    array = _masked(array)
+    missing = np.ma.getmaskarray(array).tolist()  # for each record, a mask of its fields
+    return [_NULL if gone is True else element for element, gone in zip(array.tolist(), missing)]
+
+
+def _masked(array: Any) -> Any:
+    """Masks each `NaT` of an array or a scalar of numpy's."""
+    return np.ma.array(array, mask=np.isnat(np.ma.getdata(array))) if array.dtype.kind in "mM" else array
 
 
 def _elementwise(elements: Iterable[Any]) -> tuple[Outputs, dict[int, str]]:
@@ -115,7 +139,7 @@ def _elementwise(elements: Iterable[Any]) -> tuple[Outputs, dict[int, str]]:
     for index, element in enumerate(elements):
         try:
             outputs.append(_element(element))
-        except (TypeError, ValueError, RecursionError) as error:
+        except Exception as error:  # the methods of whatever type it is may raise anything
             outputs.append(None)
             errors[index] = f"the output, of type {type(element).__name__}, cannot be sent: {error}"
     return outputs, errors
@@ -125,7 +149,7 @@ def _element(element: Any) -> str | bytes | None:
     if element is None:
         return None
     if isinstance(element, str):
-        return str(element)
+        return str.__str__(element)  # the text itself, whatever a subclass prints
     if isinstance(element, (bytes, bytearray, memoryview)):
         return bytes(element)
     try:
@@ -136,8 +160,13 @@ def _element(element: Any) -> str | bytes | None:
 
 def _plain(value: Any) -> Any:
     """Turns numpy's values, and those of libraries that follow it, into Python's for the JSON encoder."""
-    if isinstance(value, np.ndarray) or (hasattr(value, "tolist") and callable(value.tolist)):
+    if isinstance(value, (np.ndarray, np.generic)):
+        return float(value) if isinstance(value, np.longdouble) else _masked(value).tolist()
+    if hasattr(value, "tolist") and callable(value.tolist):
         return value.tolist()
+    pandas = sys.modules.get("pandas")
+    if pandas is not None and (value is pandas.NA or value is pandas.NaT):
+        return None
     raise TypeError(f"{type(value).__name__} is not str, bytes, None, a number, a list or a dict")
 
 

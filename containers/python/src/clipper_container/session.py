@@ -2,7 +2,7 @@
 
 It holds no socket and reads no clock: the container tells it what arrived and what time it is, and carries
 out the `Order` that it returns. Invariant: a session has exactly one open socket unless it is `WAITING` or
-`REFUSED`.
+`REFUSED`. A batch is answered under the registration that it came with, or not at all.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ class Session:
         state: where the session stands.
         frontends: what the frontend last said of the cluster's frontends; None until it does.
         refusal: why the frontend refused for good.
+        registration: counts the registrations, so that a batch can be told to be of an earlier one.
     """
 
     def __init__(self, address: Address, now: float) -> None:
@@ -70,6 +71,7 @@ class Session:
         self.state = State.WAITING
         self.frontends: list[str] | None = None
         self.refusal: str | None = None
+        self.registration = 0
         self._pause = MIN_PAUSE_SECONDS
         self._retry_at = now
         self._heard_at = now
@@ -81,6 +83,26 @@ class Session:
     def accepted(self) -> bool:
         """Whether the frontend counts on this container."""
         return self.state is State.ACCEPTED
+
+    @property
+    def heartbeat_seconds(self) -> float:
+        """How long the container may say nothing; infinite until the frontend has said it."""
+        return self._heartbeat if self.accepted else inf
+
+    def heartbeat_is_due(self, now: float) -> bool:
+        """Whether the container has said nothing for too long. Changes nothing."""
+        return now >= self._spoke_at + self.heartbeat_seconds
+
+    def refused_for(self, now: float) -> float:
+        """How long ago the frontend refused for good, in seconds; 0 if it did not."""
+        return now - self._heard_at if self.state is State.REFUSED else 0.0
+
+    def expects(self, message: FromFrontend) -> bool:
+        """Whether a message belongs to the registration that there is.
+
+        A batch that arrives before `registered` was sent to an earlier registration.
+        """
+        return self.accepted or not isinstance(message, (Predict, Feedback))
 
     @property
     def wake_at(self) -> float:
@@ -139,13 +161,14 @@ class Session:
         self._heard_at += seconds
 
     def _register(self, now: float) -> None:
+        self.registration += 1
         self.state = State.REGISTERING
         self._heard_at = now
         self._timeout = REGISTRATION_TIMEOUT_SECONDS
         self._heartbeat = inf
 
     def _register_again(self, now: float) -> Order:
-        # While one `register` is under way, in answer to an earlier `unknown`, a second would be a fault.
+        # While one `register` is under way, a second would make the frontend begin anew.
         if self.state is State.REGISTERING:
             return Order.NOTHING
         _LOGGER.info("the frontend %s does not know this container; registering again", self.address)
@@ -154,6 +177,8 @@ class Session:
 
     def _accept(self, message: Registered) -> Order:
         _LOGGER.info("registered with the frontend %s as replica %d", self.address, message.replica)
+        if self.accepted:
+            self.registration += 1  # a second welcome: what was held is with others now
         self.state = State.ACCEPTED
         self._heartbeat = message.heartbeat_millis / _MILLIS_PER_SECOND
         self._timeout = message.timeout_millis / _MILLIS_PER_SECOND
