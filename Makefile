@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 # Holds for what builds the packages, too.
 export PIP_CONSTRAINT := $(abspath constraints.txt)
 
-.PHONY: quickstart test check-rust check-python test-rust test-python bench lock clean nginx
+.PHONY: quickstart test check-rust check-python test-rust test-python earlier-data bench lock clean nginx
 
 quickstart: $(VENV)
 	@echo "==> Building Clipper (some minutes the first time)"
@@ -43,6 +43,12 @@ test-python: $(VENV)/tests
 	cargo build --package clipper-cli --locked
 	cd containers/python && $(abspath $(BIN))/python -m pytest
 	cd clipper_admin && CLIPPER_BINARY=$(abspath target/debug/clipper) $(abspath $(BIN))/python -m pytest
+
+# Keeps a data directory of today's version for the tests of later ones: NAME is what they call it.
+earlier-data: $(VENV)/tests
+	cargo build --workspace --bins --examples --locked
+	NAME=$(NAME) CLIPPER_TEST_PYTHON=$(abspath $(BIN)/python) \
+	    cargo test --package clipper-integration-tests --test earlier_data --locked -- --ignored
 
 # Measures everything on this machine, in some 45 minutes, and writes benchmarks/results/REPORT.md.
 bench: $(VENV)/tests
